@@ -1,0 +1,1 @@
+"""Token ids or embeddings to logits: the Dream transformer."""

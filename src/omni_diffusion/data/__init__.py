@@ -1,0 +1,1 @@
+"""Training material: the small world, manifests, loaders."""

@@ -1,0 +1,1 @@
+"""The equations of masked discrete diffusion; blind to what a token means."""

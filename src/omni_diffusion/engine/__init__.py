@@ -1,0 +1,1 @@
+"""Requests become filled canvases, step by step, in batches."""

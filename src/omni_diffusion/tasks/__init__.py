@@ -1,0 +1,1 @@
+"""Where meaning meets canvas: a conversation becomes a canvas and back."""
