@@ -96,7 +96,7 @@ class Magvit2Config:
             channels=16,
             multipliers=(1, 2, 4, 4),
             encoder_blocks=(1, 1, 1, 2),
-            decoder_blocks=(1, 1, 1, 2),
+            decoder_blocks=(1, 2, 2, 2),
             bits=10,
             groups=8,
             understanding_size=64,
@@ -134,7 +134,8 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
         q, k, v = (  # each [B, 1, N, C]
-            conv(normed).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v)
+            conv(normed).flatten(2).transpose(1, 2).unsqueeze(1)
+            for conv in (self.q, self.k, self.v)
         )
         mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
         projected: Tensor = self.proj_out(mixed.reshape(x.shape))
@@ -253,9 +254,7 @@ class Magvit2(nn.Module):
         self.decoder = _Decoder(config)
 
     @classmethod
-    def load(
-        cls, source: Path | Mapping[str, Tensor], config: Magvit2Config | None = None
-    ) -> Self:
+    def load(cls, source: Path | Mapping[str, Tensor], config: Magvit2Config | None = None) -> Self:
         """The model in eval mode, from a weight file, a folder holding one, or open tensors.
 
         The published checkpoint's codebook tables are derived values and are passed over.
@@ -401,7 +400,7 @@ def picture_of(pixels: Tensor) -> Picture:
 
 
 def quantizer_loss(z: Tensor, *, commitment: float = 0.25, weight: float = 0.1) -> Tensor:
-    """Pull latents [B, bits, h, w] towards their signs: ``weight (1 + commitment) E[(s - z)^2]``."""
+    """Pull latents z to their signs s: ``weight (1 + commitment) E[(s - z)^2]``."""
     signs = torch.where(z > 0, 1.0, -1.0)
     return weight * (1 + commitment) * (signs - z).square().mean()
 
