@@ -1,0 +1,220 @@
+"""Waveform -> speech codes: a Whisper encoder with causal convolutions and a lookup table.
+
+Knows nothing of what the codes become. One class serves the published size and the small one.
+Dimension key: B batch, F mel frames (100 a second), T = F / 2 encoder frames, N = T / 4 codes
+(12.5 a second), D width. Source: GLM-4-Voice's published tokenizer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni_diffusion.codecs.glm_voice.mel import LISTEN_HOP, LISTEN_RATE, whisper_log_mel
+from omni_diffusion.errors import ConfigError, MediaError
+from omni_diffusion.media import Waveform
+from omni_diffusion.weights import load_into
+
+WINDOW_SECONDS = 30
+"""Longer clips are cut into windows of this length that know nothing of one another."""
+
+
+@dataclass(frozen=True)
+class SpeechTokenizerConfig:
+    """Sizes of the tokenizer. `block_size` is in encoder frames (50 a second)."""
+
+    d_model: int = 1280
+    heads: int = 20
+    ffn: int = 5120
+    layers: int = 16
+    n_mels: int = 128
+    max_positions: int = 1500
+    codebook_size: int = 16384
+    block_size: int = 200
+    pool: int = 4
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.heads or self.d_model % 2:
+            raise ConfigError(
+                f"d_model {self.d_model} with {self.heads} heads: "
+                "d_model must be even and a multiple of heads"
+            )
+
+    @classmethod
+    def official(cls) -> "SpeechTokenizerConfig":
+        """The published GLM-4-Voice tokenizer (344 M parameters)."""
+        return cls()
+
+    @classmethod
+    def mini(cls) -> "SpeechTokenizerConfig":
+        """A tokenizer that trains on one CPU core; same rates and blocks, 1024 codes."""
+        return cls(d_model=160, heads=5, ffn=640, layers=4, n_mels=80, codebook_size=1024)
+
+    @property
+    def samples_per_code(self) -> int:
+        """16 kHz samples behind one code: 2 (stride) x pool x hop, 1280 as published."""
+        return 2 * self.pool * LISTEN_HOP
+
+
+class SpeechTokenizer(nn.Module):
+    """Encoder, pool and nearest-neighbour lookup; parameter names are the published ones."""
+
+    def __init__(self, config: SpeechTokenizerConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.conv1 = nn.Conv1d(c.n_mels, c.d_model, 3)
+        self.conv2 = nn.Conv1d(c.d_model, c.d_model, 3, stride=2)
+        self.embed_positions = _sinusoids(c.max_positions, c.d_model)
+        self.embed_positions2 = _sinusoids(c.max_positions // c.pool, c.d_model)
+        self.layers = nn.ModuleList(EncoderLayer(c) for _ in range(c.layers))
+        self.codebook = nn.Embedding(c.codebook_size, c.d_model)
+
+    def load(self, tensors: Mapping[str, Tensor], where: str = "speech tokenizer") -> None:
+        """Take published weights; the training-time averages of the codebook are left out."""
+        load_into(self, tensors, rename=_module_name, where=where)
+
+    # -- from sound to codes --------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, waveform: Waveform) -> Tensor:
+        """Codes [n] of one clip, 12.5 a second; channel 0 only, an empty clip gives none."""
+        return self.encode_batch([waveform])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, waveforms: Sequence[Waveform], batch_size: int = 16) -> list[Tensor]:
+        """Codes of each clip; windows of all clips share batches, which changes no code."""
+        windows: list[tuple[int, Tensor]] = []
+        for clip, waveform in enumerate(waveforms):
+            samples = waveform.resample(LISTEN_RATE).first_channel().samples.reshape(-1)
+            cut = samples.split(WINDOW_SECONDS * LISTEN_RATE)
+            windows += [(clip, window) for window in cut if len(window)]
+        codes: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in waveforms]
+        for start in range(0, len(windows), batch_size):
+            batch = windows[start : start + batch_size]
+            features, mask = self.features([window for _, window in batch])
+            ids = self(features, mask).cpu()
+            kept = self.kept(mask).cpu()
+            for (clip, _), row, keep in zip(batch, ids, kept, strict=True):
+                codes[clip].append(row[keep])
+        return [torch.cat(parts) for parts in codes]
+
+    def features(self, waves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-mel [B, n_mels, F] and its mask [B, F] (True = sound) of 16 kHz clips [n].
+
+        Clips are padded with silence to the longest, rounded up to whole codes. Computed on the
+        CPU, so that codes do not depend on the device, and returned on the module's device.
+        """
+        longest = max((len(wave) for wave in waves), default=0)
+        if longest == 0:
+            raise MediaError("no samples to compute features of: give at least one clip of sound")
+        step = self.config.samples_per_code
+        total = -(-longest // step) * step
+        padded = torch.stack([F.pad(wave.cpu(), (0, total - len(wave))) for wave in waves])
+        lengths = torch.tensor([len(wave) for wave in waves])
+        mask = torch.arange(0, total, LISTEN_HOP) < lengths[:, None]
+        weight = self.conv1.weight
+        return whisper_log_mel(padded, self.config.n_mels).to(weight), mask.to(weight.device)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Codes [B, N] of every place, padding included; `kept` tells which are of sound."""
+        return self.quantize(self.pool(features, mask))
+
+    def kept(self, mask: Tensor) -> Tensor:
+        """Which codes [B, N] stand on sound, from the mel mask [B, F]."""
+        return mask[:, :: 2 * self.config.pool]
+
+    # -- the parts, for training ----------------------------------------------------------
+
+    def pool(self, features: Tensor, mask: Tensor) -> Tensor:
+        """What the codebook sees, [B, N, D], from log-mel [B, n_mels, F] and its mask [B, F]."""
+        h = F.gelu(self.conv1(F.pad(features, (2, 0))))
+        h = F.gelu(self.conv2(F.pad(h, (2, 0)))).transpose(1, 2)
+        frames = h.shape[1]
+        if frames > self.config.max_positions:
+            raise MediaError(
+                f"{frames} frames in one window, expected at most {self.config.max_positions}: "
+                f"cut the sound into windows of {WINDOW_SECONDS} s"
+            )
+        h = h + self.embed_positions.weight[:frames]
+        places = torch.arange(frames, device=h.device)
+        allowed = block_causal(places, self.config.block_size) & mask[:, None, None, ::2].bool()
+        for layer in self.layers:
+            h = layer(h, allowed)
+        width = self.config.pool
+        h = F.pad(h.transpose(1, 2), (0, -frames % width))
+        return F.avg_pool1d(h, width).transpose(1, 2)
+
+    def quantize(self, pooled: Tensor) -> Tensor:
+        """Index [B, N] of the nearest codebook row (squared distance) to each of [B, N, D]."""
+        book = self.codebook.weight
+        distance = book.pow(2).sum(1) + pooled.pow(2).sum(-1, keepdim=True) - 2 * pooled @ book.T
+        return distance.argmin(dim=-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Codebook rows plus code positions, [B, N] -> [B, N, D] (the published last state)."""
+        rows: Tensor = self.codebook(ids)
+        return rows + self.embed_positions2.weight[: ids.shape[1]]
+
+
+class EncoderLayer(nn.Module):
+    """Whisper's pre-norm layer: attention, then a GELU feed-forward."""
+
+    def __init__(self, config: SpeechTokenizerConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.self_attn = Attention(width, config.heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.ffn)
+        self.fc2 = nn.Linear(config.ffn, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """One layer over [B, T, D]; `allowed` [B, 1, T, T] says which keys a query may see."""
+        x = x + self.self_attn(self.self_attn_layer_norm(x), allowed)
+        hidden: Tensor = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+        return x + hidden
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the key projection has no bias (Whisper)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        q, k, v = (
+            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(-2))
+        return out
+
+
+def block_causal(places: Tensor, block: int) -> Tensor:
+    """[T] places -> [T, T], True where a query (row) may see a key: its past and its own block."""
+    query, key = places[:, None], places[None, :]
+    return (key <= query) | (key // block == query // block)
+
+
+def _sinusoids(length: int, width: int) -> nn.Embedding:
+    """Whisper's fixed positions as a table [length, width]: sines, then cosines."""
+    scale = torch.log(torch.tensor(10_000.0)) / (width // 2 - 1)
+    rates = torch.exp(-scale * torch.arange(width // 2))
+    angles = torch.arange(length)[:, None] * rates
+    table = nn.Embedding(length, width)
+    table.weight = nn.Parameter(torch.cat([angles.sin(), angles.cos()], 1), requires_grad=False)
+    return table
+
+
+def _module_name(name: str) -> str | None:
+    """Checkpoint name -> our name; None for what only the codebook's training needs."""
+    return None if name in ("ema_count", "ema_weight") else name
