@@ -51,22 +51,21 @@ def insert_slots(
     frames = torch.cat([slot.frames.to(weight) for _, slot in slots])
     counts = torch.tensor([len(slot.frames) for _, slot in slots])
     rows = torch.tensor([row for row, _ in slots]).repeat_interleave(counts)
-    places = torch.cat([torch.arange(s.start, s.start + len(s.frames)) for _, s in slots])
+    places = torch.cat([torch.arange(slot.start, slot.stop) for _, slot in slots])
     where = (rows.to(embedded.device), places.to(embedded.device))
     return embedded.index_put(where, adapter(frames).to(embedded.dtype))
 
 
 def _check(row: int, slot: FeatureSlot, embedded: Tensor, speech_dim: int) -> None:
     batch, length, _ = embedded.shape
-    if slot.frames.ndim != 2 or slot.frames.shape[1] != speech_dim:
+    if slot.frames.shape[1] != speech_dim:
         raise ModelError(
             f"slot frames have shape {tuple(slot.frames.shape)}; this model takes"
             f" [n, {speech_dim}] (speech_dim of its config)"
         )
     if not 0 <= row < batch:
         raise ModelError(f"slot of row {row} in a batch of {batch}; number rows from 0")
-    stop = slot.start + len(slot.frames)
-    if slot.start < 0 or stop > length:
+    if slot.start < 0 or slot.stop > length:
         raise ModelError(
-            f"slot fills places {slot.start}..{stop - 1} of a canvas of {length}; keep it inside"
+            f"slot fills places {slot.start}..{slot.stop - 1} of a canvas of {length}; keep it inside"
         )
