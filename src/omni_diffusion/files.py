@@ -1,0 +1,85 @@
+"""How a file reaches the disk whole: written beside its place, then moved over it in one step.
+
+Knows nothing of what is in the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omni_diffusion.errors import StorageError
+
+FIXES = {
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.EDQUOT: "free some space or choose another disk",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a disk that is not read-only",
+    errno.ENOENT: "create its folder first",
+    errno.ENOTDIR: "one of its folders is a file; choose another path",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file beside `path`; it takes the place of `path` at the end.
+
+    Whoever reads `path` meets the old file or the whole new one, never a part: the new one is on
+    the disk before it is moved. When the body fails, the temporary file is removed and `path`
+    is as before. Raises StorageError for what the system refuses, in the body too.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{secrets.token_hex(8)}.partial"
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # some writers replace the file, with rights of their own
+        yield temporary
+        temporary.chmod(mode)
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), temporary, str(path.parent), path.parent):
+            raise  # another file's trouble, met in the body
+        raise StorageError(_reason(path, error)) from error
+    finally:
+        # Gone already after a success; a folder that vanished took it along.
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` whole or not at all; raises StorageError."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all; raises StorageError."""
+    write_bytes(path, text.encode())
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(path: Path, error: OSError) -> str:
+    what = error.strerror or str(error)
+    fix = FIXES.get(error.errno or 0, "choose another path")
+    return f"cannot write {path}: {what}; {fix}"

@@ -1,0 +1,249 @@
+"""Waveform and Picture: samples with their rate, pixels with their size; read, write, resample.
+
+Reading trusts nobody: size limits are checked from the header before anything is decoded.
+Knows nothing of models or tokens.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import PIL.Image
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from omni_diffusion import files
+from omni_diffusion.errors import MediaError
+
+Source: TypeAlias = str | Path | bytes | BinaryIO
+
+MAX_SECONDS = 600.0
+MAX_VALUES = 2**28  # samples times channels: 1 GiB decoded
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 16_384
+SOUND_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Only decoders that run in this process: Pillow hands PostScript to another program.
+READABLE_PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+BLOCK = 65_536  # libsndfile's Vorbis writer overflows its stack on one very long write
+
+
+@dataclass(frozen=True, eq=False)
+class Waveform:
+    """Sound: `samples` float32 [channels, n], nominally in [-1, 1], at `rate` samples a second."""
+
+    samples: Tensor
+    rate: int
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.samples.shape)
+        if self.samples.dtype != torch.float32 or len(shape) != 2 or shape[0] < 1:
+            raise MediaError(
+                f"samples are {self.samples.dtype} {shape}; give float32 [channels, n]"
+            )
+        if self.rate < 1:
+            raise MediaError(f"rate is {self.rate}; give samples per second, such as 16000")
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.samples.shape[1] / self.rate
+
+    def mono(self) -> Waveform:
+        """The mean over channels, [1, n]."""
+        return Waveform(self.samples.mean(0, keepdim=True), self.rate)
+
+    def first_channel(self) -> Waveform:
+        """The first channel alone, [1, n]."""
+        return Waveform(self.samples[:1], self.rate)
+
+    def resample(self, rate: int) -> Waveform:
+        """The same sound at another rate (soxr, high quality); itself if the rate is the same."""
+        if rate == self.rate:
+            return self
+        if rate < 1:
+            raise MediaError(f"rate is {rate}; give samples per second, such as 16000")
+        resampled = soxr.resample(self._columns(), self.rate, rate, quality="HQ")
+        return Waveform(torch.from_numpy(np.ascontiguousarray(resampled.T)), rate)
+
+    @classmethod
+    def read(cls, source: Source, *, max_seconds: float = MAX_SECONDS) -> Waveform:
+        """Decode WAV, FLAC, OGG or MP3 of any rate and channel count, from a path, bytes or file.
+
+        Raises MediaError for a missing, empty, corrupt or over-long sound and for samples that
+        are not finite.
+        """
+        stream, name = _open(source)
+        with stream:
+            try:
+                with soundfile.SoundFile(stream) as sound:
+                    _check_length(sound, name, max_seconds)
+                    data = sound.read(dtype="float32", always_2d=True)
+                    rate = int(sound.samplerate)
+            except (soundfile.SoundFileError, TypeError, ValueError) as error:
+                raise MediaError(
+                    f"{name} is no readable sound ({_line(error)}); give WAV, FLAC, OGG or MP3"
+                ) from error
+        if not data.size:
+            raise MediaError(f"{name} holds no samples; give a sound of some length")
+        if not np.isfinite(data).all():
+            raise MediaError(f"{name} holds samples that are not finite; export it again")
+        return cls(torch.from_numpy(np.ascontiguousarray(data.T)), rate)
+
+    def write(self, path: str | Path) -> None:
+        """Write to `path`, whole or not at all; the suffix chooses 16-bit WAV, FLAC or OGG."""
+        path = Path(path)
+        kind = SOUND_FORMATS.get(path.suffix.lower())
+        if kind is None:
+            raise MediaError(f"{path} ends in none of {', '.join(SOUND_FORMATS)}; rename it")
+        files.write_bytes(path, self._encode(*kind))
+
+    def wav_bytes(self) -> bytes:
+        """The sound as a 16-bit WAV file; what is louder than 1 is clipped."""
+        return self._encode(*SOUND_FORMATS[".wav"])
+
+    def _encode(self, kind: str, subtype: str) -> bytes:
+        columns = self._columns()
+        if not np.isfinite(columns).all():
+            raise MediaError("the waveform holds samples that are not finite; it cannot be written")
+        out = io.BytesIO()
+        try:
+            with soundfile.SoundFile(
+                out, "w", self.rate, columns.shape[1], format=kind, subtype=subtype
+            ) as sound:
+                for start in range(0, len(columns), BLOCK):
+                    sound.write(columns[start : start + BLOCK])
+        except soundfile.SoundFileError as error:
+            raise MediaError(
+                f"{kind} cannot hold {columns.shape[1]} channels at {self.rate} Hz"
+                f" ({_line(error)}); resample or choose WAV"
+            ) from error
+        return out.getvalue()
+
+    def _columns(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Samples [n, channels], the way the sound libraries lay them out."""
+        return np.ascontiguousarray(self.samples.detach().cpu().numpy().T)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture: `pixels` uint8 [H, W, 3], RGB."""
+
+    pixels: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.pixels.shape)
+        if self.pixels.dtype != torch.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise MediaError(f"pixels are {self.pixels.dtype} {shape}; give uint8 [H, W, 3]")
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels."""
+        return self.pixels.shape[1]
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels."""
+        return self.pixels.shape[0]
+
+    @classmethod
+    def read(cls, source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
+        """Decode PNG, JPEG, WebP, BMP, GIF (first frame), TIFF or PPM to RGB.
+
+        As in the published code, transparency is dropped and an EXIF orientation is not applied.
+        Raises MediaError for a missing, empty, corrupt or too large picture.
+        """
+        stream, name = _open(source)
+        with stream:
+            try:
+                image = PIL.Image.open(stream, formats=READABLE_PICTURES)
+                _check_size(image.width, image.height, name, max_pixels)
+                return cls.from_pil(image)
+            except MediaError:
+                raise
+            except Exception as error:  # what decoders raise on broken bytes has no common root
+                kinds = ", ".join(READABLE_PICTURES)
+                raise MediaError(
+                    f"{name} is no readable picture ({_line(error)}); give {kinds}"
+                ) from error
+
+    @classmethod
+    def from_pil(cls, image: PIL.Image.Image) -> Picture:
+        """From a Pillow image of any mode."""
+        if image.mode.startswith("I;16"):
+            # Pillow clips 16-bit grey to 255 instead of scaling it
+            grey = np.asarray(image).astype(np.uint16) >> 8
+            image = PIL.Image.fromarray(grey.astype(np.uint8))
+        elif image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # the same colours, without Pillow's warning
+        return cls(torch.from_numpy(np.array(image.convert("RGB"))))
+
+    def to_pil(self) -> PIL.Image.Image:
+        """As a Pillow RGB image."""
+        return PIL.Image.fromarray(self.pixels.cpu().contiguous().numpy())
+
+    def write(self, path: str | Path) -> None:
+        """Write to `path`, whole or not at all; the suffix chooses PNG, JPEG or WebP."""
+        path = Path(path)
+        kind = PICTURE_FORMATS.get(path.suffix.lower())
+        if kind is None:
+            raise MediaError(f"{path} ends in none of {', '.join(PICTURE_FORMATS)}; rename it")
+        files.write_bytes(path, self._encode(kind))
+
+    def png_bytes(self) -> bytes:
+        """The picture as a PNG file."""
+        return self._encode("PNG")
+
+    def _encode(self, kind: str) -> bytes:
+        out = io.BytesIO()
+        self.to_pil().save(out, format=kind)
+        return out.getvalue()
+
+
+def _open(source: Source) -> tuple[BinaryIO, str]:
+    """A seekable stream over `source`, and what to call it in an error."""
+    if isinstance(source, (str, Path)):
+        return _open_path(Path(source))
+    data = source if isinstance(source, bytes) else source.read()
+    if not data:
+        raise MediaError("the given bytes are empty; give a whole file")
+    return io.BytesIO(data), "the given data"
+
+
+def _open_path(path: Path) -> tuple[BinaryIO, str]:
+    try:
+        if path.stat().st_size == 0:
+            raise MediaError(f"{path} is empty; give a whole file")
+        return path.open("rb"), str(path)
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror}; check the path") from error
+
+
+def _check_length(sound: soundfile.SoundFile, name: str, max_seconds: float) -> None:
+    seconds = sound.frames / sound.samplerate
+    if seconds > max_seconds:
+        raise MediaError(f"{name} lasts {seconds:.1f} s; cut it to {max_seconds:g} s at most")
+    if sound.frames * sound.channels > MAX_VALUES:
+        raise MediaError(
+            f"{name} holds {sound.frames} samples in {sound.channels} channels; cut or resample it"
+            f" to {MAX_VALUES} values at most"
+        )
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise MediaError(
+            f"{name} is {width} x {height}; scale it to {max_pixels} pixels and {MAX_SIDE} a side"
+            " at most"
+        )
+
+
+def _line(error: Exception) -> str:
+    """The first line of what a library said."""
+    return (str(error) or type(error).__name__).splitlines()[0]
