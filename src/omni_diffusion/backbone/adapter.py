@@ -67,5 +67,6 @@ def _check(row: int, slot: FeatureSlot, embedded: Tensor, speech_dim: int) -> No
         raise ModelError(f"slot of row {row} in a batch of {batch}; number rows from 0")
     if slot.start < 0 or slot.stop > length:
         raise ModelError(
-            f"slot fills places {slot.start}..{slot.stop - 1} of a canvas of {length}; keep it inside"
+            f"slot fills places {slot.start}..{slot.stop - 1} of a canvas of {length};"
+            " keep it inside"
         )
