@@ -114,7 +114,7 @@ class _ResBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else None
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv1(F.silu(self.norm1(x)))
+        residual: Tensor = self.conv1(F.silu(self.norm1(x)))
         residual = self.conv2(F.silu(self.norm2(residual)))
         straight: Tensor = x if self.nin_shortcut is None else self.nin_shortcut(x)
         return straight + residual
@@ -254,15 +254,19 @@ class Magvit2(nn.Module):
         self.decoder = _Decoder(config)
 
     @classmethod
-    def load(cls, source: Path | Mapping[str, Tensor], config: Magvit2Config | None = None) -> Self:
+    def load(
+        cls, source: str | Path | Mapping[str, Tensor], config: Magvit2Config | None = None
+    ) -> Self:
         """The model in eval mode, from a weight file, a folder holding one, or open tensors.
 
         The published checkpoint's codebook tables are derived values and are passed over.
         Raises WeightsError where names or shapes disagree with ``config`` (default: official).
         """
         model = cls(config or Magvit2Config.official())
-        tensors = weights.read(source) if isinstance(source, Path) else source
-        where = str(source) if isinstance(source, Path) else "magvit2 weights"
+        if isinstance(source, Mapping):
+            tensors, where = source, "the given tensors"
+        else:
+            tensors, where = weights.read(source), f"the weights at {source}"
         weights.load_into(model, tensors, rename=checkpoint_name, where=where)
         return model.eval()
 
@@ -274,13 +278,12 @@ class Magvit2(nn.Module):
     def encode_latents(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] -> latents z [B, bits, h, w], before quantizing.
 
-        Raises MediaError where H or W is not a positive multiple of the stride.
+        Raises MediaError for any other shape, and where the stride does not divide H and W.
         """
-        height, width = pixels.shape[-2:]
-        stride = self.config.stride
-        if pixels.ndim != 4 or height < 1 or width < 1 or height % stride or width % stride:
+        shape, stride = tuple(pixels.shape), self.config.stride
+        if len(shape) != 4 or shape[1] != 3 or any(s < 1 or s % stride for s in shape[2:]):
             raise MediaError(
-                f"pixels of shape {tuple(pixels.shape)}: expected [B, 3, H, W] with H and W "
+                f"pixels of shape {shape}: expected [B, 3, H, W] with H and W "
                 f"multiples of {stride}; resize or crop first"
             )
         z: Tensor = self.encoder(pixels)
