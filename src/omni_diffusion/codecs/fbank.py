@@ -83,7 +83,7 @@ def fbank(
     fft_size = 1 << (size - 1).bit_length()
     spectrum = torch.fft.rfft((frames - PRE_EMPHASIS * before) * window, n=fft_size)[..., :-1]
     power = spectrum.real.square() + spectrum.imag.square()
-    energies = power @ mel_filters(n_mels, fft_size).to(power.device)
+    energies: Tensor = power @ mel_filters(n_mels, fft_size).to(power.device)
     return energies.clamp(min=FLOOR).log()
 
 
@@ -95,13 +95,14 @@ def stack_frames(frames: Tensor, size: int, stride: int) -> Tensor:
     N = frames.shape[-2]
     first = torch.arange(0, N, stride, device=frames.device) - (size - 1) // 2
     places = first[:, None] + torch.arange(size, device=frames.device)
-    return frames[..., places.clamp(0, N - 1), :].flatten(-2)
+    stacked: Tensor = frames[..., places.clamp(0, N - 1), :].flatten(-2)
+    return stacked
 
 
 def normalize(rows: Tensor, cmvn: Tensor) -> Tensor:
     """Apply CMVN [2, W], row 0 the shift and row 1 the scale, to rows [..., W]."""
-    shift, scale = cmvn.to(rows.device)
-    return (rows + shift) * scale
+    cmvn = cmvn.to(rows.device)
+    return (rows + cmvn[0]) * cmvn[1]
 
 
 def measure_cmvn(rows: Iterable[Tensor]) -> Tensor:
