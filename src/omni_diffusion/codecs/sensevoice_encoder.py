@@ -61,7 +61,7 @@ class SenseVoiceConfig:
 
     @classmethod
     def mini(cls, ctc_size: int = 0) -> "SenseVoiceConfig":
-        """About 1.3 million weights: learns a small spoken world with CTC on one CPU core."""
+        """About 1.2 million weights: learns a small spoken world with CTC on one CPU core."""
         return cls(dim=144, ffn=288, blocks=5, tp_blocks=1, ctc_size=ctc_size)
 
     @property
