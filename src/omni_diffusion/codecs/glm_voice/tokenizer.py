@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni_diffusion.codecs.glm_voice.masks import block_causal
 from omni_diffusion.codecs.glm_voice.mel import LISTEN_HOP, LISTEN_RATE, whisper_log_mel
 from omni_diffusion.errors import ConfigError, MediaError
 from omni_diffusion.media import Waveform
 from omni_diffusion.weights import load_into
 
-WINDOW_SECONDS = 30
+WINDOW_SAMPLES = 30 * LISTEN_RATE
 """Longer clips are cut into windows of this length that know nothing of one another."""
 
 
@@ -87,9 +88,9 @@ class SpeechTokenizer(nn.Module):
         """Codes of each clip; windows of all clips share batches, which changes no code."""
         windows: list[tuple[int, Tensor]] = []
         for clip, waveform in enumerate(waveforms):
-            samples = waveform.resample(LISTEN_RATE).first_channel().samples.reshape(-1)
-            cut = samples.split(WINDOW_SECONDS * LISTEN_RATE)
-            windows += [(clip, window) for window in cut if len(window)]
+            if waveform.samples.shape[1]:
+                samples = waveform.first_channel().resample(LISTEN_RATE).samples[0]
+                windows += [(clip, cut) for cut in torch.split(samples, WINDOW_SAMPLES)]
         codes: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in waveforms]
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
@@ -135,7 +136,7 @@ class SpeechTokenizer(nn.Module):
         if frames > self.config.max_positions:
             raise MediaError(
                 f"{frames} frames in one window, expected at most {self.config.max_positions}: "
-                f"cut the sound into windows of {WINDOW_SECONDS} s"
+                f"cut the sound into windows of {WINDOW_SAMPLES} samples"
             )
         h = h + self.embed_positions.weight[:frames]
         places = torch.arange(frames, device=h.device)
@@ -197,12 +198,6 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(-2))
         return out
-
-
-def block_causal(places: Tensor, block: int) -> Tensor:
-    """[T] places -> [T, T], True where a query (row) may see a key: its past and its own block."""
-    query, key = places[:, None], places[None, :]
-    return (key <= query) | (key // block == query // block)
 
 
 def _sinusoids(length: int, width: int) -> nn.Embedding:

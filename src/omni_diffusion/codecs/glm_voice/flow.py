@@ -1,0 +1,217 @@
+"""Speech codes -> log-mel: the token encoder and flow matching joined.
+
+Knows no waveform and no vocoder. Dimension key: B batch, N codes, M mel frames, C mel bins, L
+prompt frames. Parameter names are GLM-4-Voice's published ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni_diffusion.codecs.glm_voice.estimator import Estimator, EstimatorConfig
+from omni_diffusion.codecs.glm_voice.matching import Conditions, FlowMatching
+from omni_diffusion.codecs.glm_voice.mel import SPEAK_HOP, SPEAK_RATE
+from omni_diffusion.codecs.glm_voice.token_encoder import (
+    LengthRegulator,
+    TokenEncoder,
+    TokenEncoderConfig,
+    stretch_rows,
+)
+from omni_diffusion.errors import SamplingError, VocabularyError
+from omni_diffusion.weights import load_into
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Sizes and numbers of the flow decoder.
+
+    `guidance` is the share by which the unconditional velocity is subtracted when sampling;
+    `condition_dropout` the share of training rows that learn that velocity.
+    """
+
+    vocab_size: int = 16384
+    mel_bins: int = 80
+    code_rate: float = 12.5
+    speaker_size: int = 192
+    encoder: TokenEncoderConfig = field(default_factory=TokenEncoderConfig)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    sigma_min: float = 1e-6
+    guidance: float = 0.7
+    condition_dropout: float = 0.2
+
+    @classmethod
+    def official(cls) -> "FlowConfig":
+        """The published GLM-4-Voice decoder (111 M parameters)."""
+        return cls()
+
+    @classmethod
+    def mini(cls) -> "FlowConfig":
+        """A decoder that trains on one CPU core; same rates and mel as the published one."""
+        return cls(
+            vocab_size=1024,
+            encoder=TokenEncoderConfig(input_size=128, width=128, heads=4, ffn=256, blocks=2),
+            estimator=EstimatorConfig(channels=96, heads=4, head_dim=24, n_blocks=1, mid_blocks=3),
+        )
+
+
+class Flow(nn.Module):
+    """Codes -> mel. One class for the published size and the small one."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        bins = config.mel_bins
+        self.input_embedding = nn.Embedding(config.vocab_size, config.encoder.input_size)
+        self.spk_embed_affine_layer = nn.Linear(config.speaker_size, bins)
+        self.encoder = TokenEncoder(config.encoder)
+        self.encoder_proj = nn.Linear(config.encoder.width, bins)
+        self.length_regulator = LengthRegulator(bins)
+        self.decoder = FlowMatching(
+            Estimator(config.estimator, bins), config.sigma_min, config.condition_dropout
+        )
+
+    def load(self, tensors: Mapping[str, Tensor], where: str = "flow decoder") -> None:
+        """Take published weights."""
+        load_into(self, tensors, where=where)
+
+    def lengths(self, n_tokens: int) -> int:
+        """Mel frames drawn for so many codes.
+
+        Truncated in float32 as the published code does: one less than exact arithmetic in rare
+        cases (3392 and 3776 codes are the only ones up to 4000).
+        """
+        seconds = torch.tensor(float(n_tokens)) / self.config.code_rate
+        return int(seconds * SPEAK_RATE / SPEAK_HOP)
+
+    def noise(self, frames: int, generator: torch.Generator | None = None) -> Tensor:
+        """Starting noise [1, C, frames]; drawn on the CPU with seed 42 when no generator is given.
+
+        The published decoder reseeds with 42 on every call; a generator of our own draws the
+        same numbers and leaves the caller's random state alone.
+        """
+        generator = generator or torch.Generator().manual_seed(42)
+        return torch.randn(1, self.config.mel_bins, frames, generator=generator)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        tokens: Tensor,
+        *,
+        noise: Tensor | None = None,
+        steps: int = 10,
+        guidance: float | None = None,
+        prompt_tokens: Tensor | None = None,
+        prompt_mel: Tensor | None = None,
+        speaker: Tensor | None = None,
+    ) -> Tensor:
+        """Log-mel [B, C, M - L] of codes [B, N]; every row equals its run alone.
+
+        prompt_tokens [B, P] and prompt_mel [B, C, L] are what was said before: the codes are
+        continued from it and its L frames are not returned. speaker [B, speaker_size] is a
+        voice embedding; none means the decoder's own voice. noise is [B or 1, C, M] for all M
+        frames, prompt included; by default every row starts from the same `noise(M)`.
+        """
+        if prompt_tokens is not None:
+            tokens = torch.cat([prompt_tokens, tokens], dim=1)
+        frames = self.lengths(tokens.shape[1])
+        cond, known = self._known(prompt_mel, len(tokens), frames)
+        if known == frames:
+            return cond[..., known:]
+        z = (self.noise(frames) if noise is None else noise).to(cond)
+        if z.shape[-1] != frames:
+            raise SamplingError(f"noise of {z.shape[-1]} frames: expected {frames}, as many as mel")
+        given = Conditions(self.means(tokens, frames), self.voice(speaker, len(tokens)), cond)
+        strength = self.config.guidance if guidance is None else guidance
+        mel = self.decoder.solve(z.expand_as(cond), given, steps, strength)
+        return mel[..., known:]
+
+    def loss(
+        self,
+        tokens: Tensor,
+        mel: Tensor,
+        *,
+        n_tokens: Tensor | None = None,
+        n_frames: Tensor | None = None,
+        speaker: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Training loss of codes [B, N] and their log-mel [B, C, M], a scalar.
+
+        Rows may be padded: n_tokens [B] and n_frames [B] say how much of each is real. The codes
+        are stretched to the mel's own length. Half of the rows are shown a random beginning of
+        their mel, up to 80 %; a fifth learn without any condition.
+        """
+        mask = None
+        if n_frames is not None:
+            real = torch.arange(mel.shape[-1], device=mel.device) < n_frames[:, None]
+            mask = real[:, None].to(mel)
+        mu = self.means(tokens, mel.shape[-1], n_tokens, n_frames)
+        given = Conditions(
+            mu, self.voice(speaker, len(tokens)), self._prompt(mel, n_frames, generator)
+        )
+        return self.decoder.loss(mel, given, mask, generator)
+
+    forward = loss  # what wrappers for parallel training call
+
+    def means(
+        self,
+        tokens: Tensor,
+        frames: int,
+        n_tokens: Tensor | None = None,
+        n_frames: Tensor | None = None,
+    ) -> Tensor:
+        """mu [B, C, frames] from codes [B, N]; negative codes are read as 0."""
+        size = self.config.vocab_size
+        if tokens.numel() and int(tokens.max()) >= size:
+            raise VocabularyError(f"speech code {int(tokens.max())}: expected below {size}")
+        valid = None
+        if n_tokens is not None:
+            valid = torch.arange(tokens.shape[1], device=tokens.device) < n_tokens[:, None]
+        embedded = self.input_embedding(tokens.clamp(min=0))
+        h = self.encoder_proj(self.encoder(embedded, valid)).transpose(1, 2)
+        if n_tokens is None and n_frames is None:
+            stretched = F.interpolate(h, size=frames, mode="nearest")
+            mu: Tensor = self.length_regulator(stretched)
+            return mu
+        rows = len(tokens)
+        codes = [tokens.shape[1]] * rows if n_tokens is None else n_tokens.tolist()
+        spans = [frames] * rows if n_frames is None else n_frames.tolist()
+        real = torch.arange(frames, device=h.device) < torch.tensor(spans, device=h.device)[:, None]
+        stretched = stretch_rows(h, codes, spans, frames)
+        mu = self.length_regulator(stretched, real[:, None].to(h))
+        return mu
+
+    def voice(self, speaker: Tensor | None, rows: int) -> Tensor:
+        """Projected voice embedding [B, C]; zeros stand for the decoder's own voice."""
+        weight = self.spk_embed_affine_layer.weight
+        if speaker is None:
+            speaker = torch.zeros(rows, self.config.speaker_size)
+        out: Tensor = self.spk_embed_affine_layer(F.normalize(speaker.to(weight), dim=1))
+        return out
+
+    def _known(self, prompt_mel: Tensor | None, rows: int, frames: int) -> tuple[Tensor, int]:
+        """The prompt's mel followed by zeros, [B, C, frames], and the prompt's length."""
+        cond = torch.zeros(rows, self.config.mel_bins, frames).to(self.encoder_proj.weight)
+        if prompt_mel is None:
+            return cond, 0
+        known = prompt_mel.shape[-1]
+        if known > frames:
+            raise SamplingError(
+                f"a prompt of {known} mel frames, expected at most the {frames} of all codes; "
+                "give the prompt's codes as prompt_tokens"
+            )
+        cond[..., :known] = prompt_mel
+        return cond, known
+
+    def _prompt(
+        self, mel: Tensor, n_frames: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """For half of the rows, a random beginning of mel [B, C, M]; zeros elsewhere."""
+        rows, _, frames = mel.shape
+        draws = torch.rand(2, rows, generator=generator, device=mel.device)
+        lengths = draws.new_full((rows,), frames) if n_frames is None else n_frames
+        shown = (draws[0] < 0.5) * (0.8 * draws[1] * lengths).floor()
+        return mel * (torch.arange(frames, device=mel.device) < shown[:, None])[:, None]
