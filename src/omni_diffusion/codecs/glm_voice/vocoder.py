@@ -1,0 +1,246 @@
+"""Log-mel -> waveform: the face every vocoder shows, and the published one, HiFT.
+
+HiFT predicts the pitch of each frame, hums a harmonic source at that pitch and filters it with a
+convolutional network that ends in an inverse STFT (HiFTNet, Li et al. 2023, as CosyVoice and
+GLM-4-Voice configure it). Knows nothing of speech codes. Dimension key: B batch, C mel bins, M mel
+frames, n = 256 M samples, H sines.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni_diffusion.codecs.glm_voice.mel import SPEAK_RATE
+from omni_diffusion.media import Waveform
+from omni_diffusion.weights import load_into
+
+SINES = 9  # the pitch and eight overtones
+SINE_SIZE = 0.1
+HISS = 0.003
+VOICED_ABOVE = 10.0  # Hz
+UP_RATES = (8, 8)
+UP_KERNELS = (16, 16)
+RES_KERNELS = (3, 7, 11)
+SOURCE_KERNELS = (7, 11)
+DILATIONS = (1, 3, 5)
+FFT, HOP = 16, 4
+BINS = FFT // 2 + 1
+SLOPE = 0.1
+PEAK = 0.99
+
+
+class Vocoder(Protocol):
+    """Anything that turns mel frames into sound."""
+
+    def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
+        """Sound [1, 256 M] at 22,050 Hz of a log-mel [C, M]; the same for the same generator."""
+
+
+@dataclass(frozen=True)
+class HiFTConfig:
+    """Sizes of HiFT; its rates, kernels and source are the same at every size."""
+
+    mel_bins: int = 80
+    base_channels: int = 512
+    f0_channels: int = 512
+
+    @classmethod
+    def official(cls) -> "HiFTConfig":
+        """The published GLM-4-Voice vocoder (20 M parameters)."""
+        return cls()
+
+    @classmethod
+    def mini(cls) -> "HiFTConfig":
+        """A vocoder of 0.5 M parameters."""
+        return cls(base_channels=64, f0_channels=64)
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """What the source draws at random."""
+
+    phase: Tensor
+    """[B, H, 1], radians; the first sine always starts at 0."""
+    noise: Tensor
+    """[B, H, n], standard normal."""
+
+    @classmethod
+    def draw(cls, rows: int, frames: int, generator: torch.Generator | None = None) -> "Randomness":
+        """In the published order, on the CPU; seed 42 when no generator is given."""
+        generator = generator or torch.Generator().manual_seed(42)
+        phase = torch.rand(rows, SINES, 1, generator=generator) * (2 * math.pi) - math.pi
+        samples = frames * math.prod(UP_RATES) * HOP
+        return cls(phase, torch.randn(rows, SINES, samples, generator=generator))
+
+    @classmethod
+    def none(cls, rows: int, frames: int) -> "Randomness":
+        """All zero."""
+        samples = frames * math.prod(UP_RATES) * HOP
+        return cls(torch.zeros(rows, SINES, 1), torch.zeros(rows, SINES, samples))
+
+
+class HiFT(nn.Module):
+    """The published vocoder; weight norm is folded into plain weights when loading."""
+
+    def __init__(self, config: HiFTConfig) -> None:
+        super().__init__()
+        self.config = config
+        base = config.base_channels
+        widths = [base // 2 ** (i + 1) for i in range(len(UP_RATES))]
+        self.f0_predictor = PitchPredictor(config.mel_bins, config.f0_channels)
+        self.m_source = HarmonicSource()
+        self.conv_pre = nn.Conv1d(config.mel_bins, base, 7, padding=3)
+        self.ups = nn.ModuleList()
+        self.source_downs = nn.ModuleList()
+        self.source_resblocks = nn.ModuleList()
+        self.resblocks = nn.ModuleList()
+        for i, (rate, kernel, width) in enumerate(zip(UP_RATES, UP_KERNELS, widths, strict=True)):
+            pad = (kernel - rate) // 2
+            self.ups.append(nn.ConvTranspose1d(2 * width, width, kernel, rate, pad))
+            self.source_downs.append(_shrink(width, math.prod(UP_RATES[i + 1 :])))
+            self.source_resblocks.append(ResidualBlock(width, SOURCE_KERNELS[i]))
+            self.resblocks.extend(ResidualBlock(width, size) for size in RES_KERNELS)
+        self.conv_post = nn.Conv1d(widths[-1], 2 * BINS, 7, padding=3)
+
+    def load(self, tensors: Mapping[str, Tensor], where: str = "vocoder") -> None:
+        """Take published weights (with weight norm) or our own (without)."""
+        load_into(self, fold_weight_norm(tensors), where=where)
+
+    @torch.no_grad()
+    def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
+        """Sound [1, 256 M] at 22,050 Hz of a log-mel [C, M]; the same for the same generator."""
+        if mel.shape[-1] == 0:
+            return Waveform(torch.zeros(1, 0), SPEAK_RATE)
+        wave, _ = self(mel[None], Randomness.draw(1, mel.shape[-1], generator))
+        return Waveform(wave.float().cpu(), SPEAK_RATE)
+
+    def forward(
+        self, mel: Tensor, randomness: Randomness, said: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Samples [B, n] of a log-mel [B, C, M], and the source [B, 1, n] they were made from.
+
+        `said` [B, 1, k] replaces the first k samples of the source: the end of the block before.
+        """
+        source = self.m_source(self.f0_predictor(mel), randomness)
+        if said is not None:
+            source = torch.cat([said, source[..., said.shape[-1] :]], dim=-1)
+        return self.filter(mel, source), source
+
+    def filter(self, mel: Tensor, source: Tensor) -> Tensor:
+        """Samples [B, n] of a log-mel [B, C, M] and its source [B, 1, n]."""
+        window = torch.hann_window(FFT, device=mel.device)
+        hum = torch.stft(source[:, 0], FFT, HOP, window=window, return_complex=True)
+        spectrum = torch.cat([hum.real, hum.imag], dim=1)
+        x = self.conv_pre(mel)
+        kinds = len(RES_KERNELS)
+        for i, (up, down, block) in enumerate(
+            zip(self.ups, self.source_downs, self.source_resblocks, strict=True)
+        ):
+            x = up(F.leaky_relu(x, SLOPE))
+            if i == len(UP_RATES) - 1:
+                x = F.pad(x, (1, 0), mode="reflect")  # the STFT has one frame more
+            x = x + block(down(spectrum))
+            mixed = [block(x) for block in self.resblocks[kinds * i : kinds * (i + 1)]]
+            x = torch.stack(mixed).mean(0)
+        x = self.conv_post(F.leaky_relu(x))  # the published code uses torch's own slope here
+        size = x[:, :BINS].exp().clamp(max=100.0)
+        wave = torch.istft(torch.polar(size, x[:, BINS:].sin()), FFT, HOP, window=window)
+        return wave.clamp(-PEAK, PEAK)
+
+
+class PitchPredictor(nn.Module):
+    """Fundamental frequency in Hz of each mel frame."""
+
+    def __init__(self, mel_bins: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i in range(5):
+            layers += [nn.Conv1d(width if i else mel_bins, width, 3, padding=1), nn.ELU()]
+        self.condnet = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width, 1)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """[B, C, M] -> [B, M]."""
+        hertz: Tensor = self.classifier(self.condnet(mel).transpose(1, 2))
+        return hertz[..., 0].abs()
+
+
+class HarmonicSource(nn.Module):
+    """Sines at the pitch and its overtones where there is voice, hiss elsewhere, mixed to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l_linear = nn.Linear(SINES, 1)
+
+    def forward(self, f0: Tensor, randomness: Randomness) -> Tensor:
+        """Pitch [B, M] in Hz -> source [B, 1, n]."""
+        f0 = f0[:, None].repeat_interleave(math.prod(UP_RATES) * HOP, dim=-1)
+        multiples = torch.arange(1, SINES + 1, device=f0.device)[:, None]
+        turns = (f0 * multiples / SPEAK_RATE).cumsum(-1) % 1
+        phase = randomness.phase.to(f0).clone()
+        phase[:, 0] = 0.0
+        voiced = (f0 > VOICED_ABOVE).to(f0)
+        hiss = HISS * voiced + SINE_SIZE / 3 * (1 - voiced)
+        sines = SINE_SIZE * (2 * math.pi * turns + phase).sin() * voiced
+        sines = sines + hiss * randomness.noise.to(f0)
+        source: Tensor = self.l_linear(sines.transpose(1, 2))
+        return source.tanh().transpose(1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(snake(conv_d(snake(x)))) for each dilation d."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(
+            nn.Conv1d(width, width, kernel, dilation=d, padding=(kernel - 1) * d // 2)
+            for d in DILATIONS
+        )
+        self.convs2 = nn.ModuleList(
+            nn.Conv1d(width, width, kernel, padding=kernel // 2) for _ in DILATIONS
+        )
+        self.activations1 = nn.ModuleList(Snake(width) for _ in DILATIONS)
+        self.activations2 = nn.ModuleList(Snake(width) for _ in DILATIONS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, T] -> [B, width, T]."""
+        rounds = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
+        for snake1, conv1, snake2, conv2 in rounds:
+            x = x + conv2(snake2(conv1(snake1(x))))
+        return x
+
+
+class Snake(nn.Module):
+    """x + sin^2(alpha x) / alpha, one alpha a channel (Ziyin et al. 2020)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, T] -> [B, width, T]."""
+        alpha = self.alpha[:, None]
+        return x + (alpha * x).sin() ** 2 / (alpha + 1e-9)
+
+
+def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace each pair weight_g, weight_v by weight = g v / |v|, the norm over all but dim 0."""
+    folded = dict(tensors)
+    for name in tensors:
+        stem = name.removesuffix("_g")
+        if name.endswith(".weight_g") and stem + "_v" in folded:
+            g, v = folded.pop(name), folded.pop(stem + "_v")
+            folded[stem] = v * (g / v.flatten(1).norm(dim=1).view_as(g))
+    return folded
+
+
+def _shrink(width: int, rate: int) -> nn.Conv1d:
+    """Bring the source's spectrum down to the frame rate of one stage."""
+    if rate == 1:
+        return nn.Conv1d(2 * BINS, width, 1)
+    return nn.Conv1d(2 * BINS, width, 2 * rate, rate, rate // 2)
