@@ -103,7 +103,7 @@ class Canvas:
         outside = (where < 0) | (where >= self.length)
         if where.ndim != 1 or bool(outside.any()):
             raise CanvasError(f"places {where.tolist()} on a canvas of {self.length}; stay inside")
-        if len(where.unique()) != len(where):
+        if len(set(where.tolist())) != len(where):
             raise CanvasError(f"places {where.tolist()} name one place twice; name each once")
         return where
 

@@ -54,7 +54,8 @@ def load(cls: type[T], path: Path) -> T:
     """Read a `cls` from a JSON file; raises ConfigError naming the file."""
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins)
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give a JSON file") from error
     except (ValueError, RecursionError) as error:
@@ -67,9 +68,7 @@ def save(config: object, path: Path) -> None:
     try:
         text = json.dumps(to_dict(config), indent=2, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"cannot write {path} as JSON: {error}; use finite plain values"
-        ) from error
+        raise ConfigError(f"cannot write {path}: {error}; use finite plain values") from error
     files.write_text(path, text + "\n")
 
 
@@ -100,7 +99,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(hint, value, where)
-        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        key_hint, item_hint = args
+        return {
+            _value(key_hint, key, f"a key of {where}"): _value(item_hint, item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value, where)
     return _single(hint, value, where)
@@ -144,9 +147,7 @@ def _row(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
         kinds = args
     else:
         kinds = (args[0],) * len(value)
-    items = [
-        _value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
-    ]
+    items = [_value(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value)]
     return items if origin is list else tuple(items)
 
 
@@ -157,6 +158,10 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key!r} stands twice")
         found[key] = value
     return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

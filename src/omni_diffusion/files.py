@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from omni_diffusion.errors import StorageError
@@ -50,11 +50,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise  # another file's trouble, met in the body
         raise StorageError(_reason(path, error)) from error
     finally:
-        # Gone already after a success; a folder that vanished took it along.
-        try:
+        with suppress(OSError):  # gone after a success, or along with its folder
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -68,6 +65,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def remove(path: Path) -> None:
+    """Delete a file if it is there; raises StorageError."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(_reason(path, error, "remove")) from error
+
+
 def _flush(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     if path.is_dir() and os.name == "nt":
@@ -79,7 +84,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(path: Path, error: OSError) -> str:
+def _reason(path: Path, error: OSError, verb: str = "write") -> str:
     what = error.strerror or str(error)
     fix = FIXES.get(error.errno or 0, "choose another path")
-    return f"cannot write {path}: {what}; {fix}"
+    return f"cannot {verb} {path}: {what}; {fix}"

@@ -22,9 +22,11 @@ from omni_diffusion import files
 from omni_diffusion.errors import MediaError
 
 Source: TypeAlias = str | Path | bytes | BinaryIO
+Columns: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 MAX_SECONDS = 600.0
 MAX_VALUES = 2**28  # samples times channels: 1 GiB decoded
+UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC that was streamed to its file
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
 SOUND_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
@@ -83,9 +85,8 @@ class Waveform:
         with stream:
             try:
                 with soundfile.SoundFile(stream) as sound:
-                    _check_length(sound, name, max_seconds)
-                    data = sound.read(dtype="float32", always_2d=True)
                     rate = int(sound.samplerate)
+                    data = _decode(sound, name, max_seconds)
             except (soundfile.SoundFileError, TypeError, ValueError) as error:
                 raise MediaError(
                     f"{name} is no readable sound ({_line(error)}); give WAV, FLAC, OGG or MP3"
@@ -126,7 +127,7 @@ class Waveform:
             ) from error
         return out.getvalue()
 
-    def _columns(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    def _columns(self) -> Columns:
         """Samples [n, channels], the way the sound libraries lay them out."""
         return np.ascontiguousarray(self.samples.detach().cpu().numpy().T)
 
@@ -202,7 +203,11 @@ class Picture:
 
     def _encode(self, kind: str) -> bytes:
         out = io.BytesIO()
-        self.to_pil().save(out, format=kind)
+        try:
+            self.to_pil().save(out, format=kind)
+        except (OSError, ValueError) as error:
+            size = f"{self.width} x {self.height}"
+            raise MediaError(f"{kind} cannot hold {size} ({_line(error)}); choose PNG") from error
         return out.getvalue()
 
 
@@ -225,15 +230,16 @@ def _open_path(path: Path) -> tuple[BinaryIO, str]:
         raise MediaError(f"cannot read {path}: {error.strerror}; check the path") from error
 
 
-def _check_length(sound: soundfile.SoundFile, name: str, max_seconds: float) -> None:
-    seconds = sound.frames / sound.samplerate
-    if seconds > max_seconds:
-        raise MediaError(f"{name} lasts {seconds:.1f} s; cut it to {max_seconds:g} s at most")
-    if sound.frames * sound.channels > MAX_VALUES:
-        raise MediaError(
-            f"{name} holds {sound.frames} samples in {sound.channels} channels; cut or resample it"
-            f" to {MAX_VALUES} values at most"
-        )
+def _decode(sound: soundfile.SoundFile, name: str, max_seconds: float) -> Columns:
+    """All samples [n, channels]; a sound over the limit fails before much of it is decoded."""
+    limit = int(min(max_seconds * sound.samplerate, MAX_VALUES // sound.channels))
+    too_long = f"{name} is too long; cut it to {limit / sound.samplerate:g} s at most"
+    if limit < sound.frames < UNKNOWN_LENGTH:
+        raise MediaError(f"{too_long} (it lasts {sound.frames / sound.samplerate:.1f} s)")
+    data: Columns = sound.read(min(sound.frames, limit + 1), dtype="float32", always_2d=True)
+    if len(data) > limit:
+        raise MediaError(too_long)
+    return data
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -61,7 +61,8 @@ class Span:
         Raises VocabularyError when one lies outside of the span.
         """
         self._check(local, 0, len(self), "local")
-        return local + self.start
+        # long: codes often come as int32 or smaller
+        return (local.long() if isinstance(local, Tensor) else local) + self.start
 
     @overload
     def lower(self, id: int) -> int: ...
@@ -73,7 +74,7 @@ class Span:
         Raises VocabularyError when one lies outside of the span.
         """
         self._check(id, self.start, self.stop, "global")
-        return id - self.start
+        return (id.long() if isinstance(id, Tensor) else id) - self.start
 
     def holds(self, ids: Tensor) -> Tensor:
         """Which of the global `ids` lie in this span: bool of the same shape."""

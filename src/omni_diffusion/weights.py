@@ -5,6 +5,7 @@ Knows nothing of the modules that tensors belong to but their names and shapes.
 
 from __future__ import annotations
 
+import glob
 import json
 import pickle
 from collections.abc import Callable, Mapping
@@ -65,13 +66,13 @@ def write(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path} does not end in .safetensors; rename it")
-    # An old index must not name shards of which only some are new.
-    _index_of(path).unlink(missing_ok=True)
     owned = _owned(tensors)
     shards = _split(owned, max_shard_bytes)
     if len(shards) == 1:
         _write_safetensors(owned, path, metadata)
+        _remove_shards(path)
         return
+    _remove_shards(path)  # first, lest an old index name shards of which only some are new
     places: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         shard = path.with_name(f"{path.stem}-{number:05}-of-{len(shards):05}.safetensors")
@@ -80,7 +81,7 @@ def write(
     total = sum(tensor.nbytes for tensor in owned.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
     files.write_text(_index_of(path), json.dumps(index, indent=2) + "\n")
-    path.unlink(missing_ok=True)  # `read` would prefer an old single file
+    files.remove(path)  # `read` would prefer an old single file
 
 
 def load_into(
@@ -132,13 +133,8 @@ def _table(where: str, module: str, trouble: list[tuple[str, str]]) -> str:
 
 def _find(folder: Path) -> Path:
     """The one index or file of weights in a folder; an index comes first, safetensors next."""
-    for pattern in (
-        f"*.safetensors{INDEX}",
-        "*.safetensors",
-        f"*{INDEX}",
-        *("*" + s for s in PICKLES),
-    ):
-        here = sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
+    for ending in (f".safetensors{INDEX}", ".safetensors", INDEX, *PICKLES):
+        here = sorted(p for p in folder.glob(f"*{ending}") if not p.name.startswith("."))
         if len(here) == 1:
             return here[0]
         if here:
@@ -176,9 +172,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{path} is truncated or corrupt ({_line(error)}); fetch it again"
-        ) from error
+        raise _broken(path, error) from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -190,9 +184,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             " .safetensors where you trust it"
         ) from error
     except Exception as error:  # broken archives raise RuntimeError, EOFError, KeyError, ...
-        raise WeightsError(
-            f"{path} is truncated or corrupt ({_line(error)}); fetch it again"
-        ) from error
+        raise _broken(path, error) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     return _only_tensors(content, path)
@@ -236,6 +228,12 @@ def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
     return shards
 
 
+def _remove_shards(path: Path) -> None:
+    files.remove(_index_of(path))
+    for shard in path.parent.glob(f"{glob.escape(path.stem)}-?????-of-?????.safetensors"):
+        files.remove(shard)
+
+
 def _write_safetensors(
     tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None
 ) -> None:
@@ -245,9 +243,12 @@ def _write_safetensors(
         except SafetensorError as error:
             raise StorageError(f"cannot write {path}: {_line(error)}; free some space") from error
         except (ValueError, TypeError, RuntimeError) as error:
-            raise WeightsError(
-                f"cannot write {path}: {_line(error)}; give plain tensors"
-            ) from error
+            problem = f"cannot write {path}: {_line(error)}; give plain tensors"
+            raise WeightsError(problem) from error
+
+
+def _broken(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is truncated or corrupt ({_line(error)}); fetch it again")
 
 
 def _line(error: Exception) -> str:
