@@ -5,10 +5,12 @@ Knows nothing of what ids mean. A canvas never changes: place, fill and erase re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from omni_diffusion.errors import CanvasError
 
@@ -116,6 +118,28 @@ class Canvas:
             raise CanvasError(
                 f"slot {slot.start}..{slot.stop} covers blank places; features are always given"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Canvases side by side, padded on the right to the longest; B rows of L places."""
+
+    ids: Tensor  # [B, L] int64
+    segments: Tensor | None  # [B, L] int64: 1 = canvas, 0 = padding; None when nothing is padded
+    slots: tuple[tuple[int, FeatureSlot], ...]  # (row, slot)
+
+    @classmethod
+    def of(cls, canvases: Sequence[Canvas], pad: int) -> Batch:
+        """Lay canvases into one batch; `pad` is the id that fills up the short rows."""
+        if not canvases:
+            raise CanvasError("a batch of no canvases; give at least one")
+        ids = pad_sequence([c.ids for c in canvases], batch_first=True, padding_value=pad)
+        slots = tuple((row, slot) for row, c in enumerate(canvases) for slot in c.slots)
+        lengths = torch.tensor([c.length for c in canvases], device=ids.device)
+        if bool((lengths == ids.shape[1]).all()):
+            return cls(ids, None, slots)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return cls(ids, (places < lengths[:, None]).long(), slots)
 
 
 def _shape(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
