@@ -236,6 +236,8 @@ def _decode(sound: soundfile.SoundFile, name: str, max_seconds: float) -> Column
     too_long = f"{name} is too long; cut it to {limit / sound.samplerate:g} s at most"
     if limit < sound.frames < UNKNOWN_LENGTH:
         raise MediaError(f"{too_long} (it lasts {sound.frames / sound.samplerate:.1f} s)")
+    if sound.frames == UNKNOWN_LENGTH:
+        sound.seekable = lambda: False  # the wrapper would seek to its end, which fails
     data: Columns = sound.read(min(sound.frames, limit + 1), dtype="float32", always_2d=True)
     if len(data) > limit:
         raise MediaError(too_long)

@@ -206,6 +206,8 @@ def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     owned: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise WeightsError(f"{name} is sparse or on the meta device; give plain tensors")
         tensor = tensor.detach().cpu().contiguous()
         memory = tensor.untyped_storage()
         if memory.data_ptr() in seen or memory.nbytes() != tensor.nbytes:

@@ -1,0 +1,281 @@
+import io
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+import torch
+
+from omni_diffusion import media
+from omni_diffusion.errors import MediaError, StorageError
+from omni_diffusion.media import Picture, Waveform
+
+
+def tone(
+    rate: int = 16_000, seconds: float = 0.5, channels: int = 1, hertz: float = 440.0
+) -> Waveform:
+    time = torch.arange(round(rate * seconds)) / rate
+    wave = 0.5 * torch.sin(2 * math.pi * hertz * time)
+    return Waveform(torch.stack([wave / (1 + c) for c in range(channels)]), rate)
+
+
+def sound_bytes(wave: Waveform, kind: str, subtype: str | None = None) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, wave.samples.T.numpy(), wave.rate, format=kind, subtype=subtype)
+    return out.getvalue()
+
+
+def picture(height: int = 6, width: int = 9) -> Picture:
+    return Picture(torch.randint(0, 256, (height, width, 3), dtype=torch.uint8))
+
+
+# --- sound ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "close"),
+    [
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_U8", 1e-2),
+        ("WAV", "FLOAT", 1e-7),
+        ("FLAC", "PCM_24", 1e-6),
+        ("OGG", "VORBIS", 0.1),
+        ("MP3", None, 0.1),
+    ],
+)
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2)])
+def test_every_format_from_bytes_file_and_path(
+    tmp_path: Path, kind: str, subtype: str | None, close: float, rate: int, channels: int
+) -> None:
+    wave = tone(rate, channels=channels)
+    data = sound_bytes(wave, kind, subtype)
+    (tmp_path / "sound").write_bytes(data)
+    for source in (data, io.BytesIO(data), tmp_path / "sound", str(tmp_path / "sound")):
+        back = Waveform.read(source)
+        assert back.rate == rate
+        assert back.samples.shape == wave.samples.shape
+        assert back.samples.dtype == torch.float32
+        assert (back.samples - wave.samples).abs().max() < close
+
+
+def test_channels_and_seconds() -> None:
+    wave = tone(channels=2)
+    assert wave.seconds == pytest.approx(0.5)
+    assert torch.equal(wave.first_channel().samples, wave.samples[:1])
+    assert torch.allclose(wave.mono().samples, wave.samples.sum(0, keepdim=True) / 2)
+
+
+@pytest.mark.parametrize(("old", "new"), [(48_000, 16_000), (8_000, 22_050)])
+def test_resampling_keeps_the_tone(old: int, new: int) -> None:
+    resampled = tone(old, channels=2).resample(new)
+    wanted = tone(new, channels=2)
+    assert resampled.rate == new
+    assert resampled.samples.shape == wanted.samples.shape
+    inner = slice(500, -500)  # the filter rings at the edges
+    assert torch.allclose(resampled.samples[:, inner], wanted.samples[:, inner], atol=1e-3)
+
+
+def test_resampling_cuts_what_the_new_rate_cannot_hold() -> None:
+    high = tone(48_000, hertz=12_000).resample(16_000)
+    assert high.samples[:, 500:-500].abs().max() < 1e-3
+
+
+def test_the_same_rate_changes_nothing() -> None:
+    wave = tone()
+    assert wave.resample(wave.rate) is wave
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".WAV"])
+def test_written_sound_reads_back(tmp_path: Path, suffix: str) -> None:
+    wave = tone(24_000, seconds=6, channels=2)  # several blocks
+    wave.write(tmp_path / f"a{suffix}")
+    back = Waveform.read(tmp_path / f"a{suffix}")
+    assert back.rate == wave.rate
+    assert back.samples.shape == wave.samples.shape
+    assert (back.samples - wave.samples).abs().max() < 0.1
+
+
+def test_wav_bytes_are_16_bit_and_clip() -> None:
+    loud = Waveform(torch.tensor([[0.0, 2.0, -2.0]]), 16_000)
+    data = loud.wav_bytes()
+    assert soundfile.info(io.BytesIO(data)).subtype == "PCM_16"
+    assert Waveform.read(data).samples.tolist()[0] == pytest.approx([0, 1, -1], abs=1e-4)
+
+
+def test_broken_sounds_are_one_line_errors(tmp_path: Path) -> None:
+    flac = sound_bytes(tone(), "FLAC")
+    silent = sound_bytes(Waveform(torch.zeros(1, 0), 16_000), "WAV")
+    nan = sound_bytes(Waveform(torch.tensor([[0.0, math.nan]]), 16_000), "WAV", "FLOAT")
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is not a sound")
+    (tmp_path / "a.raw").write_bytes(b"\0" * 64)
+    cases: list[tuple[media.Source, str]] = [
+        (b"", "bytes are empty"),
+        (io.BytesIO(), "bytes are empty"),
+        (tmp_path / "empty.wav", r"empty\.wav is empty"),
+        (tmp_path / "none.wav", r"cannot read .*none\.wav: No such file"),
+        (tmp_path, "cannot read .*: Is a directory"),
+        (tmp_path / "text.wav", r"text\.wav is no readable sound .*give WAV, FLAC, OGG or MP3"),
+        (tmp_path / "a.raw", "no readable sound"),
+        (flac[: len(flac) // 2], "no readable sound"),
+        (silent, "holds no samples"),
+        (nan, "not finite"),
+        (picture().png_bytes(), "no readable sound"),
+    ]
+    for source, message in cases:
+        with pytest.raises(MediaError, match=message) as caught:
+            Waveform.read(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_long_sound_fails_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sound_bytes(tone(seconds=2), "FLAC")
+    assert Waveform.read(data, max_seconds=2).seconds == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(soundfile.SoundFile, "read", None)
+        with pytest.raises(MediaError, match=r"cut it to 1\.5 s at most .it lasts 2\.0 s"):
+            Waveform.read(data, max_seconds=1.5)
+        patch.setattr(media, "MAX_VALUES", 16_000)
+        with pytest.raises(MediaError, match="cut it to 1 s at most"):
+            Waveform.read(data)
+
+
+def test_a_streamed_flac_tells_no_length() -> None:
+    data = bytearray(sound_bytes(tone(seconds=2), "FLAC"))
+    data[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    data[22:26] = bytes(4)
+    assert Waveform.read(bytes(data)).seconds == 2
+    with pytest.raises(MediaError, match=r"cut it to 1 s at most"):
+        Waveform.read(bytes(data), max_seconds=1)
+
+
+def test_sound_that_cannot_be_made_or_written(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"give float32 \[channels, n\]"):
+        Waveform(torch.zeros(4), 16_000)
+    with pytest.raises(MediaError, match="float64"):
+        Waveform(torch.zeros(1, 4, dtype=torch.float64), 16_000)
+    with pytest.raises(MediaError, match="rate is 0"):
+        Waveform(torch.zeros(1, 4), 0)
+    with pytest.raises(MediaError, match="rate is -1"):
+        tone().resample(-1)
+    with pytest.raises(MediaError, match=r"ends in none of .wav, .flac, .ogg"):
+        tone().write(tmp_path / "a.mid")
+    with pytest.raises(MediaError, match="FLAC cannot hold 9 channels"):
+        tone(channels=9).write(tmp_path / "a.flac")
+    with pytest.raises(MediaError, match="not finite"):
+        Waveform(torch.tensor([[math.inf]]), 16_000).write(tmp_path / "a.wav")
+    with pytest.raises(StorageError, match="create its folder first"):
+        tone().write(tmp_path / "none" / "a.wav")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- pictures ---
+
+
+def test_a_picture_survives_its_files(tmp_path: Path) -> None:
+    original = picture()
+    assert (original.width, original.height) == (9, 6)
+    original.write(tmp_path / "a.png")
+    png = original.png_bytes()
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), png, io.BytesIO(png)):
+        assert torch.equal(Picture.read(source).pixels, original.pixels)
+    assert torch.equal(Picture.from_pil(original.to_pil()).pixels, original.pixels)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_lossy_files_keep_size_and_tint(tmp_path: Path, suffix: str) -> None:
+    red = Picture(torch.tensor([200, 30, 40], dtype=torch.uint8).expand(16, 24, 3))
+    red.write(tmp_path / f"a{suffix}")
+    back = Picture.read(tmp_path / f"a{suffix}")
+    assert (back.width, back.height) == (24, 16)
+    assert (back.pixels.int() - red.pixels.int()).abs().max() < 12
+
+
+def pil_bytes(image: PIL.Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format=kind, **options)
+    return out.getvalue()
+
+
+def test_other_modes_become_rgb() -> None:
+    grey = PIL.Image.new("L", (3, 2), 77)
+    assert Picture.read(pil_bytes(grey)).pixels.flatten().tolist() == [77] * 18
+    clear = PIL.Image.new("RGBA", (3, 2), (10, 20, 30, 0))
+    assert Picture.read(pil_bytes(clear)).pixels[0, 0].tolist() == [10, 20, 30]
+    palette = PIL.Image.new("P", (3, 2))
+    palette.putpalette([1, 2, 3, 4, 5, 6])
+    data = pil_bytes(palette, transparency=b"\x00\xff")
+    assert Picture.read(data).pixels[0, 0].tolist() == [1, 2, 3]
+    deep = PIL.Image.fromarray(np.array([[0, 256, 65_535]], dtype=np.uint16))
+    assert Picture.read(pil_bytes(deep)).pixels[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_exif_orientation_is_left_alone() -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    data = pil_bytes(PIL.Image.new("RGB", (8, 4)), "JPEG", exif=exif)
+    assert (Picture.read(data).width, Picture.read(data).height) == (8, 4)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(8_000, 8_000), (10_000, 9_000), (60_000, 60_000), (16_385, 1)]
+)
+def test_a_huge_picture_fails_before_it_is_decoded(width: int, height: int) -> None:
+    with pytest.raises(MediaError) as caught:
+        Picture.read(png_header(width, height))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_size_limit_is_told() -> None:
+    with pytest.raises(MediaError, match="9 x 6; scale it to 53 pixels and 16384 a side"):
+        Picture.read(picture().png_bytes(), max_pixels=53)
+    assert Picture.read(picture().png_bytes(), max_pixels=54).width == 9
+
+
+def test_broken_pictures_are_one_line_errors(tmp_path: Path) -> None:
+    jpeg = pil_bytes(picture(64, 64).to_pil(), "JPEG")
+    png = picture(64, 64).png_bytes()
+    cases: list[tuple[media.Source, str]] = [
+        (b"", "bytes are empty"),
+        (b"hello", "no readable picture"),
+        (jpeg[: len(jpeg) // 2], "no readable picture .*truncated"),
+        (png[: len(png) // 2], "no readable picture"),
+        (png[:100] + bytes(100) + png[200:], "no readable picture"),
+        (png_header(4, 4), "no readable picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no readable picture"),
+        (tmp_path / "none.png", r"cannot read .*none\.png"),
+        (tone().wav_bytes(), "no readable picture"),
+    ]
+    for source, message in cases:
+        with pytest.raises(MediaError, match=message) as caught:
+            Picture.read(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_cannot_be_made_or_written(tmp_path: Path) -> None:
+    for shape in ((2, 2), (2, 2, 4), (0, 2, 3)):
+        with pytest.raises(MediaError, match=r"give uint8 \[H, W, 3\]"):
+            Picture(torch.zeros(shape, dtype=torch.uint8))
+    with pytest.raises(MediaError, match="float32"):
+        Picture(torch.zeros(2, 2, 3))
+    with pytest.raises(MediaError, match=r"ends in none of .png"):
+        picture().write(tmp_path / "a.psd")
+    with pytest.raises(MediaError, match=r"WEBP cannot hold 16384 x 1 .*choose PNG"):
+        picture(1, 16_384).write(tmp_path / "a.webp")
+    assert list(tmp_path.iterdir()) == []
