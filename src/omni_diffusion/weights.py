@@ -73,14 +73,11 @@ def write(
         _remove_shards(path)
         return
     _remove_shards(path)  # first, lest an old index name shards of which only some are new
-    places: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        shard = path.with_name(f"{path.stem}-{number:05}-of-{len(shards):05}.safetensors")
-        _write_safetensors({name: owned[name] for name in names}, shard, metadata)
-        places.update(dict.fromkeys(names, shard.name))
-    total = sum(tensor.nbytes for tensor in owned.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    files.write_text(_index_of(path), json.dumps(index, indent=2) + "\n")
+    try:
+        _write_shards(owned, shards, path, metadata)
+    except BaseException:
+        _remove_shards(path)
+        raise
     files.remove(path)  # `read` would prefer an old single file
 
 
@@ -228,6 +225,22 @@ def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
         shards[-1].append(name)
         room -= tensor.nbytes
     return shards
+
+
+def _write_shards(
+    tensors: Mapping[str, Tensor],
+    shards: list[list[str]],
+    path: Path,
+    metadata: Mapping[str, str] | None,
+) -> None:
+    places: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        shard = path.with_name(f"{path.stem}-{number:05}-of-{len(shards):05}.safetensors")
+        _write_safetensors({name: tensors[name] for name in names}, shard, metadata)
+        places.update(dict.fromkeys(names, shard.name))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    files.write_text(_index_of(path), json.dumps(index, indent=2) + "\n")
 
 
 def _remove_shards(path: Path) -> None:
