@@ -4,14 +4,15 @@ Knows no waveform and no vocoder. Dimension key: B batch, N codes, M mel frames,
 prompt frames. Parameter names are GLM-4-Voice's published ones.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni_diffusion.codecs.glm_voice.estimator import Estimator, EstimatorConfig
+from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.matching import Conditions, FlowMatching
 from omni_diffusion.codecs.glm_voice.mel import SPEAK_HOP, SPEAK_RATE
 from omni_diffusion.codecs.glm_voice.token_encoder import (
@@ -21,7 +22,6 @@ from omni_diffusion.codecs.glm_voice.token_encoder import (
     stretch_rows,
 )
 from omni_diffusion.errors import SamplingError, VocabularyError
-from omni_diffusion.weights import load_into
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class FlowConfig:
     condition_dropout: float = 0.2
 
     @classmethod
-    def official(cls) -> "FlowConfig":
+    def official(cls) -> Self:
         """The published GLM-4-Voice decoder (111 M parameters)."""
         return cls()
 
     @classmethod
-    def mini(cls) -> "FlowConfig":
+    def mini(cls) -> Self:
         """A decoder that trains on one CPU core; same rates and mel as the published one."""
         return cls(
             vocab_size=1024,
@@ -73,9 +73,13 @@ class Flow(nn.Module):
             Estimator(config.estimator, bins), config.sigma_min, config.condition_dropout
         )
 
-    def load(self, tensors: Mapping[str, Tensor], where: str = "flow decoder") -> None:
-        """Take published weights."""
-        load_into(self, tensors, where=where)
+    @classmethod
+    def load(cls, source: Source, config: FlowConfig | None = None) -> Self:
+        """The module in eval mode, from a weight file, a folder holding one, or open tensors.
+
+        Raises WeightsError where names or shapes disagree with `config` (default: official).
+        """
+        return fill(cls(config or FlowConfig.official()), source)
 
     def lengths(self, n_tokens: int) -> int:
         """Mel frames drawn for so many codes.
@@ -85,6 +89,17 @@ class Flow(nn.Module):
         """
         seconds = torch.tensor(float(n_tokens)) / self.config.code_rate
         return int(seconds * SPEAK_RATE / SPEAK_HOP)
+
+    def checked(self, ids: Tensor) -> Tensor:
+        """Codes [n] as int64 on the decoder's device; VocabularyError for one that is none."""
+        ids = ids.to(self.input_embedding.weight.device, torch.long).reshape(-1)
+        size = self.config.vocab_size
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+            raise VocabularyError(
+                f"speech codes run from {int(ids.min())} to {int(ids.max())}: expected local "
+                f"codes from 0 to {size - 1}; take the vocabulary's offset off first"
+            )
+        return ids
 
     def noise(self, frames: int, generator: torch.Generator | None = None) -> Tensor:
         """Starting noise [1, C, frames]; drawn on the CPU with seed 42 when no generator is given.
@@ -163,10 +178,7 @@ class Flow(nn.Module):
         n_tokens: Tensor | None = None,
         n_frames: Tensor | None = None,
     ) -> Tensor:
-        """mu [B, C, frames] from codes [B, N]; negative codes are read as 0."""
-        size = self.config.vocab_size
-        if tokens.numel() and int(tokens.max()) >= size:
-            raise VocabularyError(f"speech code {int(tokens.max())}: expected below {size}")
+        """mu [B, C, frames] from codes [B, N]; a negative code, such as a padding, is read as 0."""
         valid = None
         if n_tokens is not None:
             valid = torch.arange(tokens.shape[1], device=tokens.device) < n_tokens[:, None]

@@ -57,6 +57,17 @@ class GriffinLim:
             samples = self._improve(samples, size)
         return Waveform(samples.clamp(-PEAK, PEAK)[None], SPEAK_RATE)
 
+    def decode_after(
+        self, tail: Tensor | None, mel: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Waveform, Tensor]:
+        """As in `Vocoder`; the tail is the sound's, [1, 256], and fades into the new one."""
+        samples = self.decode(mel, generator).samples
+        if tail is not None:
+            fade = torch.hann_window(2 * SPEAK_HOP)
+            head = samples[:, :SPEAK_HOP] * fade[:SPEAK_HOP] + tail * fade[SPEAK_HOP:]
+            samples = torch.cat([head, samples[:, SPEAK_HOP:]], dim=1)
+        return Waveform(samples, SPEAK_RATE), samples[:, -SPEAK_HOP:]
+
     def _improve(self, samples: Tensor, size: Tensor) -> Tensor:
         """Alternate between consistent spectra and those of the wanted magnitudes [K, M]."""
         before = torch.zeros_like(size)
@@ -76,7 +87,7 @@ def magnitudes(mel: Tensor, iterations: int) -> Tensor:
     """
     filters = mel_filters(mel.shape[0], SPEAK_FFT, SPEAK_RATE, 8000.0)  # [K, C]
     wanted = mel.exp()
-    size = (torch.linalg.pinv(filters.T) @ wanted).clamp(min=1e-6)
+    size: Tensor = (torch.linalg.pinv(filters.T) @ wanted).clamp(min=1e-6)
     above = filters @ wanted
     for _ in range(iterations):
         size = size * above / (filters @ (filters.T @ size)).clamp(min=1e-10)

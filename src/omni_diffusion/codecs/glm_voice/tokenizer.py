@@ -5,18 +5,19 @@ Dimension key: B batch, F mel frames (100 a second), T = F / 2 encoder frames, N
 (12.5 a second), D width. Source: GLM-4-Voice's published tokenizer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.masks import block_causal
 from omni_diffusion.codecs.glm_voice.mel import LISTEN_HOP, LISTEN_RATE, whisper_log_mel
 from omni_diffusion.errors import ConfigError, MediaError
 from omni_diffusion.media import Waveform
-from omni_diffusion.weights import load_into
 
 WINDOW_SAMPLES = 30 * LISTEN_RATE
 """Longer clips are cut into windows of this length that know nothing of one another."""
@@ -44,12 +45,12 @@ class SpeechTokenizerConfig:
             )
 
     @classmethod
-    def official(cls) -> "SpeechTokenizerConfig":
+    def official(cls) -> Self:
         """The published GLM-4-Voice tokenizer (344 M parameters)."""
         return cls()
 
     @classmethod
-    def mini(cls) -> "SpeechTokenizerConfig":
+    def mini(cls) -> Self:
         """A tokenizer that trains on one CPU core; same rates and blocks, 1024 codes."""
         return cls(d_model=160, heads=5, ffn=640, layers=4, n_mels=80, codebook_size=1024)
 
@@ -72,9 +73,13 @@ class SpeechTokenizer(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(c) for _ in range(c.layers))
         self.codebook = nn.Embedding(c.codebook_size, c.d_model)
 
-    def load(self, tensors: Mapping[str, Tensor], where: str = "speech tokenizer") -> None:
-        """Take published weights; the training-time averages of the codebook are left out."""
-        load_into(self, tensors, rename=_module_name, where=where)
+    @classmethod
+    def load(cls, source: Source, config: SpeechTokenizerConfig | None = None) -> Self:
+        """The module in eval mode, from a weight file, a folder holding one, or open tensors.
+
+        Raises WeightsError where names or shapes disagree with `config` (default: official).
+        """
+        return fill(cls(config or SpeechTokenizerConfig.official()), source)
 
     # -- from sound to codes --------------------------------------------------------------
 
@@ -208,8 +213,3 @@ def _sinusoids(length: int, width: int) -> nn.Embedding:
     table = nn.Embedding(length, width)
     table.weight = nn.Parameter(torch.cat([angles.sin(), angles.cos()], 1), requires_grad=False)
     return table
-
-
-def _module_name(name: str) -> str | None:
-    """Checkpoint name -> our name; None for what only the codebook's training needs."""
-    return None if name in ("ema_count", "ema_weight") else name

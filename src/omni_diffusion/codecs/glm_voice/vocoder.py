@@ -7,17 +7,16 @@ frames, n = 256 M samples, H sines.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni_diffusion.codecs.glm_voice.mel import SPEAK_RATE
+from omni_diffusion.codecs.glm_voice.loading import Source, fill
+from omni_diffusion.codecs.glm_voice.mel import SPEAK_HOP, SPEAK_RATE
 from omni_diffusion.media import Waveform
-from omni_diffusion.weights import load_into
 
 SINES = 9  # the pitch and eight overtones
 SINE_SIZE = 0.1
@@ -39,6 +38,17 @@ class Vocoder(Protocol):
 
     def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
         """Sound [1, 256 M] at 22,050 Hz of a log-mel [C, M]; the same for the same generator."""
+        ...
+
+    def decode_after(
+        self, tail: Tensor | None, mel: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Waveform, Tensor]:
+        """The same for a mel whose first frame was the last one of the call before.
+
+        `tail` is what that call returned beside its sound, None at the beginning; the last 256
+        samples of a sound are made anew by the next call.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,13 +60,13 @@ class HiFTConfig:
     f0_channels: int = 512
 
     @classmethod
-    def official(cls) -> "HiFTConfig":
+    def official(cls) -> Self:
         """The published GLM-4-Voice vocoder (20 M parameters)."""
         return cls()
 
     @classmethod
-    def mini(cls) -> "HiFTConfig":
-        """A vocoder of 0.5 M parameters."""
+    def mini(cls) -> Self:
+        """A vocoder of 0.4 M parameters."""
         return cls(base_channels=64, f0_channels=64)
 
 
@@ -107,17 +117,28 @@ class HiFT(nn.Module):
             self.resblocks.extend(ResidualBlock(width, size) for size in RES_KERNELS)
         self.conv_post = nn.Conv1d(widths[-1], 2 * BINS, 7, padding=3)
 
-    def load(self, tensors: Mapping[str, Tensor], where: str = "vocoder") -> None:
-        """Take published weights (with weight norm) or our own (without)."""
-        load_into(self, fold_weight_norm(tensors), where=where)
+    @classmethod
+    def load(cls, source: Source, config: HiFTConfig | None = None) -> Self:
+        """The module in eval mode, from a weight file, a folder holding one, or open tensors.
 
-    @torch.no_grad()
+        Weight norm, which the published file keeps apart, is folded.
+        Raises WeightsError where names or shapes disagree with `config` (default: official).
+        """
+        return fill(cls(config or HiFTConfig.official()), source)
+
     def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
         """Sound [1, 256 M] at 22,050 Hz of a log-mel [C, M]; the same for the same generator."""
         if mel.shape[-1] == 0:
             return Waveform(torch.zeros(1, 0), SPEAK_RATE)
-        wave, _ = self(mel[None], Randomness.draw(1, mel.shape[-1], generator))
-        return Waveform(wave.float().cpu(), SPEAK_RATE)
+        return self.decode_after(None, mel, generator)[0]
+
+    @torch.no_grad()
+    def decode_after(
+        self, tail: Tensor | None, mel: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Waveform, Tensor]:
+        """As in `Vocoder`; the tail is the source's, [1, 1, 256]."""
+        wave, source = self(mel[None], Randomness.draw(1, mel.shape[-1], generator), tail)
+        return Waveform(wave.float().cpu(), SPEAK_RATE), source[..., -SPEAK_HOP:]
 
     def forward(
         self, mel: Tensor, randomness: Randomness, said: Tensor | None = None
@@ -226,17 +247,6 @@ class Snake(nn.Module):
         """[B, width, T] -> [B, width, T]."""
         alpha = self.alpha[:, None]
         return x + (alpha * x).sin() ** 2 / (alpha + 1e-9)
-
-
-def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replace each pair weight_g, weight_v by weight = g v / |v|, the norm over all but dim 0."""
-    folded = dict(tensors)
-    for name in tensors:
-        stem = name.removesuffix("_g")
-        if name.endswith(".weight_g") and stem + "_v" in folded:
-            g, v = folded.pop(name), folded.pop(stem + "_v")
-            folded[stem] = v * (g / v.flatten(1).norm(dim=1).view_as(g))
-    return folded
 
 
 def _shrink(width: int, rate: int) -> nn.Conv1d:

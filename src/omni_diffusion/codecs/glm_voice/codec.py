@@ -1,0 +1,147 @@
+"""The speech codec: a waveform to codes, and codes to a waveform, at 12.5 codes a second.
+
+Joins tokenizer, flow decoder and vocoder, and keeps them in one folder. Knows only local codes;
+where they lie in the unified vocabulary is not known here.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from omni_diffusion import config as configs
+from omni_diffusion import weights
+from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
+from omni_diffusion.codecs.glm_voice.griffin_lim import GriffinLim
+from omni_diffusion.codecs.glm_voice.stream import VoiceStream
+from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
+from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig, Vocoder
+from omni_diffusion.errors import ConfigError
+from omni_diffusion.media import Waveform
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.safetensors"
+FLOW_FILE = "flow.safetensors"
+VOCODER_FILE = "vocoder.safetensors"
+
+
+@dataclass(frozen=True)
+class GlmVoiceConfig:
+    """The three parts; a GriffinLim is its own config and has no weights."""
+
+    tokenizer: SpeechTokenizerConfig
+    flow: FlowConfig
+    vocoder: HiFTConfig | GriffinLim
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.codebook_size != self.flow.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {self.tokenizer.codebook_size} codes, the flow decoder "
+                f"{self.flow.vocab_size}: both must be the same"
+            )
+
+    @classmethod
+    def official(cls) -> Self:
+        """GLM-4-Voice as published."""
+        return cls(SpeechTokenizerConfig.official(), FlowConfig.official(), HiFTConfig.official())
+
+    @classmethod
+    def mini(cls) -> Self:
+        """The small codec; it speaks through Griffin-Lim."""
+        return cls(SpeechTokenizerConfig.mini(), FlowConfig.mini(), GriffinLim())
+
+
+class GlmVoice(nn.Module):
+    """Waveform <-> speech codes."""
+
+    def __init__(self, tokenizer: SpeechTokenizer, flow: Flow, vocoder: Vocoder) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.flow = flow
+        self.vocoder: Vocoder = vocoder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Open what `save` wrote. Raises ConfigError or WeightsError for what does not fit."""
+        folder = Path(folder)
+        config = configs.load(GlmVoiceConfig, folder / CONFIG_FILE)
+        vocoder: Vocoder
+        if isinstance(config.vocoder, GriffinLim):
+            vocoder = config.vocoder
+        else:
+            vocoder = HiFT.load(folder / VOCODER_FILE, config.vocoder)
+        return cls(
+            SpeechTokenizer.load(folder / TOKENIZER_FILE, config.tokenizer),
+            Flow.load(folder / FLOW_FILE, config.flow),
+            vocoder,
+        ).eval()
+
+    @classmethod
+    def load_published(cls, tokenizer: str | Path, decoder: str | Path) -> Self:
+        """Open the published folders: a tokenizer (model.safetensors), a decoder (*.pt)."""
+        return cls(
+            SpeechTokenizer.load(Path(tokenizer) / "model.safetensors"),
+            Flow.load(Path(decoder) / "flow.pt"),
+            HiFT.load(Path(decoder) / "hift.pt"),
+        ).eval()
+
+    def save(self, folder: str | Path) -> None:
+        """Write config and weights, each file whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights.write(self.tokenizer.state_dict(), folder / TOKENIZER_FILE)
+        weights.write(self.flow.state_dict(), folder / FLOW_FILE)
+        if isinstance(self.vocoder, HiFT):
+            weights.write(self.vocoder.state_dict(), folder / VOCODER_FILE)
+        configs.save(self.config, folder / CONFIG_FILE)
+
+    @property
+    def config(self) -> GlmVoiceConfig:
+        """Sizes of the three parts."""
+        vocoder = self.vocoder
+        if not isinstance(vocoder, HiFT | GriffinLim):
+            raise ConfigError(f"{type(vocoder).__name__} has no config: use HiFT or GriffinLim")
+        sizes = vocoder.config if isinstance(vocoder, HiFT) else vocoder
+        return GlmVoiceConfig(self.tokenizer.config, self.flow.config, sizes)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many local codes exist."""
+        return self.flow.config.vocab_size
+
+    @property
+    def codes_per_second(self) -> float:
+        """12.5, as published and in the small codec."""
+        return self.flow.config.code_rate
+
+    def encode(self, waveform: Waveform) -> Tensor:
+        """Local codes int64 [n] of any waveform; channel 0 alone is heard, as published."""
+        return self.tokenizer.encode(waveform)
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor, steps: int = 10, seed: int = 42) -> Waveform:
+        """Sound at 22,050 Hz of local codes [n]; no codes give no sound.
+
+        `steps` of the flow decoder: time grows in proportion. The same codes, steps and seed
+        give the same sound; 42 is the published seed.
+        """
+        ids = self.flow.checked(ids)
+        generator = torch.Generator().manual_seed(seed)
+        noise = self.flow.noise(self.flow.lengths(len(ids)), generator)
+        mel = self.flow.sample(ids[None], noise=noise, steps=steps)
+        return self.vocoder.decode(mel[0], generator)
+
+    def decode_stream(
+        self, blocks: Iterable[Tensor], steps: int = 10, seed: int = 42
+    ) -> Iterator[Waveform]:
+        """Sound piece by piece while codes arrive in blocks [n_i]; what is given stays.
+
+        All pieces together last as long as `decode` of all codes. Pieces may be empty.
+        """
+        stream = VoiceStream(self.flow, self.vocoder, steps=steps, seed=seed)
+        for block in blocks:
+            yield stream.push(block)
+        yield stream.finish()

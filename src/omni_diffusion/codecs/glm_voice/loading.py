@@ -1,0 +1,46 @@
+"""Published weights into a module: opens the source, folds weight norm, leaves out leftovers.
+
+Knows nothing of the modules but their parameter names.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from torch import Tensor, nn
+
+from omni_diffusion import weights
+
+Source: TypeAlias = str | Path | Mapping[str, Tensor]
+Module = TypeVar("Module", bound=nn.Module)
+
+# Running sums that only the training of the tokenizer's codebook needs.
+LEFTOVERS = ("ema_count", "ema_weight")
+
+
+def fill(module: Module, source: Source) -> Module:
+    """The module with the weights of a file, of a folder holding one or of tensors; eval mode.
+
+    Raises WeightsError where names or shapes disagree with the module.
+    """
+    if isinstance(source, Mapping):
+        tensors, where = source, "the given tensors"
+    else:
+        tensors, where = weights.read(source), f"the weights at {source}"
+    weights.load_into(module, fold_weight_norm(tensors), rename=_module_name, where=where)
+    return module.eval()
+
+
+def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace each pair weight_g, weight_v by weight = g v / |v|, the norm over all but dim 0."""
+    folded = dict(tensors)
+    for name in tensors:
+        stem = name.removesuffix("_g")
+        if name.endswith(".weight_g") and stem + "_v" in folded:
+            g, v = folded.pop(name), folded.pop(stem + "_v")
+            folded[stem] = v * (g / v.flatten(1).norm(dim=1).view_as(g))
+    return folded
+
+
+def _module_name(name: str) -> str | None:
+    return None if name in LEFTOVERS else name
