@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .. import files
-from ..errors import DataError
-from ..media import Waveform
-from . import world
+from omni_diffusion import files
+from omni_diffusion.data import world
+from omni_diffusion.errors import DataError
+from omni_diffusion.media import Waveform
 
 ANSWER_VOICE = "af_heart"  # every spoken answer, as in the paper one fixed voice
 HELD_OUT_VOICES = ("bm_fable", "am_eric", "af_sky")

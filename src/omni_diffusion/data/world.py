@@ -17,8 +17,8 @@ from importlib import resources
 import torch
 from PIL import Image as PilImage
 
-from ..errors import DataError
-from ..media import Picture
+from omni_diffusion.errors import DataError
+from omni_diffusion.media import Picture
 
 SIZE = 64  # pixels of a picture's side
 OBJECTS = (

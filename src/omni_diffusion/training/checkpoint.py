@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import weights
-from ..errors import TrainingError
+from omni_diffusion import weights
+from omni_diffusion.errors import TrainingError
 
 _STEP = "step"
 

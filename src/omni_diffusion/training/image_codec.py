@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni_diffusion.data import world
+
 from ..codecs.magvit2 import Magvit2, pixels_of
-from ..data import world
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import TrainingError
-from . import checkpoint
-from .optim import OptimConfig, adamw, rate
+from omni_diffusion.errors import TrainingError
+from omni_diffusion.training import checkpoint
+from omni_diffusion.training.optim import OptimConfig, adamw, rate
 
 
 class Objective(Protocol):
