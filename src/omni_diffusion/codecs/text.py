@@ -1,0 +1,122 @@
+"""Text as byte-pair tokens and back, at any vocabulary size.
+
+Knows no special token: whatever is written between angle brackets stays ordinary text, so words
+of a user can never open or close a turn. Specials are laid between texts by the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from omni_diffusion import files
+from omni_diffusion.errors import ModelError, VocabularyError
+
+# How Qwen2 cuts text before byte pairs are joined: contractions of any case, words with one
+# leading sign, single digits, signs with their line ends, line ends, other white space.
+PRE_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BYTES = 256
+
+
+class TextCodec:
+    """A byte-level byte-pair tokenizer: every text has ids, every row of ids has a text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a tokenizer.json; raises ModelError when it is missing or broken."""
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"no tokenizer at {path}; give a tokenizer.json")
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"{path} is no tokenizer ({_line(error)}); fetch it again") from error
+
+    @classmethod
+    def from_bpe(cls, vocab: Path, merges: Path) -> Self:
+        """From the published pair vocab.json and merges.txt; no special token is added."""
+        for path in (Path(vocab), Path(merges)):
+            if not path.is_file():
+                raise ModelError(f"no tokenizer file at {path}; give vocab.json and merges.txt")
+        try:
+            return cls(_assembled(models.BPE.from_file(str(vocab), str(merges))))
+        except Exception as error:  # the library raises bare Exception
+            problem = f"{vocab} and {merges} are no tokenizer ({_line(error)}); fetch them again"
+            raise ModelError(problem) from error
+
+    @classmethod
+    def train(cls, sentences: Iterable[str], size: int) -> Self:
+        """Learn up to `size` tokens, the 256 bytes included; few sentences may yield fewer."""
+        if size < BYTES:
+            raise VocabularyError(f"{size} text tokens; give {BYTES} or more, one for each byte")
+        tokenizer = _assembled(models.BPE())
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(sentences, trainer)
+        return cls(tokenizer)
+
+    def save(self, path: Path) -> None:
+        """Write a tokenizer.json, whole or not at all."""
+        files.write_text(path, self._tokenizer.to_str(pretty=True))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many local ids exist."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=False))
+
+    @property
+    def size(self) -> int:
+        """The same, short."""
+        return self.vocabulary_size
+
+    def encode(self, text: str, /) -> Tensor:
+        """Local ids, int64 [n]; an empty text has none. The text is composed first (NFC)."""
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise VocabularyError(
+                f"{text[:40]!r} holds half of a surrogate pair, which is no character; remove it"
+            ) from error
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def decode(self, ids: Tensor, /) -> str:
+        """The text of local ids [n]; bytes that form no character become U+FFFD."""
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
+            raise VocabularyError(
+                f"text ids run from {int(ids.min())} to {int(ids.max())}; give local ids"
+                f" 0..{self.vocabulary_size - 1}"
+            )
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+
+
+def _assembled(model: models.BPE) -> Tokenizer:
+    """The model between Qwen2's normalizer, pre-split and byte alphabet."""
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRE_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _line(error: Exception) -> str:
+    """The first line of what the library said."""
+    return (str(error) or type(error).__name__).splitlines()[0]
