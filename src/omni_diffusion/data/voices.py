@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +45,7 @@ class Utterance:
     text: str
 
 
-def _questions() -> list[str]:
+def questions() -> list[str]:
     """Every question the world can ask, world and facts together, in a fixed order."""
     texts = ["what color is the background?", "what is in the picture?"]
     texts += ["what is on the left?", "what is on the right?"]
@@ -60,7 +60,7 @@ def _questions() -> list[str]:
     return texts + [q.text for q in world.facts()]
 
 
-def _answers() -> list[str]:
+def answers() -> list[str]:
     """Every sentence a spoken answer can be."""
     texts = {f"the background is {b}" for b in world.BACKGROUNDS}
     for noun in world.OBJECTS:
@@ -86,15 +86,15 @@ def plan(seed: int = 0, *, captions: int = 3000, rounds: int = 4) -> list[Uttera
         text = rng.choice(world.captions(world.sample_scene(rng)))
         voice = ANSWER_VOICE if i % 3 == 0 else rng.choice(VOICES)
         lines.append(("caption", "train", voice, text))
-    for text in _questions():
+    for text in questions():
         for voice in rng.sample(VOICES, rounds):
             lines.append(("question", "train", voice, text))
-    lines += [("answer", "train", ANSWER_VOICE, text) for text in _answers()]
+    lines += [("answer", "train", ANSWER_VOICE, text) for text in answers()]
     for i in range(captions // 10):
         text = rng.choice(world.captions(world.sample_scene(rng, split="test")))
         voice = rng.choice(HELD_OUT_VOICES) if i % 4 == 0 else rng.choice(VOICES)
         lines.append(("caption", "test", voice, text))
-    for text in rng.sample(_questions(), min(200, captions)):
+    for text in rng.sample(questions(), min(200, captions)):
         taken = {v for r, s, v, t in lines if r == "question" and t == text}
         free = [v for v in VOICES if v not in taken]
         lines.append(("question", "test", rng.choice([*free, *HELD_OUT_VOICES]), text))
@@ -175,7 +175,7 @@ def speak(
         yield line
 
 
-def save_plan(lines: list[Utterance], path: Path) -> None:
+def save_plan(lines: Sequence[Utterance], path: Path) -> None:
     """Write the plan as JSON lines."""
     files.write_text(path, "".join(json.dumps(asdict(line)) + "\n" for line in lines))
 

@@ -122,6 +122,23 @@ def sample_scene(rng: random.Random, *, split: str = "train") -> Scene:
             return scene
 
 
+def every_scene() -> list[Scene]:
+    """All scenes there are, about 54,000, in a fixed order."""
+    scenes = []
+    for style in STYLES:
+        for background in BACKGROUNDS:
+            for noun in OBJECTS:
+                for count, layout in COUNTED.items():
+                    scenes.append(Scene(layout, (noun,) * count, background, style))
+            for a in OBJECTS:
+                for b in OBJECTS:
+                    if a != b:
+                        scenes += [
+                            Scene(layout, (a, b), background, style) for layout in ("row", "column")
+                        ]
+    return scenes
+
+
 # -------------------------------------------------------------------------------------- pictures
 @cache
 def _sprites(style: str, side: int) -> dict[str, PilImage.Image]:

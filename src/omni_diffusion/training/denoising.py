@@ -17,18 +17,10 @@ from torch import Tensor, nn
 
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Batch, Canvas
+from omni_diffusion.data.mixture import Group
 from omni_diffusion.diffusion.loss import Weighting, masked_loss, weigh
 from omni_diffusion.diffusion.masking import MaskingConfig, corrupt
 from omni_diffusion.vocab import Span, Vocabulary
-
-
-@dataclass(frozen=True)
-class Group:
-    """Canvases of one task in a step; `share` is what their mean loss counts in the sum."""
-
-    name: str
-    share: float
-    canvases: Sequence[Canvas]
 
 
 class Mixture(Protocol):

@@ -1,0 +1,198 @@
+"""Training samples of the small world, one task at a time, laid out by the tasks' own `render`.
+
+A mixture says how many samples of which task a step holds; the three stages differ in that.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omni_diffusion.canvas import Canvas
+from omni_diffusion.codecs.text import TextCodec
+from omni_diffusion.conversation import Text
+from omni_diffusion.data import world
+from omni_diffusion.data.pretokenize import SceneCodes, Spoken
+from omni_diffusion.errors import DataError
+from omni_diffusion.tasks import catalog
+from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
+from omni_diffusion.tasks.render import lay
+from omni_diffusion.vocab import Vocabulary
+
+
+@dataclass(frozen=True)
+class Share:
+    """How one task takes part in a step: how many samples, and what their mean loss counts."""
+
+    task: str
+    samples: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Canvases of one task in a step; `share` is what their mean loss counts in the sum."""
+
+    name: str
+    share: float
+    canvases: Sequence[Canvas]
+
+
+class WorldMixture:
+    """Draws the groups of a step; what it draws depends on the generator alone.
+
+    tail: most pads behind an answer (the number is drawn evenly from 1). null: share of the drawn
+    pictures that are asked for with the null prompt, which guidance needs.
+    """
+
+    def __init__(
+        self,
+        shares: Sequence[Share],
+        vocabulary: Vocabulary,
+        text: TextCodec,
+        scenes: SceneCodes,
+        spoken: Spoken | None = None,
+        *,
+        tail: int = 16,
+        null: float = 0.1,
+    ) -> None:
+        self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
+        self.scenes, self.spoken, self.tail, self.null = scenes, spoken, tail, null
+        self._makers: dict[str, Callable[[random.Random], tuple[list[Piece], list[Piece]]]] = {
+            "t2i": self._t2i,
+            "caption": self._caption,
+            "vqa": self._vqa,
+            "chat": self._chat,
+            "asr": self._asr,
+            "tts": self._tts,
+            "s2i": self._s2i,
+            "sqa": self._sqa,
+            "svqa": self._svqa,
+        }
+        for share in shares:
+            if share.task not in self._makers:
+                raise DataError(
+                    f"the world has no samples of task {share.task!r}: give one of "
+                    f"{', '.join(self._makers)}"
+                )
+        if spoken is None and any(s.task in ("asr", "tts", "s2i", "sqa", "svqa") for s in shares):
+            raise DataError("spoken tasks need the speech bank: give `spoken`")
+        self._facts = world.facts()
+        if spoken is not None:
+            self._index(spoken)
+
+    def draw(self, generator: torch.Generator) -> list[Group]:
+        """The groups of one step."""
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        return [
+            Group(s.task, s.weight, [self.sample(s.task, rng) for _ in range(s.samples)])
+            for s in self.shares
+        ]
+
+    def sample(self, name: str, rng: random.Random) -> Canvas:
+        """One sample of a task as a canvas whose answer is given."""
+        asked, answered = self._makers[name](rng)
+        task = catalog.task(name)
+        picture = task.answer == ("image",)
+        return lay(
+            task,
+            (Turn("user", tuple(asked)), Turn("assistant", tuple(answered))),
+            self.vocabulary,
+            self.text,
+            tail=0 if picture else rng.randint(1, self.tail),
+            null=picture and rng.random() < self.null,
+        )
+
+    # ------------------------------------------------------------------------- text and pictures
+    def _picture(self, scene: world.Scene) -> Codes:
+        return Codes("image", self.scenes.of(scene))
+
+    def _t2i(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        scene = world.sample_scene(rng)
+        return [Text(rng.choice(world.captions(scene)))], [self._picture(scene)]
+
+    def _caption(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        scene = world.sample_scene(rng)
+        return [self._picture(scene)], [Text(world.caption(scene))]
+
+    def _vqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        scene = world.sample_scene(rng)
+        question = rng.choice(world.questions(scene, rng))
+        return [Text(question.text), self._picture(scene)], [Text(question.answer)]
+
+    def _chat(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        question = rng.choice(self._facts)
+        return [Text(question.text)], [Text(question.sentence)]
+
+    # ------------------------------------------------------------------------------------ speech
+    def _index(self, spoken: Spoken) -> None:
+        """Who says what: the lines of each use, and where each question and answer is spoken."""
+        self._heard = spoken.where("caption", "train") + spoken.where("question", "train")
+        self._said = spoken.where("caption", "train", said=True)
+        self._said += spoken.where("answer", "train", said=True)
+        self._described = [
+            (i, scene)
+            for i in spoken.where("caption", "train")
+            if (scene := world.parse(spoken.lines[i].text)) is not None
+        ]
+        self._questions: dict[str, list[int]] = {}
+        for i in spoken.where("question", "train"):
+            self._questions.setdefault(spoken.lines[i].text, []).append(i)
+        self._answers = {
+            spoken.lines[i].text: i for i in spoken.where("answer", "train", said=True)
+        }
+        self._spoken_facts = [q for q in self._facts if self._speakable(q)]
+
+    def _speakable(self, question: world.Question) -> bool:
+        return question.text in self._questions and question.sentence in self._answers
+
+    def _bank(self) -> Spoken:
+        assert self.spoken is not None  # checked when the mixture was made
+        return self.spoken
+
+    def _frames(self, line: int, rng: random.Random) -> Frames:
+        return Frames(rng.choice(self._bank().frames[line]))
+
+    def _codes(self, line: int) -> Codes:
+        return Codes("speech", self._bank().codes[line])
+
+    def _asr(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        line = rng.choice(self._heard)
+        return [self._frames(line, rng)], [Text(self._bank().lines[line].text)]
+
+    def _tts(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        line = rng.choice(self._said)
+        return [Text(self._bank().lines[line].text)], [self._codes(line)]
+
+    def _s2i(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        line, scene = rng.choice(self._described)
+        return [self._frames(line, rng)], [self._picture(scene)]
+
+    def _spoken_pair(
+        self, question: world.Question, rng: random.Random
+    ) -> tuple[Frames, list[Piece]]:
+        asked = self._frames(rng.choice(self._questions[question.text]), rng)
+        return asked, [Text(question.sentence), self._codes(self._answers[question.sentence])]
+
+    def _sqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        asked, answered = self._spoken_pair(rng.choice(self._spoken_facts), rng)
+        return [asked], answered
+
+    def _svqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        while True:
+            scene = world.sample_scene(rng)
+            found = [q for q in world.questions(scene, rng) if self._speakable(q)]
+            if found:
+                asked, answered = self._spoken_pair(rng.choice(found), rng)
+                return [asked, self._picture(scene)], answered
+
+
+def code_vectors(bits: int) -> Tensor:
+    """The signs of every lookup-free code, float32 [2**bits, bits]: the codes' own geometry."""
+    ids = torch.arange(2**bits)
+    shifts = torch.arange(bits - 1, -1, -1)
+    return (2.0 * ((ids[:, None] >> shifts) & 1) - 1).float()
