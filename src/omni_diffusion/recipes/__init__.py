@@ -1,0 +1,1 @@
+"""Whole trainings as data: functions that return every number of a run."""

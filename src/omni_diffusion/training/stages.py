@@ -1,0 +1,41 @@
+"""The paper's progressive stages as data: what each trains on, how long, how fast.
+
+Stage 1 aligns vision and language, stage 2 joins speech to both, stage 3 is speech-driven visual
+interaction. Each starts from the weights of the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omni_diffusion.data.mixture import Share
+from omni_diffusion.diffusion.masking import MaskingConfig
+from omni_diffusion.training.denoising import DenoisingConfig
+from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.trainer import LoopConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its name, the tasks of each step, the run and the forward process."""
+
+    name: str
+    shares: tuple[Share, ...]
+    loop: LoopConfig
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+
+
+def stage(
+    name: str, shares: tuple[Share, ...], *, steps: int, lr: float, seed: int, warmup: int = 100
+) -> Stage:
+    """A stage of the small model.
+
+    t is biased towards high ratios (MaskGIT's cosine): with t drawn evenly most of a picture is
+    visible most of the time, its neighbours give every cell away, and words are learned last.
+    """
+    return Stage(
+        name,
+        shares,
+        LoopConfig(steps=steps, seed=seed, optim=OptimConfig(lr=lr, warmup=warmup)),
+        DenoisingConfig(masking=MaskingConfig(variant="cosine")),
+    )
