@@ -1,0 +1,89 @@
+"""The four codecs of one model side by side, and the folder they are kept in.
+
+Files: tokenizer.json, image.safetensors, hearing.safetensors with its am.mvn, and the speech
+codec's own folder speech/. Knows nothing of the backbone and of global ids.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from omni_diffusion import weights
+from omni_diffusion.codecs import fbank
+from omni_diffusion.codecs.glm_voice.codec import GlmVoice
+from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config
+from omni_diffusion.codecs.sensevoice import CMVN_FILE, SenseVoice, SenseVoiceConfig
+from omni_diffusion.codecs.text import TextCodec
+
+TEXT_FILE = "tokenizer.json"
+IMAGE_FILE = "image.safetensors"
+HEARING_FILE = "hearing.safetensors"
+SPEECH_FOLDER = "speech"
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """Sizes of the picture and the hearing codec; text and speech keep theirs in their files."""
+
+    image: Magvit2Config
+    hearing: SenseVoiceConfig
+
+    @classmethod
+    def official(cls) -> Self:
+        """The published sizes."""
+        return cls(Magvit2Config.official(), SenseVoiceConfig.official())
+
+    @classmethod
+    def mini(cls) -> Self:
+        """The small model's sizes."""
+        return cls(Magvit2Config.mini(), SenseVoiceConfig.mini())
+
+
+@dataclass(frozen=True, eq=False)
+class CodecSuite:
+    """text and image both ways, hearing (speech to frames), speech (to codes and back)."""
+
+    text: TextCodec
+    image: Magvit2
+    hearing: SenseVoice
+    speech: GlmVoice
+
+    @classmethod
+    def open(cls, folder: Path, config: SuiteConfig, device: torch.device) -> Self:
+        """Read what `save` wrote, in float32; raises ModelError, ConfigError or WeightsError."""
+        folder = Path(folder)
+        return cls(
+            text=TextCodec.load(folder / TEXT_FILE),
+            image=Magvit2.load(folder / IMAGE_FILE, config.image).to(device),
+            hearing=SenseVoice.load(folder / HEARING_FILE, config.hearing).to(device),
+            speech=GlmVoice.load(folder / SPEECH_FOLDER).to(device),
+        )
+
+    @property
+    def config(self) -> SuiteConfig:
+        """What `open` is to be given."""
+        return SuiteConfig(self.image.config, self.hearing.config)
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write all files, each whole or not at all; `dtype` may be a smaller one to store."""
+        folder = Path(folder)
+        self.text.save(folder / TEXT_FILE)
+        weights.write(stored(self.image, dtype), folder / IMAGE_FILE)
+        weights.write(stored(self.hearing, dtype), folder / HEARING_FILE)
+        if self.hearing.cmvn is not None:
+            fbank.write_cmvn(self.hearing.cmvn, folder / CMVN_FILE)
+        speech = self.speech if dtype is None else copy.deepcopy(self.speech).to(dtype)
+        speech.save(folder / SPEECH_FOLDER)
+
+
+def stored(module: torch.nn.Module, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """The module's tensors, those of floating point as `dtype`."""
+    return {
+        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        for name, tensor in module.state_dict().items()
+    }
