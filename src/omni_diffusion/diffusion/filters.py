@@ -38,11 +38,13 @@ def keep(values: Tensor, top_p: float | None, top_k: int | None) -> tuple[Tensor
     Ids ascend; None stands for all of 0..V-1. Dropped candidates among the K are -inf. Top-p keeps
     the likeliest tokens up to the one that carries the sum past p.
     """
+    if top_p == 1:
+        top_p = None
     size = values.shape[1]
     width = min(size, top_k or (size if top_p is None else PREFIX))
     ids = None if width == size else top_ids(values, width)
     kept = values if ids is None else values.gather(1, ids)
-    if top_p is None or top_p >= 1:
+    if top_p is None:
         return kept, ids
     total = values.logsumexp(dim=1, keepdim=True)
     nucleus, covered = _nucleus(kept, total, top_p)
