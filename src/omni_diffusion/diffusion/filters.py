@@ -9,8 +9,9 @@ from torch import Tensor
 
 from omni_diffusion.errors import SamplingError
 
-PREFIX = 1024
-"""The likeliest tokens that top-p looks at before it sorts the whole vocabulary."""
+PREFIX, WIDEN = 1024, 8
+"""The likeliest tokens that top-p looks at first, and how much wider it looks while the nucleus
+does not fit, so that the whole vocabulary is hardly ever sorted."""
 
 DROPPED = float("-inf")
 
@@ -42,15 +43,15 @@ def keep(values: Tensor, top_p: float | None, top_k: int | None) -> tuple[Tensor
         top_p = None
     size = values.shape[1]
     width = min(size, top_k or (size if top_p is None else PREFIX))
-    ids = None if width == size else top_ids(values, width)
-    kept = values if ids is None else values.gather(1, ids)
-    if top_p is None:
-        return kept, ids
-    total = values.logsumexp(dim=1, keepdim=True)
-    nucleus, covered = _nucleus(kept, total, top_p)
-    if ids is not None and top_k is None and bool((covered <= top_p).any()):
-        return _nucleus(values, total, top_p)[0], None
-    return nucleus, ids
+    while True:
+        ids = None if width == size else top_ids(values, width)
+        kept = values if ids is None else values.gather(1, ids)
+        if top_p is None:
+            return kept, ids
+        nucleus, covered = _nucleus(kept, values.logsumexp(dim=1, keepdim=True), top_p)
+        if ids is None or top_k is not None or bool((covered > top_p).all()):
+            return nucleus, ids
+        width = min(size, width * WIDEN)
 
 
 def draw(values: Tensor, uniforms: Tensor) -> Tensor:

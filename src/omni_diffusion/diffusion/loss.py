@@ -84,10 +84,11 @@ def exact_bound(denoise: Denoise, ids: Tensor, maskable: Tensor, mask_id: int) -
     weight 1 / (k * C(n, k)).
     """
     places = maskable.nonzero().flatten().tolist()
-    total = torch.zeros(())
+    total = torch.zeros((), device=ids.device)
     for k in range(1, len(places) + 1):
-        subsets = torch.tensor(list(combinations(places, k)))
-        masked = torch.zeros(len(subsets), len(ids), dtype=torch.bool).scatter_(1, subsets, True)
+        subsets = torch.tensor(list(combinations(places, k)), device=ids.device)
+        masked = torch.zeros(len(subsets), len(ids), dtype=torch.bool, device=ids.device)
+        masked.scatter_(1, subsets, True)
         total = total + _surprise(denoise, ids, masked, mask_id).sum() / (
             k * math.comb(len(places), k)
         )
