@@ -1,10 +1,15 @@
-"""The tasks by name. Prompts are those of the published model; caption and inpaint are our own."""
+"""The tasks by name, each a short record.
+
+Prompts and sampling are the published ones; caption and inpaint, which have none, are our own.
+"""
 
 from __future__ import annotations
 
 import difflib
 
+from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
+from omni_diffusion.tasks.lengths import Length
 from omni_diffusion.tasks.task import Task
 
 DRAW = "Generate an image based on the provided text description.\n"
@@ -12,47 +17,97 @@ HEAR = "Convert the speech to text.\n"
 SPEAK = "Convert the text to speech.\n"
 DESCRIBE = "Describe the image.\n"
 
-CATALOG: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("chat", "Answer in text", ("text",)),
-        Task("asr", "Speech to text", ("text",), HEAR + "{speech}", null_prompt=HEAR),
-        Task("tts", "Text to speech", ("speech",), SPEAK + "{text}", null_prompt=SPEAK),
-        Task("t2i", "Text to image", ("image",), DRAW + "{text}", null_prompt=DRAW),
-        Task("caption", "Image to text", ("text",), DESCRIBE + "{image}", null_prompt=DESCRIBE),
-        Task("vqa", "Question about an image", ("text",), "{text}\n{image}"),
-        Task(
-            "s2i",
-            "Spoken description to image",
-            ("image",),
-            "\n{speech}",
-            "Please generate an image based on the input audio.",
-        ),
-        Task(
-            "svqa",
-            "Spoken question about an image",
-            ("text", "speech"),
-            "{speech}\n{image}",
-            "Please response the input audio based on the given image.",
-        ),
-        Task(
-            "sqa",
-            "Spoken question",
-            ("text", "speech"),
-            "\n{speech}",
-            "Please response the input audio.",
-        ),
-        Task(
-            "inpaint",
-            "Paint a part of an image anew",
-            (),
-            DRAW + "{text}",
-            null_prompt=DRAW,
-            optional=("text",),
-        ),
-        Task("infill", "Fill every blank of a conversation", ()),
-    )
-}
+DRAWN = SamplingParams(repetition_penalty=1.2, position_penalty=2.0)
+SPOKEN = SamplingParams(repetition_penalty=1.2)
+
+TASKS = (
+    Task(
+        name="chat",
+        title="A conversation, answered in text",
+        answer=("text",),
+    ),
+    Task(
+        name="asr",
+        title="Speech to text",
+        answer=("text",),
+        template=HEAR + "{speech}",
+        null_prompt=HEAR,
+        length=Length(0.2, of="speech"),
+        pace=0.5,
+    ),
+    Task(
+        name="tts",
+        title="Text to speech",
+        answer=("speech",),
+        template=SPEAK + "{text}",
+        null_prompt=SPEAK,
+        length=Length(3.5, of="text"),
+        params=SPOKEN,
+        pace=0.5,
+    ),
+    Task(
+        name="t2i",
+        title="Text to image",
+        answer=("image",),
+        template=DRAW + "{text}",
+        null_prompt=DRAW,
+        params=DRAWN,
+    ),
+    Task(
+        name="caption",
+        title="Image to text",
+        answer=("text",),
+        template=DESCRIBE + "{image}",
+        null_prompt=DESCRIBE,
+        length=Length(extra=64),
+    ),
+    Task(
+        name="vqa",
+        title="A question about an image",
+        answer=("text",),
+        template="{text}\n{image}",
+        length=Length(extra=64),
+    ),
+    Task(
+        name="s2i",
+        title="Spoken description to image",
+        answer=("image",),
+        system="Please generate an image based on the input audio.",
+        template="\n{speech}",
+        params=SamplingParams(repetition_penalty=1.5, position_penalty=2.0, guidance=2.0),
+    ),
+    Task(
+        name="svqa",
+        title="A spoken question about an image, answered in text and speech",
+        answer=("text", "speech"),
+        system="Please response the input audio based on the given image.",
+        template="{speech}\n{image}",
+        params=SPOKEN,
+    ),
+    Task(
+        name="sqa",
+        title="A spoken question, answered in text and speech",
+        answer=("text", "speech"),
+        system="Please response the input audio.",
+        template="\n{speech}",
+        params=SPOKEN,
+    ),
+    Task(
+        name="inpaint",
+        title="Paint a part of an image anew",
+        answer=(),
+        template=DRAW + "{text}",
+        null_prompt=DRAW,
+        optional=("text",),
+        params=DRAWN,
+    ),
+    Task(
+        name="infill",
+        title="Fill every blank of a conversation",
+        answer=(),
+    ),
+)
+CATALOG = {task.name: task for task in TASKS}
 
 
 def task(name: str) -> Task:

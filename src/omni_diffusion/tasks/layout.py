@@ -20,7 +20,7 @@ from torch import Tensor
 from omni_diffusion.canvas import Canvas, FeatureSlot
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.errors import TaskError
-from omni_diffusion.tasks.parts import Blank, Codes, Kind, Partial, Unknown
+from omni_diffusion.tasks.parts import Blank, Codes, Kind, Partial, PartialImage, Unknown
 from omni_diffusion.vocab import Span, Vocabulary
 
 SPEECH_AT = 0.25
@@ -45,11 +45,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Section:
-    """Where a run lies on the canvas: places start..stop-1, without what opens it."""
+    """Where a run lies on the canvas: places start..stop-1, without what opens it.
+
+    source: the picture with a hole that the run was laid from, if it was.
+    """
 
     kind: Kind
     start: int
     stop: int
+    source: PartialImage | None = None
 
 
 def runs_of(answer: Sequence[Kind], length: int, cells: int, at: float) -> tuple[Run, ...]:
@@ -147,7 +151,8 @@ class Row:
         start, closers = self.place, self._closers(run.kind, last)
         ids, blank = self._contents(run, piece, closers)
         self._put(ids, blank, self._range(run))
-        section = Section(run.kind, start, self.place)
+        source = piece.source if isinstance(piece, Partial) else None
+        section = Section(run.kind, start, self.place, source)
         if not run.open:
             self._frame(closers, given=self.scaffold)
         return section

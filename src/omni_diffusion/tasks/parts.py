@@ -1,13 +1,13 @@
 """What a turn is made of once media are encoded: known codes, frames, and what is still unknown.
 
 The media side (Text, Image, Speech) is `conversation`; here also stand pictures and recordings of
-which a part is to be made anew. Knows codecs, but no global id and no canvas.
+which a part is to be made anew. Knows no codec, no global id and no canvas.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from torch import Tensor
 from omni_diffusion.conversation import Part, Role, Text
 from omni_diffusion.errors import TaskError
 from omni_diffusion.media import Picture, Waveform
-
-if TYPE_CHECKING:
-    pass
 
 Kind: TypeAlias = Literal["text", "image", "speech"]
 
@@ -56,25 +53,6 @@ class Blank:
 
 
 @dataclass(frozen=True, eq=False)
-class Partial:
-    """A partly known part: local ids [n] and which of them are unknown [n] (True = blank)."""
-
-    kind: Kind
-    ids: Tensor
-    blank: Tensor
-
-    def __post_init__(self) -> None:
-        if self.ids.shape != self.blank.shape or self.blank.dtype != torch.bool:
-            raise TaskError(
-                f"a partial {self.kind} has {tuple(self.ids.shape)} ids and blanks of"
-                f" {self.blank.dtype} {tuple(self.blank.shape)}; give one bool for each id"
-            )
-
-    def __len__(self) -> int:
-        return self.ids.numel()
-
-
-@dataclass(frozen=True, eq=False)
 class PartialImage:
     """A picture with a hole: `hole` bool [H, W] is True where it is to be painted anew."""
 
@@ -98,6 +76,30 @@ class PartialSpeech:
     gaps: tuple[tuple[float, float], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """A partly known part: local ids [n] and which of them are unknown [n] (True = blank).
+
+    source: the picture with its hole, where it was one; what lies outside of the hole is taken
+    from it at the end.
+    """
+
+    kind: Kind
+    ids: Tensor
+    blank: Tensor
+    source: PartialImage | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids.shape != self.blank.shape or self.blank.dtype != torch.bool:
+            raise TaskError(
+                f"a partial {self.kind} has {tuple(self.ids.shape)} ids and blanks of"
+                f" {self.blank.dtype} {tuple(self.blank.shape)}; give one bool for each id"
+            )
+
+    def __len__(self) -> int:
+        return self.ids.numel()
+
+
 Unknown: TypeAlias = Blank | Partial
 Piece: TypeAlias = Text | Codes | Frames | Unknown
 Source: TypeAlias = Part | PartialImage | PartialSpeech | Piece
@@ -113,7 +115,10 @@ class Turn:
     @property
     def open(self) -> bool:
         """Whether anything of it is unknown."""
-        return any(isinstance(part, Blank | Partial) for part in self.parts)
+        return any(
+            isinstance(part, Blank) or (isinstance(part, Partial) and bool(part.blank.any()))
+            for part in self.parts
+        )
 
 
 @dataclass(frozen=True)
@@ -122,3 +127,12 @@ class Draft:
 
     role: Role
     parts: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise TaskError(
+                f"role {self.role!r} is unknown; give one of {', '.join(get_args(Role))}"
+            )
+        for part in self.parts:
+            if not isinstance(part, get_args(Source)):
+                raise TaskError(f"{part!r} is no part of a draft; give media, codes or a Blank")

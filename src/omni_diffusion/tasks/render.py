@@ -1,35 +1,112 @@
-"""A conversation becomes a canvas; training (answer given) and inference (blank) lay it alike.
+"""A conversation becomes a canvas: `render` for inference, `lay` for training, both by `arrange`.
 
-ChatML, with a system turn only where task or conversation has one (NL = line end):
-    [<|im_start|> system NL S <|im_end|> NL] <|im_start|> user NL C <|im_end|> NL
-    <|im_start|> assistant NL
-Global ids are made here and in `layout` and unmade in `read`, nowhere else.
+Media are encoded here, the answer's length is set, and guidance gets its empty prompt. Global ids
+are made in `layout` and unmade in `read`, nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 from omni_diffusion.canvas import Canvas
+from omni_diffusion.codecs.suite import CodecSuite
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.conversation import Text
+from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
-from omni_diffusion.tasks.layout import SPEECH_AT, Row, Run, Section, least_length, runs_of
-from omni_diffusion.tasks.parts import Blank, Codes, Frames, Partial, Piece, Turn, Unknown
-from omni_diffusion.tasks.task import Task, kind_of
+from omni_diffusion.tasks.arrange import arrange
+from omni_diffusion.tasks.encode import Spoken, encode
+from omni_diffusion.tasks.layout import SPEECH_AT, Section
+from omni_diffusion.tasks.lengths import Length
+from omni_diffusion.tasks.parts import Frames, Turn
+from omni_diffusion.tasks.task import Task
 from omni_diffusion.vocab import Vocabulary
 
-__all__ = ["Blank", "Codes", "Frames", "Laid", "Partial", "Text", "Turn", "arrange", "lay"]
+PUBLISHED_SPEECH_AT = 0.2  # where the published code lets speech begin; the paper says 0.25
+
+
+class Model(Protocol):
+    """What `render` and `read` ask of a model."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The unified token space."""
+
+    @property
+    def codecs(self) -> CodecSuite:
+        """Media to codes and frames."""
+
+    @property
+    def max_positions(self) -> int:
+        """How many places a canvas may have."""
+
+    @property
+    def lengths(self) -> Mapping[str, tuple[float, int]]:
+        """By task name, factor and extra where the model's answers need another length."""
+
+    @property
+    def sampling(self) -> Mapping[str, SamplingParams]:
+        """By task name, where the model wants other sampling parameters."""
 
 
 @dataclass(frozen=True, eq=False)
-class Laid:
-    """A canvas, and where on it the runs of the answer lie."""
+class Prepared:
+    """A request laid out: all that denoising and reading need.
 
+    null: the canvas of guidance's unconditional branch, whose answer block is the same; None
+    without guidance. params: what was asked for, or the defaults of model and task.
+    """
+
+    task: Task
     canvas: Canvas
+    null: Canvas | None
+    params: SamplingParams
     sections: tuple[Section, ...]
+
+
+def render(
+    task: Task,
+    conversation: Sequence[Spoken],
+    model: Model,
+    params: SamplingParams | None = None,
+    *,
+    length: int | None = None,
+) -> Prepared:
+    """Lay a conversation out with a blank or partly known answer.
+
+    length: places of a text or speech answer, instead of the task's own rule. Raises TaskError
+    when the conversation does not fit the task, has nothing to fill, or is too long.
+    """
+    turns = encode(conversation, model.codecs)
+    if turns and turns[-1].role == "assistant" and not any(turn.open for turn in turns):
+        raise TaskError("nothing is blank; let the conversation end with the user, or add a Blank")
+    chosen = params or model.sampling.get(task.name, task.params)
+    lay_out = partial(
+        arrange,
+        task,
+        turns,
+        model.vocabulary,
+        model.codecs.text,
+        length=_length(task, turns, model, length),
+        cells=model.codecs.image.config.tokens(model.codecs.image.config.generation_size),
+        scaffold=chosen.constrain,
+        speech_at=PUBLISHED_SPEECH_AT if chosen.rules == "upstream" else SPEECH_AT,
+    )
+    laid = lay_out()
+    if laid.canvas.length > model.max_positions:
+        raise TaskError(
+            f"the conversation takes {laid.canvas.length} places, of them"
+            f" {laid.canvas.answer[0]} before the answer; the model has {model.max_positions},"
+            " shorten it"
+        )
+    if params is None and chosen.steps is None:
+        chosen = replace(chosen, steps=max(1, math.ceil(task.pace * laid.canvas.blanks)))
+    null = lay_out(null=True).canvas if chosen.guidance else None
+    return Prepared(task, laid.canvas, null, chosen, laid.sections)
 
 
 def lay(
@@ -50,124 +127,23 @@ def lay(
     return arrange(task, turns, vocabulary, text, length=length, tail=tail, null=null).canvas
 
 
-def arrange(
-    task: Task,
-    turns: Sequence[Turn],
-    vocabulary: Vocabulary,
-    text: TextCodec,
-    *,
-    length: int | None = None,
-    tail: int = 0,
-    cells: int = 0,
-    scaffold: bool = True,
-    speech_at: float = SPEECH_AT,
-    null: bool = False,
-) -> Laid:
-    """Lay turns out; the answer is known, partly known, or blank when no turn of it is given.
-
-    length, cells: places of a blank answer, codes of a blank picture. scaffold: give what opens
-    and closes the answer's parts. speech_at: share of the answer after which speech begins.
-    """
-    dressed = task.dress(turns)
-    prompt, answer = _split(dressed)
-    if null:
-        prompt = task.null(prompt)
-    row = Row(vocabulary, text, scaffold=scaffold)
-    for turn in prompt:
-        _write_given(row, turn)
-    if answer and (answer[0].open or not task.answer):
-        return _infilled(row, answer)
-    known = _pieces(answer[0], text) if answer else None
-    sizes = None if known is None else _sizes(task, known)
-    if sizes is not None:
-        cells = sizes[0]
-        length = length or least_length(task.answer, sizes, speech_at) + tail
-    runs = runs_of(task.answer, length or 0, cells, speech_at)
-    start = _open_turn(row, "assistant")
-    sections = _write_runs(row, runs, known or (None,) * len(runs))
-    return Laid(row.canvas(start), sections)
-
-
-def _split(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
-    """The prompt, and the answer: from the first unknown part on, else a last assistant turn."""
-    at = next((i for i, turn in enumerate(turns) if turn.open), len(turns))
-    if at == len(turns) and turns[-1].role == "assistant":
-        at -= 1
-    return tuple(turns[:at]), tuple(turns[at:])
-
-
-def _infilled(row: Row, turns: Sequence[Turn]) -> Laid:
-    """Every part of the answer as long as it is given, closing tokens known."""
-    if not turns:
-        raise TaskError("nothing is blank; give an assistant turn with a Blank or Partial part")
-    start: int | None = None
-    sections: list[Section] = []
-    for turn in turns:
-        begin = _open_turn(row, turn.role)
-        start = begin if start is None else start
-        pieces = _pieces(turn, row.text)
-        runs = [Run(piece.kind, len(piece)) for piece in pieces]
-        sections += _write_runs(row, runs, pieces)
-    assert start is not None
-    return Laid(row.canvas(start), tuple(sections))
-
-
-def _write_runs(
-    row: Row, runs: Sequence[Run], pieces: Sequence[Codes | Unknown | None]
-) -> tuple[Section, ...]:
-    last = len(runs) - 1
-    return tuple(
-        row.run(run, piece, first=i == 0, last=i == last)
-        for i, (run, piece) in enumerate(zip(runs, pieces, strict=True))
+def _length(task: Task, turns: Sequence[Turn], model: Model, asked: int | None) -> int:
+    """The answer's places: as asked, or by the task's rule with the model's own numbers."""
+    if asked is not None:
+        if not 1 <= asked <= model.max_positions:
+            raise TaskError(
+                f"an answer of {asked} places was asked for; give 1 to {model.max_positions}"
+            )
+        return asked
+    rule = task.length
+    if task.name in model.lengths:
+        factor, extra = model.lengths[task.name]
+        rule = Length(factor, extra, rule.of)
+    heard = [part for turn in turns if turn.role == "user" for part in turn.parts]
+    said = [part.text for part in heard if isinstance(part, Text)] if rule.of == "text" else []
+    return rule.places(
+        {
+            "text": sum(len(model.codecs.text.encode(text)) for text in said),
+            "speech": sum(len(part.frames) for part in heard if isinstance(part, Frames)),
+        }
     )
-
-
-def _write_given(row: Row, turn: Turn) -> None:
-    row.special("im_start")
-    row.say(f"{turn.role}\n")
-    if turn.role == "assistant":
-        row.cut()  # as where the turn was an answer, whose text cannot join what stands before
-    for part in turn.parts:
-        if isinstance(part, Text):
-            row.say(part.text)
-        elif isinstance(part, Frames):
-            row.hear(part.frames)
-        elif isinstance(part, Codes):
-            row.media(part)
-    row.special("im_end")
-    row.say("\n")
-
-
-def _open_turn(row: Row, role: str) -> int:
-    """Write a turn's header; returns the place where its content begins."""
-    row.special("im_start")
-    row.say(f"{role}\n")
-    row.cut()
-    return row.place
-
-
-def _pieces(turn: Turn, text: TextCodec) -> tuple[Codes | Unknown, ...]:
-    """The parts of an answer's turn, neighbouring texts joined and tokenised."""
-    found: list[Codes | Unknown] = []
-    for is_text, parts in groupby(turn.parts, lambda part: isinstance(part, Text)):
-        if is_text:
-            said = "".join(part.text for part in parts if isinstance(part, Text))
-            found.append(Codes("text", text.encode(said)))
-            continue
-        for part in parts:
-            if isinstance(part, Text | Frames):
-                raise TaskError("an answer holds speech to be heard; give it as codes")
-            found.append(part)
-    return tuple(found)
-
-
-def _sizes(task: Task, pieces: Iterable[Piece]) -> tuple[int, ...]:
-    """How long the known parts of an answer are; raises TaskError for the wrong kinds."""
-    pieces = tuple(pieces)
-    kinds = tuple(kind_of(piece) for piece in pieces)
-    if kinds != task.answer:
-        raise TaskError(
-            f"task {task.name!r} answers with {' and '.join(task.answer)}, the given answer is"
-            f" {' and '.join(kinds) or 'empty'}; give those parts in that order"
-        )
-    return tuple(len(piece) for piece in pieces if not isinstance(piece, Text | Frames))

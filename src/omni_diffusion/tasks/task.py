@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from omni_diffusion.conversation import Text
+from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
+from omni_diffusion.tasks.lengths import Length
 from omni_diffusion.tasks.parts import Frames, Kind, Piece, Turn
 
 Answer: TypeAlias = tuple[Kind, ...]
@@ -24,7 +26,8 @@ class Task:
     template: the user's words, with {text}, {speech} and {image} where the parts go; None lays
     the conversation as it is. answer: what the answer consists of, in order; empty takes it from
     the blanks of the conversation. null_prompt: what guidance asks instead of the user's words.
-    optional: inputs of the template that may be left out.
+    optional: inputs of the template that may be left out. length: places of the answer, where
+    it is text or speech. params: how it is sampled by default, with `pace` steps for each blank.
     """
 
     name: str
@@ -34,6 +37,9 @@ class Task:
     system: str | None = None
     null_prompt: str = ""
     optional: tuple[Kind, ...] = ()
+    length: Length = field(default_factory=lambda: Length(extra=128))
+    params: SamplingParams = field(default_factory=SamplingParams)
+    pace: float = 1.0
 
     @property
     def inputs(self) -> tuple[Kind, ...]:
@@ -47,10 +53,9 @@ class Task:
         A system turn of the conversation's own comes instead of the task's. Raises TaskError when
         a needed part is missing or one is too many.
         """
-        if not any(turn.role == "user" for turn in turns):
-            raise TaskError(f"task {self.name!r} got no user message; add one")
-        head = turns[:1] if turns[0].role == "system" else self._system()
-        body = turns[1:] if turns[0].role == "system" else turns
+        head, body = self._headed(turns)
+        if not body:
+            raise TaskError(f"task {self.name!r} got nothing to answer; add a user message")
         if self.template is None:
             return (*head, *body)
         roles = [turn.role for turn in body]
@@ -61,13 +66,17 @@ class Task:
             )
         return (*head, Turn("user", self._worded(body[0].parts)), *body[1:])
 
-    def null(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-        """The same with everything the user says replaced by the null prompt."""
-        head = turns[:1] if turns[0].role == "system" else self._system()
-        return (*head, Turn("user", (Text(self.null_prompt),)))
+    def null(self, prompt: Sequence[Turn]) -> tuple[Turn, ...]:
+        """A dressed prompt with all that was said before the answer replaced by the null prompt."""
+        head, body = self._headed(prompt)
+        return (*head, Turn("user", (Text(self.null_prompt),))) if body else (*head,)
 
-    def _system(self) -> tuple[Turn, ...]:
-        return () if self.system is None else (Turn("system", (Text(self.system),)),)
+    def _headed(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], Sequence[Turn]]:
+        """The system turn, the conversation's own or the task's if there is one, and the rest."""
+        if turns and turns[0].role == "system":
+            return turns[:1], turns[1:]
+        own = () if self.system is None else (Turn("system", (Text(self.system),)),)
+        return own, turns
 
     def _worded(self, parts: Sequence[Piece]) -> tuple[Piece, ...]:
         """The template with the user's parts in their places."""
