@@ -46,7 +46,7 @@ def arrange(
     """Lay turns out; the answer is known, partly known, or blank when no turn of it is given.
 
     length, cells: places of a blank answer, codes of a blank picture. scaffold: give what opens
-    and closes the parts of a blank answer. speech_at: share of the answer after which speech begins.
+    and closes the parts of a blank answer. speech_at: after which share of it speech begins.
     """
     dressed = task.dress(turns)
     prompt, answer = _split(dressed)
