@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.published import published_text
+from tokenizers import Tokenizer
 
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.errors import ModelError, VocabularyError
@@ -86,6 +87,16 @@ def test_ids_of_another_vocabulary_are_refused(ids: list[int]) -> None:
 def test_half_a_surrogate_pair_is_refused() -> None:
     with pytest.raises(VocabularyError, match="surrogate"):
         CODEC.encode("a\ud83d dog")
+
+
+def test_a_tokenizer_with_special_tokens_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    CODEC.save(path)
+    foreign = Tokenizer.from_file(str(path))
+    foreign.add_special_tokens(["<|im_end|>"])
+    foreign.save(str(path))
+    with pytest.raises(ModelError, match=r"adds tokens such as '<\|im_end\|>'"):
+        TextCodec.load(path)
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:

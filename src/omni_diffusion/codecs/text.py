@@ -34,14 +34,21 @@ class TextCodec:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a tokenizer.json; raises ModelError when it is missing or broken."""
+        """Read a tokenizer.json; raises ModelError when it is missing, broken or has specials."""
         path = Path(path)
         if not path.is_file():
             raise ModelError(f"no tokenizer at {path}; give a tokenizer.json")
         try:
-            return cls(Tokenizer.from_file(str(path)))
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{path} is no tokenizer ({_line(error)}); fetch it again") from error
+        added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        if added:
+            raise ModelError(
+                f"{path} adds tokens such as {added[0]!r}, which users could write; make the codec"
+                " from vocab.json and merges.txt"
+            )
+        return cls(tokenizer)
 
     @classmethod
     def from_bpe(cls, vocab: Path, merges: Path) -> Self:
