@@ -23,6 +23,8 @@ from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
 from omni_diffusion.tasks.render import lay
 from omni_diffusion.vocab import Vocabulary
 
+TRIES = 1000  # scenes to look at before no question about any of them counts as spoken
+
 
 @dataclass(frozen=True)
 class Share:
@@ -84,6 +86,7 @@ class WorldMixture:
         self._facts = world.facts()
         if spoken is not None:
             self._index(spoken)
+            self._check_bank()
 
     def draw(self, generator: torch.Generator) -> list[Group]:
         """The groups of one step."""
@@ -147,6 +150,18 @@ class WorldMixture:
         }
         self._spoken_facts = [q for q in self._facts if self._speakable(q)]
 
+    def _check_bank(self) -> None:
+        """A bank may be spoken in part; then a task can lack what it is made of."""
+        lines: dict[str, Sequence[object]] = {
+            "asr": self._heard,
+            "tts": self._said,
+            "s2i": self._described,
+            "sqa": self._spoken_facts,
+        }
+        for share in self.shares:
+            if not lines.get(share.task, True):
+                raise _unspoken(share.task)
+
     def _speakable(self, question: world.Question) -> bool:
         return question.text in self._questions and question.sentence in self._answers
 
@@ -183,12 +198,19 @@ class WorldMixture:
         return [asked], answered
 
     def _svqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
-        while True:
+        for _ in range(TRIES):
             scene = world.sample_scene(rng)
             found = [q for q in world.questions(scene, rng) if self._speakable(q)]
             if found:
                 asked, answered = self._spoken_pair(rng.choice(found), rng)
                 return [asked, self._picture(scene)], answered
+        raise _unspoken("svqa")
+
+
+def _unspoken(task: str) -> DataError:
+    return DataError(
+        f"the speech bank has no training lines for task {task!r}: speak and pretokenize more of it"
+    )
 
 
 def code_vectors(bits: int) -> Tensor:

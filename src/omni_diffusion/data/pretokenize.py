@@ -5,7 +5,7 @@ A picture costs far more to encode than to look up, and there are few enough sce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 
 from omni_diffusion import weights
+from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer
 from omni_diffusion.codecs.magvit2 import Magvit2
+from omni_diffusion.codecs.sensevoice import SenseVoice
 from omni_diffusion.data import voices, world
 from omni_diffusion.errors import DataError
+from omni_diffusion.media import Waveform
+from omni_diffusion.tasks.catalog import CATALOG
 
 
 class SceneCodes:
@@ -36,8 +40,11 @@ class SceneCodes:
 
     @classmethod
     def open(cls, path: Path) -> SceneCodes:
-        """Read what `encode_scenes` wrote."""
-        return cls(weights.read(path)["codes"])
+        """Read what `encode_scenes` wrote; raises DataError for anything else."""
+        tensors = weights.read(path)
+        if "codes" not in tensors:
+            raise DataError(f"{path} holds no picture codes: encode the scenes anew")
+        return cls(tensors["codes"])
 
 
 def encode_scenes(
@@ -80,17 +87,21 @@ class Spoken:
 
     @classmethod
     def open(cls, folder: Path) -> Spoken:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; raises DataError where its two files do not fit together."""
         lines = tuple(voices.load_plan(folder / "lines.jsonl"))
         tensors = weights.read(folder / "spoken.safetensors")
         frames: list[list[Tensor]] = [[] for _ in lines]
         codes = [torch.zeros(0, dtype=torch.int64) for _ in lines]
-        for name in sorted(tensors):
-            kind, line, *_ = name.split(".")
+        for kind, line, *_, name in sorted(map(_parted, tensors)):
+            if line >= len(lines):
+                raise DataError(f"{folder} has {name} but {len(lines)} lines: pretokenize anew")
             if kind == "frames":
-                frames[int(line)].append(tensors[name].float())
+                frames[line].append(tensors[name].float())
             else:
-                codes[int(line)] = tensors[name].long()
+                codes[line] = tensors[name].long()
+        if not all(frames):
+            line = next(i for i, variants in enumerate(frames) if not variants)
+            raise DataError(f"{folder} has no frames of line {line}: pretokenize anew")
         return cls(lines, tuple(map(tuple, frames)), tuple(codes))
 
     def where(self, role: str, split: str, *, said: bool = False) -> list[int]:
@@ -102,7 +113,46 @@ class Spoken:
         ]
 
 
+def _parted(name: str) -> tuple[str, int, int, str]:
+    """A tensor's name as (kind, line, variant, name), which sorts by number."""
+    kind, line, *variant = name.split(".")
+    return kind, int(line), int(variant[0]) if variant else 0, name
+
+
+SPEEDS = (1.0, 0.92, 1.08)  # variants of a training line; the rate changes pitch and pace alike
+
+
+def encode_speech(
+    lines: Iterable[voices.Utterance],
+    audio: Path,
+    hearing: SenseVoice,
+    speech: SpeechTokenizer,
+    *,
+    report: Callable[[int], None] | None = None,
+) -> Spoken:
+    """Hear every line whose sound lies in `audio`; lines in the answer voice get speech codes."""
+    kept, frames, codes = [], [], []
+    for line in lines:
+        path = audio / f"{line.index:05d}.flac"
+        if not path.exists():
+            continue
+        wave = Waveform.read(path)
+        speeds = SPEEDS if line.split == "train" else SPEEDS[:1]
+        bent = [Waveform(wave.samples, round(wave.rate * speed)) for speed in speeds]
+        kept.append(line)
+        frames.append(tuple(hearing.encode(each) for each in bent))
+        said = line.voice == voices.ANSWER_VOICE
+        codes.append(speech.encode(wave) if said else torch.zeros(0, dtype=torch.int64))
+        if report:
+            report(len(kept))
+    return Spoken(tuple(kept), tuple(frames), tuple(codes))
+
+
 def texts() -> Sequence[str]:
-    """Every sentence form of the world, enough to learn a tokenizer from."""
+    """Every sentence form of the world and of the prompts, to learn a tokenizer from."""
     found = [caption for scene in world.every_scene()[::7] for caption in world.captions(scene)]
-    return found + voices.questions() * 20 + voices.answers() * 20
+    found += voices.questions() * 20 + voices.answers() * 20
+    for task in CATALOG.values():
+        prompts = (task.template, task.system, "system\nuser\nassistant\n")
+        found += [prompt for prompt in prompts if prompt] * 200
+    return found

@@ -39,7 +39,7 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("s2i", 6), Share("sqa", 3, 0.3), Share("svqa", 6, 0.7)),
     )
     return (
-        stage("pictures", pictures, steps=4000, lr=1e-3, seed=1),
-        stage("joint", joint, steps=4000, lr=8e-4, seed=2),
-        stage("interaction", interaction, steps=4000, lr=5e-4, seed=3),
+        stage("pictures", pictures, steps=2500, lr=1e-3, seed=1, floor=0.3),
+        stage("joint", joint, steps=2500, lr=8e-4, seed=2, floor=0.3),
+        stage("interaction", interaction, steps=2500, lr=5e-4, seed=3),
     )

@@ -26,7 +26,14 @@ class Stage:
 
 
 def stage(
-    name: str, shares: tuple[Share, ...], *, steps: int, lr: float, seed: int, warmup: int = 100
+    name: str,
+    shares: tuple[Share, ...],
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
+    warmup: int = 100,
+    floor: float = 0.05,
 ) -> Stage:
     """A stage of the small model.
 
@@ -36,6 +43,6 @@ def stage(
     return Stage(
         name,
         shares,
-        LoopConfig(steps=steps, seed=seed, optim=OptimConfig(lr=lr, warmup=warmup)),
+        LoopConfig(steps=steps, seed=seed, optim=OptimConfig(lr=lr, warmup=warmup, floor=floor)),
         DenoisingConfig(masking=MaskingConfig(variant="cosine")),
     )
