@@ -40,7 +40,8 @@ class Distortion:
         mel = between(mel, torch.linspace(0, frames - 1, count))
         stretch = 1 + self.tract * (2 * tract - 1)
         mel = between(mel.T, (torch.arange(bands) * stretch).clamp(max=bands - 1)).T
-        return mel + self.gain * (2 * gain - 1) * unit
+        louder: Tensor = mel + self.gain * (2 * gain - 1) * unit
+        return louder
 
     def spoil(self, mel: Tensor, generator: torch.Generator, unit: float = 1.0) -> Tensor:
         """Noise, and bands and gaps put to the mean: [F, D] -> [F, D]. May hide a word."""

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omni_diffusion.data.voices import Utterance
+from omni_diffusion.errors import DataError
+from omni_diffusion.media import Waveform
+
 from .. import files
-from ..data.voices import Utterance
-from ..errors import DataError
-from ..media import Waveform
 
 POOL = 8  # batches drawn together and sorted by length, of which one is used
 
