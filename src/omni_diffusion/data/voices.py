@@ -159,7 +159,7 @@ def trim(wave: Waveform, *, floor: float = 0.01, margin: float = 0.06) -> Wavefo
     if len(loud) == 0:
         return wave
     edge = int(margin * wave.rate)
-    start, stop = max(0, int(loud[0]) - edge), int(loud[-1]) + edge
+    start, stop = max(0, int(loud[0]) - edge), int(loud[-1]) + 1 + edge
     return Waveform(wave.samples[:, start:stop].clamp(-1, 1), wave.rate)
 
 
@@ -181,5 +181,8 @@ def save_plan(lines: Sequence[Utterance], path: Path) -> None:
 
 
 def load_plan(path: Path) -> list[Utterance]:
-    """Read a plan back."""
-    return [Utterance(**json.loads(row)) for row in path.read_text().splitlines()]
+    """Read a plan back; raises DataError for a file that holds none."""
+    try:
+        return [Utterance(**json.loads(row)) for row in path.read_text().splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is no plan of speech ({error}); make it anew") from error

@@ -123,7 +123,7 @@ def sample_scene(rng: random.Random, *, split: str = "train") -> Scene:
 
 
 def every_scene() -> list[Scene]:
-    """All scenes there are, about 54,000, in a fixed order."""
+    """All 52,480 scenes there are, in a fixed order."""
     scenes = []
     for style in STYLES:
         for background in BACKGROUNDS:
@@ -313,13 +313,15 @@ def parse(text: str) -> Scene | None:
     relation = found["relation"]
     pair = (first, second) if re.search("left|above|over", relation) else (second, first)
     layout = "row" if re.search("left|right", relation) else "column"
+    if layout == "column" and first == second:
+        return None  # no picture has one object twice, one above the other
     return Scene(layout, pair, found["background"], style)
 
 
 # ----------------------------------------------------------------------------------------- judge
 @cache
 def _templates() -> dict[tuple[str, str], tuple[list[str], torch.Tensor]]:
-    """Per (layout, style): the names and every sprite alone in its place, [slots, 40, 3, s, s]."""
+    """Per (layout, style): the names and every sprite without its rim, RGBA [40, s, s, 4]."""
     made = {}
     for layout, places in LAYOUTS.items():
         for style in STYLES:

@@ -1,0 +1,284 @@
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tests.data.reading import truth
+from tests.tiny import IMAGE
+
+from omni_diffusion.canvas import Canvas
+from omni_diffusion.codecs.magvit2 import Magvit2
+from omni_diffusion.codecs.text import TextCodec
+from omni_diffusion.data import voices, world
+from omni_diffusion.data.mixture import Share, WorldMixture, code_vectors
+from omni_diffusion.data.pretokenize import SceneCodes, Spoken
+from omni_diffusion.errors import DataError
+from omni_diffusion.tasks.catalog import DESCRIBE, DRAW, HEAR, SPEAK, task
+from omni_diffusion.tasks.read import image_ids, speech_ids, text_ids
+from omni_diffusion.vocab import Vocabulary
+
+# Codes that tell what they are: a scene's four are its number in base 16, a line's first three
+# its number in base 32, and every frame of a line holds the line's number.
+TEXT = TextCodec.train([], 256)
+VOCABULARY = Vocabulary.build(text=256, speech=32, image=16)
+EVERY = world.every_scene()
+SCENES = SceneCodes(torch.arange(len(EVERY))[:, None] // 16 ** torch.arange(4) % 16)
+TAIL = 5
+PICTURES, SPOKEN = ("t2i", "caption", "vqa", "chat"), ("asr", "tts", "s2i", "sqa", "svqa")
+
+
+def bank(lines: list[voices.Utterance]) -> Spoken:
+    def codes(i: int) -> torch.Tensor:
+        number = torch.tensor([i, i // 32, i // 1024]) % 32
+        return torch.cat([number, torch.zeros(i % 7, dtype=torch.int64)])
+
+    none = torch.zeros(0, dtype=torch.int64)
+    return Spoken(
+        tuple(lines),
+        tuple(
+            (torch.full((1 + i % 3, 4), i + 0.0), torch.full((2, 4), i + 0.5))
+            for i in range(len(lines))
+        ),
+        tuple(
+            codes(i) if line.voice == voices.ANSWER_VOICE else none for i, line in enumerate(lines)
+        ),
+    )
+
+
+BANK = bank(voices.plan(0, captions=60, rounds=1))
+
+
+def mixture(*names: str, null: float = 0.0, spoken: Spoken | None = BANK) -> WorldMixture:
+    shares = [Share(name, 2) for name in names]
+    return WorldMixture(shares, VOCABULARY, TEXT, SCENES, spoken, tail=TAIL, null=null)
+
+
+WORLD = mixture(*PICTURES, *SPOKEN)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What stands on a canvas: the words of the prompt, what is heard and seen, and the answer."""
+
+    prompt: str
+    heard: voices.Utterance | None
+    seen: world.Scene | None
+    answer: torch.Tensor
+
+    @property
+    def text(self) -> str:
+        return TEXT.decode(text_ids(self.answer, VOCABULARY))
+
+    @property
+    def drawn(self) -> world.Scene:
+        return scene_of(self.answer)
+
+    @property
+    def said(self) -> str:
+        begins = int((self.answer == VOCABULARY.begin_of_audio).nonzero()[0])
+        codes = speech_ids(self.answer[begins:], VOCABULARY)
+        assert not codes[3:].any()
+        number = int((codes[:3] * 32 ** torch.arange(3)).sum())
+        assert len(codes) == 3 + number % 7
+        return BANK.lines[number].text
+
+
+def scene_of(ids: torch.Tensor) -> world.Scene:
+    codes = image_ids(ids[VOCABULARY.image.holds(ids)], VOCABULARY)
+    return EVERY[int((codes * 16 ** torch.arange(4)).sum())]
+
+
+def read(canvas: Canvas) -> Sample:
+    prompt, answer = canvas.ids[: canvas.answer[0]], canvas.ids[slice(*canvas.answer)]
+    words = VOCABULARY.text.lower(prompt[VOCABULARY.text.holds(prompt)])
+    heard = BANK.lines[int(canvas.slots[0].frames[0, 0])] if canvas.slots else None
+    seen = scene_of(prompt) if bool(VOCABULARY.image.holds(prompt).any()) else None
+    return Sample(TEXT.decode(words), heard, seen, answer)
+
+
+def samples(name: str, count: int = 60) -> list[Sample]:
+    rng = random.Random(name)
+    return [read(WORLD.sample(name, rng)) for _ in range(count)]
+
+
+def user(words: str) -> str:
+    return f"user\n{words}\nassistant\n"
+
+
+def system(name: str) -> str:
+    return f"system\n{task(name).system}\n"
+
+
+# ---------------------------------------------------------------------------- the truth of samples
+def test_drawing_shows_what_was_asked_for() -> None:
+    for sample in samples("t2i"):
+        asked = sample.prompt.removeprefix(f"user\n{DRAW}").removesuffix("\nassistant\n")
+        assert world.parse(asked) == sample.drawn
+        assert sample.prompt == user(DRAW + asked)
+        assert not world.held_out(sample.drawn)
+
+
+def test_a_caption_is_the_canonical_one_of_what_is_seen() -> None:
+    for sample in samples("caption"):
+        assert sample.prompt == user(DESCRIBE)
+        assert sample.seen is not None
+        assert sample.text == world.caption(sample.seen)
+        assert not world.held_out(sample.seen)
+
+
+def test_answers_are_true_of_what_is_seen() -> None:
+    kinds = Counter()
+    for sample in samples("vqa", 120):
+        question = sample.prompt.removeprefix("user\n").removesuffix("\n\nassistant\n")
+        assert sample.seen is not None
+        assert sample.text == truth(sample.seen, question)[0]
+        assert not world.held_out(sample.seen)
+        kinds[question.split()[1]] += 1
+    assert set(kinds) == {"color", "there", "many", "is"}
+
+
+def test_chat_tells_facts() -> None:
+    facts = {user(fact.text): fact.sentence for fact in world.facts()}
+    for sample in samples("chat"):
+        assert sample.text == facts[sample.prompt]
+
+
+def test_what_is_heard_is_written() -> None:
+    roles = set()
+    for sample in samples("asr"):
+        assert sample.prompt == user(HEAR)
+        assert sample.heard is not None
+        assert sample.text == sample.heard.text
+        assert sample.heard.split == "train"
+        roles.add(sample.heard.role)
+    assert roles == {"caption", "question"}
+
+
+def test_what_is_written_is_said() -> None:
+    for sample in samples("tts"):
+        assert sample.prompt == user(SPEAK + sample.said)
+
+
+def test_a_spoken_description_is_drawn() -> None:
+    for sample in samples("s2i"):
+        assert sample.prompt == system("s2i") + user("\n")
+        assert sample.heard is not None
+        assert world.parse(sample.heard.text) == sample.drawn
+        assert not world.held_out(sample.drawn)
+
+
+def test_a_spoken_question_is_answered_in_text_and_speech() -> None:
+    facts = {fact.text: fact.sentence for fact in world.facts()}
+    for sample in samples("sqa"):
+        assert sample.prompt == system("sqa") + user("\n")
+        assert sample.heard is not None
+        assert sample.text == sample.said == facts[sample.heard.text]
+
+
+def test_a_spoken_question_about_a_picture_is_answered_truly() -> None:
+    for sample in samples("svqa"):
+        assert sample.prompt == system("svqa") + user("\n")
+        assert sample.heard is not None
+        assert sample.seen is not None
+        assert sample.text == sample.said == truth(sample.seen, sample.heard.text)[1]
+        assert not world.held_out(sample.seen)
+
+
+def test_the_answer_is_given_and_its_tail_varies() -> None:
+    rng = random.Random(0)
+    tails: dict[str, set[int]] = {}
+    for name in (*PICTURES, *SPOKEN):
+        for _ in range(40):
+            canvas = WORLD.sample(name, rng)
+            assert canvas.blanks == 0
+            assert canvas.answer[1] == canvas.length
+            pads = canvas.ids == VOCABULARY.pad
+            assert not pads[: canvas.answer[0]].any()
+            closed = int((canvas.ids == VOCABULARY.im_end).nonzero()[-1])
+            tails.setdefault(name, set()).add(int(pads[closed:].sum()))
+    for name in ("caption", "vqa", "chat", "asr", "tts"):
+        assert tails[name] == set(range(1, TAIL + 1))
+    for name in ("t2i", "s2i"):
+        assert tails[name] == {0}
+
+
+def test_every_way_a_line_was_heard_is_used() -> None:
+    rng = random.Random(0)
+    frames = [WORLD.sample("asr", rng).slots[0].frames[0, 0] for _ in range(60)]
+    assert {float(value % 1) for value in frames} == {0.0, 0.5}
+
+
+# ------------------------------------------------------------------------------------------ drawing
+def drawn(mix: WorldMixture, seed: int) -> list[list[list[int]]]:
+    groups = mix.draw(torch.Generator().manual_seed(seed))
+    return [[canvas.ids.tolist() for canvas in group.canvases] for group in groups]
+
+
+def test_a_draw_depends_on_the_generator_alone() -> None:
+    mix = mixture(*PICTURES, *SPOKEN, null=0.5)
+    random.seed(1)
+    first = drawn(mix, 5)
+    drawn(mix, 6)  # what was drawn before does not matter, nor do the global generators
+    random.seed(2)
+    torch.manual_seed(2)
+    assert drawn(mix, 5) == first
+    assert drawn(mixture(*PICTURES, *SPOKEN, null=0.5), 5) == first
+    assert drawn(mix, 7) != first
+
+
+def test_a_draw_goes_on_with_its_generator() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (WORLD.draw(generator)[0].canvases[0].ids.tolist() for _ in range(2))
+    assert first != second
+
+
+def test_groups_follow_the_shares() -> None:
+    mix = WorldMixture([Share("chat", 3, 0.1), Share("t2i", 1)], VOCABULARY, TEXT, SCENES)
+    groups = mix.draw(torch.Generator())
+    assert [(g.name, g.share, len(g.canvases)) for g in groups] == [
+        ("chat", 0.1, 3),
+        ("t2i", 1.0, 1),
+    ]
+
+
+@pytest.mark.parametrize("name", ["t2i", "s2i"])
+def test_some_pictures_are_drawn_for_no_words(name: str) -> None:
+    mix, rng = mixture(name, null=0.1), random.Random(0)
+    canvases = [mix.sample(name, rng) for _ in range(600)]
+    nothing = user(task(name).null_prompt)
+    null = [read(c) for c in canvases if read(c).prompt.endswith(nothing) and not c.slots]
+    assert len(null) / 600 == pytest.approx(0.1, abs=0.04)
+    assert len({sample.drawn for sample in null}) > len(null) / 2  # still pictures of all kinds
+
+
+def test_only_pictures_are_asked_for_with_no_words() -> None:
+    mix, rng = mixture("caption", "asr", null=1.0), random.Random(0)
+    assert read(mix.sample("caption", rng)).seen is not None
+    assert read(mix.sample("asr", rng)).heard is not None
+
+
+# ------------------------------------------------------------------------------------------- errors
+def test_an_unknown_task_is_named() -> None:
+    with pytest.raises(DataError, match="no samples of task 'inpaint': give one of t2i, caption"):
+        mixture("t2i", "inpaint")
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_spoken_tasks_need_the_bank(name: str) -> None:
+    with pytest.raises(DataError, match="spoken tasks need the speech bank"):
+        mixture("t2i", name, spoken=None)
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_a_bank_without_a_tasks_lines_is_refused(name: str) -> None:
+    tested = bank([line for line in BANK.lines if line.split == "test"])
+    with pytest.raises(DataError, match=f"no training lines for task '{name}'"):
+        mixture(name, spoken=tested).draw(torch.Generator())
+
+
+# ---------------------------------------------------------------------------------------- geometry
+def test_code_vectors_are_the_tokenizers_signs() -> None:
+    codec = Magvit2(IMAGE)
+    signs = codec.codes_of(torch.arange(16)[None])[0].flatten(1).T
+    assert torch.equal(code_vectors(4), signs)
