@@ -1,29 +1,83 @@
-"""The small model from nothing: every size, seed and number of steps.
+"""The small model from nothing: every size, seed and number of steps, and the order of the parts.
 
-`train` repeats the whole in order; every part resumes where it was stopped and is skipped once it
-is done. Parts are files of `out`, so that a later part can be trained alone.
+`train` runs all parts. Each keeps its state in a folder of `out`, goes on from there when it was
+stopped, and is skipped once its result is written. Only the speech bank must be spoken before
+(`data.voices`), since its synthesizer is a tool of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from omni_diffusion import weights
 from omni_diffusion.backbone.config import DreamConfig
-from omni_diffusion.data.mixture import Share
+from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.codecs import fbank
+from omni_diffusion.codecs.glm_voice.codec import GlmVoice
+from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
+from omni_diffusion.codecs.glm_voice.griffin_lim import GriffinLim
+from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
+from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config
+from omni_diffusion.codecs.sensevoice import CMVN_FILE, SenseVoice, SenseVoiceConfig
+from omni_diffusion.codecs.suite import CodecSuite
+from omni_diffusion.codecs.text import TextCodec
+from omni_diffusion.data import voices
+from omni_diffusion.data.mixture import Share, WorldMixture, code_vectors
+from omni_diffusion.data.pretokenize import (
+    SceneCodes,
+    Spoken,
+    encode_scenes,
+    encode_speech,
+    texts,
+)
+from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.errors import DataError
+from omni_diffusion.model import ModelConfig, OmniModel
+from omni_diffusion.training import hearing, speech_codec, speech_flow
+from omni_diffusion.training.denoising import DenoisingObjective, give_geometry
+from omni_diffusion.training.image_codec import ImageCodecConfig, ImageCodecObjective
+from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.spoken import Clip, Words, clips, recordings
 from omni_diffusion.training.stages import Stage, stage
+from omni_diffusion.training.trainer import LoopConfig, Objective, Trainer
 from omni_diffusion.vocab import Vocabulary
 
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called with the part's name, the step, the last step and the figures since the last call."""
+
+M = TypeVar("M", bound=nn.Module)
 TEXT_TOKENS = 1024  # at most; the world's sentences need fewer
-SPEECH_CODES = 1024
-IMAGE_BITS = 10
+SEED = 0
 
-
-def vocabulary(text_tokens: int) -> Vocabulary:
-    """Text as learned, 1,024 speech and 1,024 image codes."""
-    return Vocabulary.build(text=text_tokens, speech=SPEECH_CODES, image=2**IMAGE_BITS)
-
-
-def backbone(vocabulary: Vocabulary, speech_dim: int) -> DreamConfig:
-    """256 wide, 6 layers: about 6 million parameters."""
-    return DreamConfig.mini(vocabulary.size, speech_dim)
+# Answer lengths near those of training, which pads an answer by 1 to 16 places.
+LENGTHS: dict[str, tuple[float, int]] = {
+    "asr": (0.35, 8),
+    "tts": (3.5, 12),
+    "caption": (0.0, 24),
+    "vqa": (0.0, 12),
+    "chat": (0.0, 18),
+    "sqa": (0.0, 40),
+    "svqa": (0.0, 40),
+}
+# Pictures of plain backgrounds repeat themselves, so no penalty for it.
+SAMPLING: dict[str, SamplingParams] = {
+    "t2i": SamplingParams(guidance=1.0),
+    "s2i": SamplingParams(guidance=1.0),
+    "inpaint": SamplingParams(),
+    "asr": SamplingParams(),
+    "tts": SamplingParams(),
+    "caption": SamplingParams(),
+    "vqa": SamplingParams(),
+    "chat": SamplingParams(),
+    "sqa": SamplingParams(),
+    "svqa": SamplingParams(),
+}
 
 
 def stages() -> tuple[Stage, Stage, Stage]:
@@ -43,3 +97,209 @@ def stages() -> tuple[Stage, Stage, Stage]:
         stage("joint", joint, steps=2500, lr=8e-4, seed=2, floor=0.3),
         stage("interaction", interaction, steps=2500, lr=5e-4, seed=3),
     )
+
+
+@dataclass(frozen=True)
+class Mini:
+    """One training of the small model: where its parts lie, and where the speech bank is.
+
+    bank: a folder with plan.jsonl and audio/NNNNN.flac.
+    """
+
+    out: Path
+    bank: Path
+    report: Report | None = None
+
+    def train(self) -> OmniModel:
+        """All parts in order; the result is in out/model."""
+        stages_ = stages()
+        self.text()
+        image = self.image()
+        self.scenes(image)
+        ears = self.hearing()
+        tokenizer = self.speech_tokenizer()
+        self.flow(tokenizer)
+        self.spoken(ears, tokenizer)
+        for number in range(len(stages_)):
+            self.stage(number)
+        return self.assemble()
+
+    # ---------------------------------------------------------------------------------- codecs
+    def text(self) -> TextCodec:
+        """The byte-pair tokenizer of the world's sentences."""
+        path = self.out / "tokenizer.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            TextCodec.train(texts(), TEXT_TOKENS).save(path)
+        return TextCodec.load(path)
+
+    def image(self) -> Magvit2:
+        """The picture tokenizer, on scenes that are rendered as it goes."""
+        codec = self._new(lambda: Magvit2(Magvit2Config.mini()))
+        self._run(
+            "image",
+            lambda: ImageCodecObjective(codec, ImageCodecConfig()),
+            codec,
+            LoopConfig(3000, SEED, OptimConfig(lr=2e-3, warmup=100)),
+        )
+        return codec
+
+    def scenes(self, codec: Magvit2) -> SceneCodes:
+        """The codes of every scene."""
+        path = self.out / "scenes.safetensors"
+        if not path.exists():
+            encode_scenes(codec, path, report=lambda n, all_: self._tell("scenes", n, all_, {}))
+        return SceneCodes.open(path)
+
+    def hearing(self) -> SenseVoice:
+        """The speech encoder, by CTC on the bank's words; its head of words is then dropped."""
+        words = self._words()
+        config = replace(SenseVoiceConfig.mini(), ctc_size=words.size)
+        model = self._new(lambda: SenseVoice(config))
+        cmvn = self.out / "hearing" / CMVN_FILE
+
+        def objective() -> Objective:
+            heard = self._clips(words, hearing.log_mel)
+            if not cmvn.exists():
+                cmvn.parent.mkdir(parents=True, exist_ok=True)
+                fbank.write_cmvn(hearing.measure_cmvn(model, heard[:1000]), cmvn)
+            model.cmvn = fbank.read_cmvn(cmvn)
+            return hearing.HearingObjective(model, heard, hearing.HearingConfig())
+
+        optim = OptimConfig(lr=1.5e-3, warmup=200, weight_decay=0.01)
+        self._run("hearing", objective, model, LoopConfig(2200, SEED, optim, average=0.998))
+        tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("ctc.")}
+        return SenseVoice.load(tensors, SenseVoiceConfig.mini(), fbank.read_cmvn(cmvn))
+
+    def speech_tokenizer(self) -> SpeechTokenizer:
+        """Sound to codes at 12.5 a second, by words and mel on the quantised vectors."""
+        words = self._words()
+        tokenizer = self._new(lambda: SpeechTokenizer(SpeechTokenizerConfig.mini()))
+        config = speech_codec.TokenizerConfig(restart_until=2100)
+        training = self._new(
+            lambda: speech_codec.TokenizerTraining(tokenizer, words.size, config.codebook)
+        )
+
+        def objective() -> Objective:
+            heard = self._clips(words, lambda wave: speech_codec.log_mel(tokenizer, wave))
+            return speech_codec.TokenizerObjective(training, heard, config)
+
+        optim = OptimConfig(lr=1e-3, warmup=200, weight_decay=0.01)
+        loop = LoopConfig(3500, SEED, optim, average=0.998)
+        self._run("speech_tokenizer", objective, training, loop)
+        return tokenizer.eval()
+
+    def flow(self, tokenizer: SpeechTokenizer) -> Flow:
+        """Codes to mel by flow matching, in the answer voice."""
+        flow = self._new(lambda: Flow(FlowConfig.mini()))
+
+        def objective() -> Objective:
+            lines = [u for u in self._plan() if u.voice == voices.ANSWER_VOICE]
+            waves = (wave for _, wave in recordings(lines, self.bank / "audio"))
+            said = speech_flow.voiced(waves, tokenizer, flow)
+            speech_flow.start_at_mean(flow, said)
+            return speech_flow.FlowObjective(flow, said, speech_flow.FlowTrainingConfig())
+
+        loop = LoopConfig(2500, SEED, OptimConfig(lr=1e-3, warmup=200), average=0.998)
+        self._run("speech_flow", objective, flow, loop)
+        return flow.eval()
+
+    def spoken(self, ears: SenseVoice, tokenizer: SpeechTokenizer) -> Spoken:
+        """The bank as frames and codes."""
+        folder = self.out / "spoken"
+        if not (folder / "lines.jsonl").exists():
+            lines = self._plan()
+            encode_speech(
+                lines,
+                self.bank / "audio",
+                ears,
+                tokenizer,
+                report=lambda n: self._tell("spoken", n, len(lines), {}),
+            ).save(folder)
+        return Spoken.open(folder)
+
+    # -------------------------------------------------------------------------------- backbone
+    def stage(self, number: int) -> Dream:
+        """One stage (0, 1 or 2), from the weights of the one before."""
+        text, one = self.text(), stages()[number]
+        vocabulary = self._vocabulary(text)
+        backbone = self._new(lambda: Dream(self._sizes(vocabulary)))
+        if number == 0:
+            generator = torch.Generator().manual_seed(SEED)
+            vectors = code_vectors(Magvit2Config.mini().bits)
+            give_geometry(backbone, vocabulary.image, vectors, scale=0.05, generator=generator)
+        else:
+            before = self.out / stages()[number - 1].name / "weights.safetensors"
+            weights.load_into(backbone, weights.read(before), where=str(before))
+
+        def objective() -> Objective:
+            mixture = WorldMixture(
+                one.shares,
+                vocabulary,
+                text,
+                SceneCodes.open(self.out / "scenes.safetensors"),
+                Spoken.open(self.out / "spoken") if number else None,
+            )
+            return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
+
+        self._run(one.name, objective, backbone, one.loop)
+        return backbone.eval()
+
+    def assemble(self) -> OmniModel:
+        """All parts as one model folder, out/model, stored in half precision."""
+        text, image, ears = self.text(), self.image(), self.hearing()
+        tokenizer = self.speech_tokenizer()
+        speech = GlmVoice(tokenizer, self.flow(tokenizer), GriffinLim())
+        suite = CodecSuite(text=text, image=image.eval(), hearing=ears, speech=speech)
+        vocabulary = self._vocabulary(text)
+        config = ModelConfig(
+            "mini", vocabulary, self._sizes(vocabulary), suite.config, LENGTHS, SAMPLING
+        )
+        model = OmniModel(config, suite, self.stage(len(stages()) - 1))
+        model.save(self.out / "model", torch.float16)
+        return model
+
+    # ----------------------------------------------------------------------------------- inside
+    def _vocabulary(self, text: TextCodec) -> Vocabulary:
+        return Vocabulary.build(
+            text=text.vocabulary_size,
+            speech=SpeechTokenizerConfig.mini().codebook_size,
+            image=Magvit2Config.mini().codes,
+        )
+
+    def _sizes(self, vocabulary: Vocabulary) -> DreamConfig:
+        return DreamConfig.mini(vocabulary.size, SenseVoiceConfig.mini().dim)
+
+    def _plan(self) -> Sequence[voices.Utterance]:
+        path = self.bank / "plan.jsonl"
+        if not path.exists():
+            raise DataError(f"no speech bank at {self.bank}: speak it first (`make voices`)")
+        return voices.load_plan(path)
+
+    def _words(self) -> Words:
+        return Words.of(line.text for line in self._plan() if line.split == "train")
+
+    def _clips(self, words: Words, features: Callable[..., Tensor]) -> list[Clip]:
+        recorded = recordings(self._plan(), self.bank / "audio")
+        return clips(recorded, words, features)
+
+    def _new(self, make: Callable[[], M]) -> M:
+        torch.manual_seed(SEED)
+        return make()
+
+    def _run(
+        self, name: str, objective: Callable[[], Objective], module: nn.Module, loop: LoopConfig
+    ) -> None:
+        """Train a part unless its weights are there; leave the module with the averaged weights."""
+        folder = self.out / name
+        done = folder / "weights.safetensors"
+        if not done.exists():
+            trainer = Trainer(objective(), loop, folder)
+            trainer.resume()
+            trainer.fit(lambda step, row: self._tell(name, step, loop.steps, row))
+            weights.write(trainer.average, done)
+        weights.load_into(module, weights.read(done), where=str(done))
+
+    def _tell(self, name: str, step: int, steps: int, row: dict[str, float]) -> None:
+        if self.report:
+            self.report(name, step, steps, row)

@@ -23,7 +23,7 @@ from omni_diffusion.data.voices import Utterance
 from omni_diffusion.errors import DataError
 from omni_diffusion.media import Waveform
 
-from .. import files
+from omni_diffusion import files
 
 POOL = 8  # batches drawn together and sorted by length, of which one is used
 
