@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from omni_diffusion.data import bank, voices, world
+from omni_diffusion.data.bank import Bank
+from omni_diffusion.data.voices import ANSWER_VOICE, HELD_OUT_VOICES, Utterance
+from omni_diffusion.errors import DataError, MediaError
+from omni_diffusion.media import Waveform
+
+LINES = [
+    Utterance(0, "caption", "test", "af_bella", "a dog on a blue background"),
+    Utterance(3, "caption", "test", "af_sky", "a cat on a blue background"),
+    Utterance(4, "caption", "test", "am_puck", "a car, pink background"),
+    Utterance(9, "question", "test", "am_puck", "is there a dog?"),
+    Utterance(11, "answer", "test", ANSWER_VOICE, "a key on a blue background"),
+]
+
+
+def hum(index: int) -> Waveform:
+    time = torch.arange(24_000 * (3 + index % 3) // 10) / 24_000
+    return Waveform(0.5 * torch.sin(2 * torch.pi * (200 + 90 * index) * time)[None], 24_000)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for line in LINES:
+        hum(line.index).write(tmp_path / f"{line.index:05d}.flac")
+    bank.build(LINES, tmp_path, tmp_path / "bank")
+    return tmp_path / "bank"
+
+
+def test_every_sentence_comes_back_in_its_own_voice_and_at_its_own_place(folder: Path) -> None:
+    opened = Bank.open(folder)
+    found = opened.sample("caption", 0) + opened.sample("caption", 0, voices="held_out")
+    found += opened.sample("question", 0) + opened.sample("answer", 0)
+    by_text = {line.text: line for line in LINES}
+    assert {r.text for r in found} == set(by_text)
+    for recording in found:
+        line = by_text[recording.text]
+        assert (recording.voice, recording.role) == (line.voice, line.role)
+        expected = hum(line.index).resample(16_000).samples
+        assert recording.waveform.rate == 16_000
+        assert recording.waveform.samples.shape == expected.shape
+        both = torch.stack([expected[0], recording.waveform.samples[0]])
+        assert float(torch.corrcoef(both)[0, 1]) > 0.95
+
+
+def test_samples_follow_the_seed_and_never_repeat_a_sentence(folder: Path) -> None:
+    opened = Bank.open(folder)
+    orders = {tuple(r.text for r in opened.sample("caption", seed)) for seed in range(20)}
+    assert len(orders) == 2
+    assert all(len(set(order)) == 2 for order in orders)
+    assert len(opened.sample("caption", 0, 1)) == 1
+    assert len(opened.sample("caption", 0, 99)) == 2
+    assert [r.text for r in opened.sample("caption", 5)] == [
+        r.text for r in Bank.open(folder).sample("caption", 5)
+    ]
+
+
+def test_what_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no 'answer' in voices 'held_out'"):
+        Bank.open(folder).sample("answer", 0, voices="held_out")
+    with pytest.raises(DataError, match="no speech bank's manifest"):
+        Bank.open(tmp_path)
+    manifest = folder / bank.MANIFEST_FILE
+    rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join(rows[:-1]))
+    with pytest.raises(DataError, match="build both again"):
+        Bank.open(folder)
+    manifest.write_text(json.dumps({"role": "caption"}))
+    with pytest.raises(DataError, match="no speech bank's manifest"):
+        Bank.open(folder)
+    manifest.write_text("\n".join(rows))
+    (folder / bank.SOUND_FILE).write_bytes(b"OggS")
+    with pytest.raises(MediaError):
+        Bank.open(folder)
+
+
+def test_the_selection_holds_nothing_that_training_hears() -> None:
+    plan = voices.plan(0)
+    lines = bank.selection(plan)
+    assert lines == bank.selection(plan)
+    trained = {(line.voice, line.text) for line in plan if line.split == "train"}
+    assert not trained & {(line.voice, line.text) for line in lines}
+    assert len({line.index for line in lines}) == len(lines)
+    assert {line.split for line in lines} == {"test"}
+    for line in lines:
+        if line.role in ("caption", "answer"):
+            scene = world.parse(line.text)
+            assert scene is not None
+            assert world.held_out(scene)
+
+
+def test_the_selection_covers_every_role_and_general_question() -> None:
+    lines = bank.selection(voices.plan(0))
+    count = {
+        key: sum((line.role, line.voice in HELD_OUT_VOICES) == key for line in lines)
+        for key in [("caption", False), ("caption", True), ("question", False), ("question", True)]
+    }
+    assert min(count.values()) >= 20
+    assert count["caption", False] >= 100
+    for text in bank.GENERAL:
+        spoken = {line.voice in HELD_OUT_VOICES for line in lines if line.text == text}
+        assert spoken == {True, False}
+    answers = [line for line in lines if line.role == "answer"]
+    assert {line.voice for line in answers} == {ANSWER_VOICE}
+    assert len(answers) == bank.ANSWERS
