@@ -8,8 +8,11 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "omni_diffusion"
 LINES = (  # top to bottom; those on one line never import one another
-    "omni_diffusion __main__ cli",  # the face and the command line
-    "serving evaluation training",
+    "omni_diffusion __main__",  # the face, and the command line as a module
+    "cli",
+    "recipes",
+    "demo serving evaluation training",
+    "handover",
     "engine data",
     "tasks model",
     "codecs backbone diffusion",

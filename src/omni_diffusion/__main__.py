@@ -1,0 +1,5 @@
+"""`python -m omni_diffusion` is the command line."""
+
+from omni_diffusion.cli import main
+
+main()

@@ -1,0 +1,225 @@
+"""The command line: demo, run, eval, train.
+
+Each command imports what it needs when it is called, so that --help and a mistyped option answer
+at once. A user's mistake is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from omni_diffusion.errors import OmniError, TrainingError
+
+if TYPE_CHECKING:
+    from omni_diffusion.engine.request import Request, Result
+    from omni_diffusion.model import OmniModel
+
+NO_MEDIA = 1  # exit code of an answer without the picture or sound that the task is for
+
+app = typer.Typer(
+    help="One masked discrete diffusion model that reads and makes text, images and speech.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelFolder = Annotated[
+    Path | None, typer.Option("--model", help="A model folder; default: the small one shipped.")
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps; default: the task's own.")]
+ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture of any size.")]
+SpeechFile = Annotated[Path | None, typer.Option("--speech", help="WAV, FLAC, OGG or MP3.")]
+
+
+def main() -> None:
+    """Run the command line; no traceback for a user's mistake."""
+    try:
+        app()
+    except OmniError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to fill.")] = Path("demo-out"),
+    image: ImageFile = None,
+    speech: SpeechFile = None,
+    text: Annotated[str | None, typer.Option(help="Your words.")] = None,
+    steps: Steps = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    model: ModelFolder = None,
+    device: Device = "cpu",
+) -> None:
+    """Run every task on shipped inputs, and on yours, and show all of it on one page."""
+    from omni_diffusion.demo.demo import present
+    from omni_diffusion.demo.jobs import SHIPPED, yours
+    from omni_diffusion.handover import Named
+
+    jobs = [*yours(Named(text, image, speech)), *SHIPPED]
+    present(_open(model, device), jobs, out, steps=steps, seed=seed)
+
+
+@app.command()
+def run(
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="chat, asr, tts, t2i, caption, vqa, s2i, svqa, sqa, inpaint or infill."
+        ),
+    ],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The words; for infill, with _ for each unknown token.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The words, another way.")] = None,
+    image: ImageFile = None,
+    speech: SpeechFile = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="For inpaint: left,top,right,bottom, or a picture with a white hole."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="For a picture or sound; default: TASK.png or TASK.wav.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write what each step committed, as JSON.")
+    ] = None,
+    steps: Steps = None,
+    length: Annotated[
+        int | None, typer.Option(help="Places of the answer; default: the task's own rule.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Weight of classifier-free guidance; 0 is off.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Whose surest places come first: entropy, margin, max_probability."),
+    ] = None,
+    model: ModelFolder = None,
+    device: Device = "cpu",
+) -> None:
+    """Run one task on your own files: words to stdout, a picture or sound to a file."""
+    from dataclasses import replace
+
+    from omni_diffusion import handover
+    from omni_diffusion.engine.request import Request
+    from omni_diffusion.tasks import catalog
+
+    if prompt is not None and text is not None:
+        raise typer.BadParameter("give the words once, as PROMPT or as --text")
+    asked = {"steps": steps, "seed": seed, "guidance": guidance, "confidence": sampler}
+    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    # All that can be checked without a model comes first.
+    found = catalog.task(task)
+    replace(found.params, **changes)
+    named = handover.Named(text if prompt is None else prompt, image, speech, mask)
+    drafts = handover.conversation(found, named)
+    path = handover.plan_out(found, out)
+    if trace is not None:
+        handover.in_a_folder(trace)
+    opened = _open(model, device)
+    handover.check_size(drafts, opened.max_positions)
+    params = replace(opened.sampling.get(task, found.params), **changes) if changes else None
+    result = _answer(opened, Request(task, drafts, params, length, trace is not None))
+    if trace is not None:
+        handover.write_trace(result, trace)
+    _hand_back(result, path, handover.notes(drafts))
+
+
+@app.command("eval")
+def evaluate(
+    suite: Annotated[str, typer.Argument(help="What to measure: mini.")],
+    seed: Annotated[int, typer.Option(help="The same seed asks the same questions.")] = 0,
+    samples: Annotated[int, typer.Option(help="Questions of each task.")] = 100,
+    tasks: Annotated[
+        str | None, typer.Option(help="Only these, with commas: caption,vqa,t2i.")
+    ] = None,
+    steps: Steps = None,
+    json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
+    model: ModelFolder = None,
+    device: Device = "cpu",
+) -> None:
+    """Measure a model on samples that its training never showed."""
+    from rich.console import Console
+
+    from omni_diffusion import handover
+    from omni_diffusion.errors import EvaluationError
+    from omni_diffusion.evaluation import mini, report
+
+    if suite != "mini":
+        raise EvaluationError(f"no evaluation is called {suite!r}; give mini")
+    if json is not None:
+        handover.in_a_folder(json)
+    names = None if tasks is None else [name.strip() for name in tasks.split(",")]
+    waiting = Console(stderr=True)
+    with waiting.status("opening the model") as status:
+        scores = mini.evaluate(
+            _open(model, device),
+            seed,
+            samples,
+            names,
+            steps,
+            lambda name, done, total: status.update(f"{name}: {done} of {total}"),
+        )
+    Console().print(report.table(scores))
+    if json is not None:
+        report.save(scores, json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Which training: mini.")],
+    out: Annotated[Path, typer.Option(help="The folder for all that is made; resumed if there.")],
+) -> None:
+    """Train a model by a recipe, from nothing or from where it was stopped."""
+    if recipe != "mini":
+        raise TrainingError(f"no recipe is called {recipe!r}; give mini")
+    from omni_diffusion.recipes import mini
+
+    mini.train(out)
+
+
+def _open(folder: Path | None, device: str) -> OmniModel:
+    from omni_diffusion.model import OmniModel
+
+    return OmniModel.open(folder, device)
+
+
+def _answer(model: OmniModel, request: Request) -> Result:
+    """Run one request with a bar on stderr; raises what befell it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from omni_diffusion.engine.engine import Engine
+
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        bar = bars.add_task(request.task_name, total=1.0)
+        (result,) = Engine(model).run(
+            [request], lambda progress: bars.update(bar, completed=progress.share)
+        )
+    if result.error is not None:
+        raise result.error
+    return result
+
+
+def _hand_back(result: Result, path: Path | None, notes: list[str]) -> None:
+    """Words to stdout, media to `path`, everything else to stderr."""
+    from omni_diffusion import handover
+
+    words = handover.text_of(result.parts)
+    if words:
+        typer.echo(words)
+    for note in (*notes, *result.notes):
+        typer.echo(f"note: {note}", err=True)
+    if path is not None:
+        if not handover.write_media(result.parts, path):
+            raise typer.Exit(NO_MEDIA)
+        typer.echo(f"wrote {path}", err=True)
+    typer.echo(f"{result.steps} steps in {result.seconds:.2f} s", err=True)

@@ -1,0 +1,53 @@
+"""The exported names, and that neither they nor --help wait for torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+import omni_diffusion
+
+NAMES = [
+    *("Blank", "Draft", "Engine", "Image", "Message", "OmniError", "OmniModel", "Picture"),
+    *("Request", "Result", "SamplingParams", "Speech", "Text", "Waveform"),
+    *("box", "cloze", "inpainting"),
+]
+QUIET = """
+import sys
+{body}
+heavy = {{"torch", "numpy", "PIL", "tokenizers"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+HELP = """
+from omni_diffusion.cli import main
+for words in ([], ["demo"], ["run"], ["eval"], ["train"]):
+    sys.argv = ["omni-diffusion", *words, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 0, end
+"""
+
+
+def test_the_names_are_these() -> None:
+    assert sorted(omni_diffusion.__all__) == sorted(omni_diffusion.HOMES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_the_one_of_its_home(name: str) -> None:
+    found = getattr(omni_diffusion, name)
+    assert found.__name__ == name
+    assert found.__module__ == f"omni_diffusion.{omni_diffusion.HOMES[name]}"
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Oracle'"):
+        omni_diffusion.Oracle  # noqa: B018
+
+
+@pytest.mark.parametrize("body", ["import omni_diffusion", HELP], ids=["import", "help"])
+def test_nothing_heavy_is_imported(body: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET.format(body=body)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
