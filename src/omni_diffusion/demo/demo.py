@@ -83,9 +83,10 @@ def present(
             bars.update(bar, description=catalog.task(each.job.task).title)
             cards.append(_run(each, model, partial(_advance, bars, bar, number)))
             written = _write(cards[-1], out)
-            _say(console, _line(cards[-1], written))
+            line = _line(cards[-1], written)
+            console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
     _write_page(model, cards, out, seed)
-    _say(console, f"open {out / 'index.html'}")
+    console.print(f"open {out / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
     return cards
 
 
@@ -158,10 +159,6 @@ def _line(card: Card, written: Sequence[str]) -> str:
     words = "".join(sign if sign.isprintable() else "?" for sign in words)  # no terminal codes
     said = card.fault or words or ", ".join(written) or "no answer"
     return f"{card.key:13} {card.seconds:6.2f} s {card.steps:4} steps  {said}"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
 
 
 def _write_page(model: OmniModel, cards: Sequence[Card], out: Path, seed: int) -> None:
