@@ -17,8 +17,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from omni_diffusion import files
 from omni_diffusion.errors import TrainingError
 from omni_diffusion.training import checkpoint
+from omni_diffusion.training.interrupt import deferred
 from omni_diffusion.training.optim import OptimConfig, adamw, rate
 
 
@@ -80,11 +82,30 @@ class Trainer:
         checkpoint.save(self.state_path, module, self.average, self.optimizer, self.step)
 
     def fit(self, report: Callable[[int, dict[str, float]], None] | None = None) -> None:
-        """Train to the last step; `report` sees every logged row (for a progress bar)."""
+        """Train to the last step; `report` sees every logged row (for a progress bar).
+
+        SIGINT and SIGTERM are obeyed after the running step, once the state is saved. Rows of the
+        log beyond the current step, left by a run that was killed, are dropped.
+        """
+        self._forget_rows()
+        with deferred() as stopping:
+            self._run(report, stopping)
+            self.save()
+        if self.step < self.config.steps:  # the caller's handler of the signal let us go on
+            raise TrainingError(
+                f"training was stopped after {self.step} of {self.config.steps} steps: "
+                f"its state is {self.state_path}; resume to go on"
+            )
+
+    def _run(
+        self,
+        report: Callable[[int, dict[str, float]], None] | None,
+        stopping: Callable[[], bool],
+    ) -> None:
         saved = logged = time.monotonic()
         sums: dict[str, float] = {}
         count = 0
-        while self.step < self.config.steps:
+        while self.step < self.config.steps and not stopping():
             figures = self.advance()
             count += 1
             for name, value in figures.items():
@@ -101,10 +122,9 @@ class Trainer:
             if time.monotonic() - saved > self.config.save_seconds:
                 self.save()
                 saved = time.monotonic()
-        self.save()
 
     def advance(self) -> dict[str, float]:
-        """One optimizer step."""
+        """One optimizer step; raises TrainingError instead of stepping where nothing is finite."""
         config, module = self.config, self.objective.module
         seed = config.seed * 1_000_003 + self.step
         torch.manual_seed(seed)  # dropout and whatever else draws from the global generator
@@ -114,20 +134,28 @@ class Trainer:
         module.train()
         loss, figures = self.objective.loss(self.step, generator)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss of step {self.step} is {value}: the last good state is "
-                f"{self.state_path}; lower the learning rate or look at the data"
-            )
+        self._check("loss", value)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(
             [p for p in module.parameters() if p.requires_grad], config.optim.clip
         )
+        self._check("gradient norm", float(norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._average()
         return {"loss": value, "gradient_norm": float(norm), **figures}
+
+    def _check(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        saved = self.state_path.exists()
+        raise TrainingError(
+            f"the {name} of step {self.step} is {value}: "
+            f"{f'the last good state is {self.state_path}' if saved else 'no state is saved yet'}; "
+            "lower the learning rate or look at the data"
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -139,7 +167,20 @@ class Trainer:
             else:
                 self.average[name].copy_(value)
 
+    @property
+    def _log_path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
     def _log(self, row: dict[str, float]) -> None:
         line = {"step": self.step} | {k: round(v, 6) for k, v in row.items()}
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with self._log_path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _forget_rows(self) -> None:
+        """Drop the rows that are going to be written anew, and one that was cut off in writing."""
+        if not self._log_path.exists():
+            return
+        rows = self._log_path.read_text().splitlines(keepends=True)
+        kept = [r for r in rows if r.endswith("\n") and json.loads(r)["step"] <= self.step]
+        if kept != rows:
+            files.write_text(self._log_path, "".join(kept))
