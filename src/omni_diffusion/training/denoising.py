@@ -109,4 +109,5 @@ def give_geometry(
     rows = rows / rows.std().clamp_min(1e-6) * scale
     places = slice(span.start, span.stop)
     backbone.model.embed_tokens.weight[places] = rows
-    backbone.lm_head.weight[places] = rows
+    if not backbone.config.tie_embeddings:
+        backbone.lm_head.weight[places] = rows

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni_diffusion.codecs.magvit2 import Magvit2, pixels_of
 from omni_diffusion.data import world
-
-from ..codecs.magvit2 import Magvit2, pixels_of
 
 
 @dataclass(frozen=True)
