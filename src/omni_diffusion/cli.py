@@ -176,13 +176,14 @@ def evaluate(
 def train(
     recipe: Annotated[str, typer.Argument(help="Which training: mini.")],
     out: Annotated[Path, typer.Option(help="The folder for all that is made; resumed if there.")],
+    bank: Annotated[Path, typer.Option(help="The spoken sentences, made by `make voices`.")],
 ) -> None:
     """Train a model by a recipe, from nothing or from where it was stopped."""
     if recipe != "mini":
         raise TrainingError(f"no recipe is called {recipe!r}; give mini")
     from omni_diffusion.recipes import mini
 
-    mini.train(out)
+    mini.train(out, bank)
 
 
 def _open(folder: Path | None, device: str) -> OmniModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,9 @@ from omni_diffusion.training.stages import Stage, stage
 from omni_diffusion.training.trainer import LoopConfig, Objective, Trainer
 from omni_diffusion.vocab import Vocabulary
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with the part's name, the step, the last step and the figures since the last call."""
 
@@ -82,7 +85,7 @@ SAMPLING: dict[str, SamplingParams] = {
 
 def stages() -> tuple[Stage, Stage, Stage]:
     """The three stages: pictures and text; and speech; and speech-driven visual interaction."""
-    pictures = (Share("t2i", 16), Share("caption", 6, 0.5), Share("chat", 4, 0.1))
+    pictures = (Share("t2i", 16), Share("caption", 4, 0.5), Share("chat", 2, 0.1))
     joint = (
         *(Share("t2i", 10), Share("caption", 4, 0.5), Share("vqa", 8, 0.5), Share("chat", 2, 0.1)),
         *(Share("asr", 8, 0.5), Share("tts", 8, 0.7)),
@@ -93,10 +96,29 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("s2i", 6), Share("sqa", 3, 0.3), Share("svqa", 6, 0.7)),
     )
     return (
-        stage("pictures", pictures, steps=2500, lr=1e-3, seed=1, floor=0.3),
+        stage("pictures", pictures, steps=2500, lr=1.8e-3, seed=1, floor=0.3),
         stage("joint", joint, steps=2500, lr=8e-4, seed=2, floor=0.3),
         stage("interaction", interaction, steps=2500, lr=5e-4, seed=3),
     )
+
+
+def train(out: Path, bank: Path) -> OmniModel:
+    """Train everything with a progress bar for each part; see `Mini`."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = "[progress.description]{task.description}"
+    figures = TextColumn("{task.fields[figures]}")
+    with Progress(TextColumn(text), BarColumn(), TimeRemainingColumn(), figures) as bars:
+        known: dict[str, TaskID] = {}
+
+        def report(name: str, step: int, steps: int, row: dict[str, float]) -> None:
+            if name not in known:
+                known[name] = bars.add_task(name, total=steps, figures="")
+            shown = {key: row[key] for key in list(row)[:4]}
+            said = "  ".join(f"{key} {value:.3f}" for key, value in shown.items())
+            bars.update(known[name], completed=step, figures=said)
+
+        return Mini(out, bank, report).train()
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omni_diffusion import files
 from omni_diffusion.data.voices import Utterance
 from omni_diffusion.errors import DataError
 from omni_diffusion.media import Waveform
-
-from omni_diffusion import files
 
 POOL = 8  # batches drawn together and sorted by length, of which one is used
 
