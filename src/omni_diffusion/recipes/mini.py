@@ -61,7 +61,7 @@ SEED = 0
 # Answer lengths near those of training, which pads an answer by 1 to 16 places.
 LENGTHS: dict[str, tuple[float, int]] = {
     "asr": (0.35, 8),
-    "tts": (3.5, 12),
+    "tts": (3.5, 14),
     "caption": (0.0, 24),
     "vqa": (0.0, 12),
     "chat": (0.0, 18),
@@ -96,9 +96,9 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("s2i", 6), Share("sqa", 3, 0.3), Share("svqa", 6, 0.7)),
     )
     return (
-        stage("pictures", pictures, steps=2500, lr=1.8e-3, seed=1, floor=0.3),
-        stage("joint", joint, steps=2500, lr=8e-4, seed=2, floor=0.3),
-        stage("interaction", interaction, steps=2500, lr=5e-4, seed=3),
+        stage("pictures", pictures, steps=2800, lr=1.8e-3, seed=1, floor=0.3),
+        stage("joint", joint, steps=700, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
+        stage("interaction", interaction, steps=1400, lr=1e-3, seed=3, warmup=50),
     )
 
 
