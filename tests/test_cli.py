@@ -228,7 +228,12 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("eval", "maxi"), "no evaluation is called 'maxi'", "give mini"),
         (nothing, ("eval", "mini", "--tasks", "cap"), "'cap'", "caption"),
         (nothing, ("eval", "mini", "--json", "no/a.json"), "no folder no", "create it"),
-        (nothing, ("train", "maxi", "--out", "runs"), "no recipe is called 'maxi'", "give mini"),
+        (
+            nothing,
+            ("train", "maxi", "--out", "runs", "--bank", "bank"),
+            "no recipe is called 'maxi'",
+            "give mini",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
@@ -303,13 +308,13 @@ def test_the_demo_takes_ones_own_inputs(call: Call) -> None:
     assert "open shown/index.html" in said.out
 
 
-def test_train_hands_its_folder_to_the_recipe(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_hands_its_folders_to_the_recipe(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     from omni_diffusion.recipes import mini
 
-    given: list[Path] = []
-    monkeypatch.setattr(mini, "train", given.append, raising=False)
-    assert call("train", "mini", "--out", "runs/mini").code == 0
-    assert given == [Path("runs/mini")]
+    given: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(mini, "train", lambda out, bank: given.append((out, bank)))
+    assert call("train", "mini", "--out", "runs/mini", "--bank", "runs/bank").code == 0
+    assert given == [(Path("runs/mini"), Path("runs/bank"))]
 
 
 def test_eval_shows_a_table_and_writes_json(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
