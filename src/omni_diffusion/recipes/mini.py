@@ -91,13 +91,13 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("asr", 8, 0.5), Share("tts", 8, 0.7)),
     )
     interaction = (
-        *(Share("t2i", 6), Share("caption", 4, 0.5), Share("vqa", 6, 0.5), Share("chat", 2, 0.1)),
-        *(Share("asr", 6, 0.5), Share("tts", 6, 0.7)),
-        *(Share("s2i", 6), Share("sqa", 3, 0.3), Share("svqa", 6, 0.7)),
+        *(Share("t2i", 8), Share("caption", 4, 0.5), Share("vqa", 4, 0.5), Share("chat", 1, 0.1)),
+        *(Share("asr", 4, 0.5), Share("tts", 6, 0.7)),
+        *(Share("s2i", 8), Share("sqa", 2, 0.3), Share("svqa", 4, 0.7)),
     )
     return (
         stage("pictures", pictures, steps=2800, lr=1.8e-3, seed=1, floor=0.3),
-        stage("joint", joint, steps=700, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
+        stage("joint", joint, steps=450, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
         stage("interaction", interaction, steps=1400, lr=1e-3, seed=3, warmup=50),
     )
 
