@@ -9,6 +9,7 @@ from omni_diffusion.data.bank import Bank
 from omni_diffusion.data.voices import ANSWER_VOICE, HELD_OUT_VOICES, Utterance
 from omni_diffusion.errors import DataError, MediaError
 from omni_diffusion.media import Waveform
+from omni_diffusion.model import SHIPPED
 
 LINES = [
     Utterance(0, "caption", "test", "af_bella", "a dog on a blue background"),
@@ -108,3 +109,17 @@ def test_the_selection_covers_every_role_and_general_question() -> None:
     answers = [line for line in lines if line.role == "answer"]
     assert {line.voice for line in answers} == {ANSWER_VOICE}
     assert len(answers) == bank.ANSWERS
+
+
+def test_the_shipped_bank_is_small_whole_and_unheard_in_training() -> None:
+    folder = SHIPPED / "bank"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2.5e6
+    shipped = Bank.open(folder)
+    trained = {(line.voice, line.text) for line in voices.plan(0) if line.split == "train"}
+    assert not trained & {(entry.voice, entry.text) for entry in shipped.entries}
+    for recording in shipped.sample("caption", 0) + shipped.sample("answer", 0):
+        scene = world.parse(recording.text)
+        assert scene is not None
+        assert world.held_out(scene)
+        assert 1 < recording.waveform.seconds < 10
+        assert recording.waveform.samples.abs().max() > 0.05
