@@ -1,0 +1,62 @@
+"""The model that comes with the package: there, small enough, and at work on every answer."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from omni_diffusion import Engine, Image, Message, OmniModel, Request, Speech, Text
+from omni_diffusion.data import world
+from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.model import SHIPPED
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def model() -> OmniModel:
+    return OmniModel.open()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def ask(model: OmniModel, task: str, *parts: Text | Image | Speech, steps: int = 8) -> list[object]:
+    [result] = Engine(model).run(
+        [Request(task, (Message("user", parts),), SamplingParams(steps=steps))]
+    )
+    assert result.error is None
+    return list(result.parts)
+
+
+def test_it_has_a_card_and_fits_its_budget() -> None:
+    assert (SHIPPED / "README.md").is_file()
+    sizes = [file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()]
+    assert max(sizes) < 16 * MEGABYTE
+    assert sum(sizes) < 60 * MEGABYTE
+
+
+def test_it_paints_the_background_and_layout_asked_for(model: OmniModel) -> None:
+    [picture] = ask(model, "t2i", Text("four clocks on a blue background"), steps=16)
+    assert isinstance(picture, Image)
+    seen = world.look(picture.picture)
+    assert (seen.background, seen.layout) == ("blue", "corners")
+
+
+def test_it_names_the_background_of_a_picture(model: OmniModel) -> None:
+    scene = world.Scene("one", ("strawberry",), "yellow")
+    asked = Text("what color is the background?")
+    [answer] = ask(model, "vqa", asked, Image(world.render(scene)))
+    assert answer == Text("yellow")
+
+
+def test_it_speaks(model: OmniModel) -> None:
+    parts = ask(model, "tts", Text("it is a dog"))
+    [sound] = [part for part in parts if isinstance(part, Speech)]
+    assert 0.3 < sound.waveform.seconds < 4
+    assert float(sound.waveform.samples.abs().max()) > 0.01
