@@ -23,7 +23,7 @@ fix: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The small model from nothing: about 4 hours of speaking and 6 of training on 2 cores, resumable.
+# The small model from nothing: hours on 2 cores, resumable at any moment.
 train: $(VENV)/ready voices
 	$(BIN)/omni-diffusion train mini --out runs/mini --bank runs/bank
 
