@@ -94,7 +94,7 @@ def grey(picture: Picture, cut: torch.Tensor) -> Picture:
 
 
 def draw(rows: list[tuple[str, list[str] | None, list[Picture] | None]]) -> PilImage.Image:
-    heights = [SIDE + 6 if pictures else 44 for _, _, pictures in rows]
+    heights = [SIDE + 6 if pictures else 58 for _, _, pictures in rows]
     sheet = PilImage.new("RGB", (LABEL + COLUMNS * (SIDE + 6), sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
     y = 0
