@@ -43,9 +43,32 @@ def test_attend_equals_the_sum_written_out(kv_heads: int, masked: bool) -> None:
     assert torch.allclose(attend(q, k, v, visibility), plain_attention(q, k, v, sees), atol=1e-5)
 
 
-def test_blind_places_get_zeros_and_send_no_gradient() -> None:
+def gradients(mixed: Tensor, *leaves: Tensor) -> list[Tensor]:
+    weights = torch.linspace(-1, 1, mixed.numel()).view(mixed.shape)
+    return list(torch.autograd.grad((mixed.float() * weights).sum(), leaves))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_training_in_bfloat16_is_the_same_attention(masked: bool) -> None:
+    q = torch.randn(2, 4, 7, 8, requires_grad=True)
+    k, v = (torch.randn(2, 2, 7, 8, requires_grad=True) for _ in range(2))
+    sees = torch.rand(2, 7, 7) > 0.5
+    sees[0, 3] = False
+    visibility = Visibility.of(sees[:, None]) if masked else None
+    exact = attend(q, k, v, visibility)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = attend(q, k, v, visibility)
+    assert torch.allclose(coarse.float(), exact, atol=0.03)
+    pairs = zip(gradients(coarse, q, k, v), gradients(exact, q, k, v), strict=True)
+    for near, wanted in pairs:
+        assert torch.allclose(near, wanted, atol=0.03)
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_blind_places_get_zeros_and_send_no_gradient(reduced: bool) -> None:
     q, k, v = (torch.randn(1, 2, 3, 8, requires_grad=True) for _ in range(3))
-    out = attend(q, k, v, Visibility.of(torch.zeros(1, 1, 3, 3, dtype=torch.bool)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+        out = attend(q, k, v, Visibility.of(torch.zeros(1, 1, 3, 3, dtype=torch.bool)))
     out.sum().backward()
     assert out.abs().max() == 0
     for leaf in (q, k, v):

@@ -52,6 +52,13 @@ def test_one_ratio_for_a_sequence(variant, mean, std):
     assert torch.corrcoef(torch.stack([answer, pads]))[0, 1] > 0.7
 
 
+def test_a_share_of_the_sequences_is_masked_whole():
+    answer, pads = rates(MaskingConfig(full=0.25))
+    assert (answer == 1).float().mean() == pytest.approx(0.25 + 0.75 / ANSWER, abs=0.02)
+    assert pads[answer == 1].mean() == pytest.approx(0.6, abs=0.02)
+    assert answer[answer < 1].mean() == pytest.approx(0.5, abs=0.02)
+
+
 def test_antithetic_spreads_a_small_batch():
     ids, maskable, pad = batch(10)
     ratio = corrupt(ids, maskable, pad, MASK, MaskingConfig("antithetic")).ratio[:, PROMPT]
@@ -108,7 +115,7 @@ def test_same_generator_same_masks():
     assert not torch.equal(first.ids, third.ids)
 
 
-@pytest.mark.parametrize("wrong", [{"variant": "even"}, {"gamma": 1.5}, {"epsilon": 0.0}])
+@pytest.mark.parametrize("wrong", [{"variant": "even"}, {"gamma": 1.5}, {"epsilon": 0.0}, {"full": 2}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MaskingConfig(**wrong)

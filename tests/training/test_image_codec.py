@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config
+from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config, pixels_of
 from omni_diffusion.data import world
 from omni_diffusion.data.world import Scene
-from omni_diffusion.training.image_codec import ImageCodecConfig, ImageCodecObjective, entropies
+from omni_diffusion.training.image_codec import (
+    ImageCodecConfig,
+    ImageCodecObjective,
+    Pair,
+    entropies,
+    ground_steady,
+    pair,
+    sprites_steady,
+)
 
 SIZES = Magvit2Config(
     channels=4,
@@ -72,40 +80,69 @@ def test_gradients_stay_finite_where_codes_are_sure() -> None:
     assert bool(z.grad.isfinite().all())
 
 
-# ------------------------------------------------------------------------------------------ scenes
-def test_every_second_scene_shares_the_first_sprite_of_the_one_before() -> None:
-    scenes = objective(batch=40)._scenes(random.Random(0))
-    assert len(scenes) == 40
-    pairs = list(zip(scenes[::2], scenes[1::2], strict=True))
-    assert any(not first.uniform for first, _ in pairs)
-    for first, second in pairs:
-        if not first.uniform:
-            assert second.objects[0] == first.objects[0]
-            assert second.objects[1] not in first.objects
-            assert (second.layout, second.background, second.style) == (
-                first.layout, first.background, first.style,
-            )  # fmt: skip
+# ------------------------------------------------------------------------------------------- pairs
+def test_a_pair_shares_its_sprite_and_draws_the_rest_anew() -> None:
+    rng = random.Random(0)
+    pairs, known = [pair(rng) for _ in range(400)], set(world.every_scene())
+    for each in pairs:
+        (first, second), (at_first, at_second) = each.scenes, each.at
+        assert first.objects[at_first] == second.objects[at_second]
+        assert first.style == second.style
+        sides = [world.LAYOUTS[s.layout][a][2] for s, a in zip(each.scenes, each.at, strict=True)]
+        assert sides[0] == sides[1]
+        assert second in known
+    for different in (
+        lambda a, b: a.background != b.background,
+        lambda a, b: a.layout != b.layout,
+        lambda a, b: set(a.objects) != set(b.objects),
+    ):
+        assert sum(different(*each.scenes) for each in pairs) > 100
 
 
-@pytest.mark.parametrize("layout", ["row", "column"])
-def test_steadiness_looks_at_the_shared_sprite_alone(layout: str) -> None:
-    one = objective()
-    scenes = [Scene(layout, ("dog", other), "blue") for other in ("cat", "key")]
-    x, y, side = (value // 8 for value in world.LAYOUTS[layout][0])
-    z = torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1)
-    elsewhere = torch.ones(8, 8, dtype=torch.bool)
-    elsewhere[y : y + side, x : x + side] = False
-    z[1][:, elsewhere] += 1.0
-    assert float(one._steady(z, scenes)) == 0
-    z[1][:, y, x] += 1.0
-    by_hand = (z[0].tanh() - z[1].tanh())[:, ~elsewhere].square().mean()
-    assert float(one._steady(z, scenes)) == pytest.approx(float(by_hand))
+def steadiness(first: Scene, second: Scene, at: tuple[int, int], z: Tensor) -> float:
+    shown = torch.stack([pixels_of(world.render(s), world.SIZE) for s in (first, second)])
+    return float(sprites_steady(z, shown, [Pair((first, second), at)]))
 
 
-def test_scenes_without_a_shared_sprite_have_no_steadiness() -> None:
-    scenes = [Scene("one", ("dog",), "blue"), Scene("one", ("dog",), "blue")]
-    steady = objective()._steady(torch.randn(2, 4, 8, 8), scenes)
-    assert float(steady) == 0
+def window(scene: Scene, at: int) -> tuple[slice, slice]:
+    x, y, side = (value // 8 for value in world.LAYOUTS[scene.layout][at])
+    return slice(y, y + side), slice(x, x + side)
+
+
+def test_steadiness_looks_at_the_shared_sprite_alone() -> None:
+    first, second = Scene("row", ("dog", "cat"), "blue"), Scene("column", ("key", "dog"), "blue")
+    z = torch.randn(2, 4, 8, 8)
+    one, other = (slice(None), *window(first, 0)), (slice(None), *window(second, 1))
+    z[1][other] = z[0][one]
+    assert steadiness(first, second, (0, 1), z) == 0
+    z[1][other] += torch.linspace(0, 1, 16).view(4, 4)
+    by_hand = (z[0][one].tanh() - z[1][other].tanh()).square().mean()
+    assert steadiness(first, second, (0, 1), z) == pytest.approx(float(by_hand))
+
+
+def test_where_the_background_shows_through_codes_may_differ() -> None:
+    first, second = Scene("one", ("ball",), "blue"), Scene("one", ("ball",), "green")
+    corner, middle = torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8)
+    corner[1, :, 1, 1] = 2.0
+    middle[1, :, 4, 4] = 2.0
+    assert steadiness(first, second, (0, 0), middle) > 0
+    assert steadiness(first, second, (0, 0), corner) < 0.1 * steadiness(
+        first, second, (0, 0), middle
+    )
+
+
+def test_the_ground_is_steady_where_each_colour_has_one_code() -> None:
+    scenes = [Scene("row", ("dog", "cat"), ground) for ground in ("blue", "green", "blue")]
+    shown = torch.stack([pixels_of(world.render(s), world.SIZE) for s in scenes])
+    z = torch.tensor([1.0, -1.0, 1.0])[:, None, None, None].repeat(1, 4, 8, 8)
+    z[:, :, 3, 1] += torch.randn(3, 4)  # within the first sprite
+    assert float(ground_steady(z, shown)) == pytest.approx(0, abs=1e-6)
+    z[2, :, 0, 0] = -1.0
+    assert float(ground_steady(z, shown)) > 0.01
+
+
+def test_a_batch_without_plain_ground_has_nothing_to_keep_steady() -> None:
+    assert float(ground_steady(torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64))) == 0
 
 
 # -------------------------------------------------------------------------------------------- loss

@@ -25,11 +25,14 @@ class MaskingConfig:
     "per_token", one t for each token, so half of every sequence (the published code).
     gamma: padding is masked at gamma times the ratio (attenuated tail-pad masking).
     epsilon: the ratio runs over [epsilon, 1].
+    full: share of the sequences whose ratio is 1 whatever was drawn. It is where decoding starts,
+    and nothing but the prompt is there to predict from; the paper has none.
     """
 
     variant: Variant = "uniform"
     gamma: float = 0.6
     epsilon: float = 0.001
+    full: float = 0.0
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -38,6 +41,8 @@ class MaskingConfig:
             )
         if not 0 <= self.gamma <= 1:
             raise ConfigError(f"masking gamma is {self.gamma}; give a share from 0 to 1")
+        if not 0 <= self.full <= 1:
+            raise ConfigError(f"masking full is {self.full}; give a share from 0 to 1")
         if not 0 < self.epsilon < 1:
             raise ConfigError(f"masking epsilon is {self.epsilon}; give a value between 0 and 1")
 
@@ -113,6 +118,9 @@ def _draw(
     else:
         u = torch.rand(groups, generator=generator, device=device)
         t = share_masked(u, "cosine" if config.variant == "cosine" else "linear")[group]
+    if config.full:
+        whole = torch.rand(groups, generator=generator, device=device) < config.full
+        t = torch.where(whole[group], 1.0, t)
     return config.epsilon + (1 - config.epsilon) * t
 
 

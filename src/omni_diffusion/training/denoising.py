@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,14 @@ class Mixture(Protocol):
 
 @dataclass(frozen=True)
 class DenoisingConfig:
-    """The forward process and the weight of each masked place."""
+    """The forward process, the weight of each masked place, and what matrix products run in.
+
+    Weights, their sums and the loss stay in float32 whatever the precision.
+    """
 
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     weighting: Weighting = "plain"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class DenoisingObjective:
@@ -76,9 +80,11 @@ class DenoisingObjective:
         corruption = corrupt(
             batch.ids, maskable, pad, self.vocabulary.mask, self.config.masking, generator
         )
-        logits = self.backbone(
-            corruption.ids, slots=batch.slots, segments=batch.segments, rows=corruption.masked
-        )
+        reduced = self.config.precision == "bfloat16"
+        with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=reduced):
+            logits = self.backbone(
+                corruption.ids, slots=batch.slots, segments=batch.segments, rows=corruption.masked
+            )
         targets = batch.ids[corruption.masked]
         weights = weigh(corruption, maskable, self.config.weighting)
         right = (logits.detach().argmax(-1) == targets).float().mean()

@@ -1,8 +1,10 @@
 """Training the picture tokenizer on scenes of the small world: an `Objective` for the loop.
 
 Reconstruction, commitment and entropy are the lookup-free quantizer's usual losses (MAGVIT-v2,
-Yu et al. 2023). One term is ours: a sprite should keep its codes whatever stands beside it, since
-codes that depend on the neighbourhood are needlessly hard to predict from words.
+Yu et al. 2023). One term is ours: what looks alike should have the same codes, wherever it stands,
+whatever stands beside it and whatever lies behind. Without it the tokenizer spends its spare bits
+on place and background, and a sprite has as many spellings as it has surroundings, each of which
+a language model has to learn apart.
 """
 
 from __future__ import annotations
@@ -23,11 +25,19 @@ class ImageCodecConfig:
     """Batch and loss weights."""
 
     batch: int = 32
-    entropy: float = 0.03
+    entropy: float = 0.02
     commit: float = 0.05
-    steady: float = 0.1
+    steady: float = 1.5
     steady_from: int = 500  # steps; earlier it would pull all codes together
     temperature: float = 1.0  # of the soft code assignment whose entropy is measured
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scenes that show the same sprite at the same size: at place `at[i]` of scene i."""
+
+    scenes: tuple[world.Scene, world.Scene]
+    at: tuple[int, int]
 
 
 def entropies(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -49,7 +59,7 @@ def entropies(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 class ImageCodecObjective:
-    """The tokenizer's loss on fresh scenes; every second scene shares its first sprite."""
+    """The tokenizer's loss on fresh scenes, drawn in pairs that share a sprite."""
 
     def __init__(self, codec: Magvit2, config: ImageCodecConfig) -> None:
         self.codec, self.config = codec, config
@@ -62,7 +72,8 @@ class ImageCodecObjective:
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction + entropy + commitment + steadiness on one batch."""
         rng = random.Random(int(torch.randint(2**31, (), generator=generator)))
-        scenes = self._scenes(rng)
+        pairs = [pair(rng) for _ in range(self.config.batch // 2)]
+        scenes = [scene for each in pairs for scene in each.scenes]
         pixels = torch.stack([pixels_of(world.render(s), world.SIZE) for s in scenes])
         z = self.codec.encode_latents(pixels)
         codes, ids = self.codec.quantize(z)
@@ -71,7 +82,7 @@ class ImageCodecObjective:
         rebuilt = difference.square().mean() + 0.3 * difference.abs().mean()
         each, spread = entropies(z, self.config.temperature)
         commit = (z - codes.detach()).square().mean()
-        steady = self._steady(z, scenes)
+        steady = sprites_steady(z, pixels, pairs) + 0.5 * ground_steady(z, pixels)
         config = self.config
         loss = (
             rebuilt
@@ -86,27 +97,63 @@ class ImageCodecObjective:
             "codes": float(torch.unique(ids).numel()),
         }
 
-    def _scenes(self, rng: random.Random) -> list[world.Scene]:
-        scenes = []
-        for _ in range(self.config.batch // 2):
-            scene = world.sample_scene(rng, split=rng.choice(("train", "test")))
-            scenes.append(scene)
-            if scene.uniform:
-                scenes.append(world.sample_scene(rng))
-            else:
-                other = rng.choice([o for o in world.OBJECTS if o not in scene.objects])
-                scenes.append(replace(scene, objects=(scene.objects[0], other)))
-        return scenes
 
-    def _steady(self, z: Tensor, scenes: list[world.Scene]) -> Tensor:
-        """Squared difference of squashed latents in the shared sprite's cells."""
-        terms = []
-        cell = world.SIZE // z.shape[-1]
-        for i in range(0, len(scenes), 2):
-            first, second = scenes[i], scenes[i + 1]
-            if first.uniform or first.layout != second.layout:
-                continue
-            x, y, side = (value // cell for value in world.LAYOUTS[first.layout][0])
-            window = (slice(None), slice(y, y + side), slice(x, x + side))
-            terms.append((z[i][window].tanh() - z[i + 1][window].tanh()).square().mean())
-        return torch.stack(terms).mean() if terms else z.new_zeros(())
+def pair(rng: random.Random) -> Pair:
+    """A scene of any split, and one that shares its first sprite's look and nothing else.
+
+    Layout, neighbours and, in three of five cases, the background of the second are drawn anew.
+    """
+    scene = world.sample_scene(rng, split=rng.choice(("train", "test")))
+    noun = scene.objects[0]
+    same = rng.random() < 0.4
+    background = scene.background if same else rng.choice(list(world.BACKGROUNDS))
+    layout = rng.choice([name for name in world.LAYOUTS if _side(name) == _side(scene.layout)])
+    count = len(world.LAYOUTS[layout])
+    at = rng.randrange(count)
+    objects = [noun] * count
+    if layout in ("row", "column"):
+        objects[1 - at] = rng.choice([o for o in world.OBJECTS if o != noun])
+    other = replace(scene, layout=layout, objects=tuple(objects), background=background)
+    return Pair((scene, other), (0, at))
+
+
+def sprites_steady(z: Tensor, pixels: Tensor, pairs: list[Pair]) -> Tensor:
+    """Squared difference of squashed latents between the two showings of each pair's sprite.
+
+    z [B, bits, h, w] and pixels [B, 3, H, W] of the pairs' scenes in order. A cell counts by the
+    share of its pixels that are the same in both: a cell of mere background is free to tell it.
+    """
+    cell = pixels.shape[-1] // z.shape[-1]
+    squashed = z.tanh()
+    gap, count = z.new_zeros(()), z.new_zeros(())
+    for i, each in enumerate(pairs):
+        shown, coded = [], []
+        for j in range(2):
+            x, y, side = world.LAYOUTS[each.scenes[j].layout][each.at[j]]
+            shown.append(pixels[2 * i + j, :, y : y + side, x : x + side])
+            x, y, side = x // cell, y // cell, side // cell
+            coded.append(squashed[2 * i + j, :, y : y + side, x : x + side])
+        alike = (shown[0] == shown[1]).all(0)
+        weight = F.avg_pool2d(alike[None].to(z.dtype), cell)[0]
+        gap = gap + (weight * (coded[0] - coded[1]).square().mean(0)).sum()
+        count = count + weight.sum()
+    return gap / count.clamp(min=1)
+
+
+def ground_steady(z: Tensor, pixels: Tensor) -> Tensor:
+    """Variance of squashed latents [B, bits, h, w] among the cells of one plain colour."""
+    cell = pixels.shape[-1] // z.shape[-1]
+    cells = pixels.unfold(2, cell, cell).unfold(3, cell, cell).flatten(4).movedim(1, 3)
+    plain = (cells.amax(-1) == cells.amin(-1)).all(-1)  # [B, h, w]
+    squashed = z.tanh().movedim(1, -1)[plain]  # [n, bits]
+    if not len(squashed):
+        return z.new_zeros(())
+    _, color = cells[plain][..., 0].unique(dim=0, return_inverse=True)
+    colors = int(color.max()) + 1
+    count = squashed.new_zeros(colors).index_add(0, color, squashed.new_ones(len(color)))
+    mean = squashed.new_zeros(colors, z.shape[1]).index_add(0, color, squashed) / count[:, None]
+    return (squashed - mean[color]).square().mean()
+
+
+def _side(layout: str) -> int:
+    return world.LAYOUTS[layout][0][2]
