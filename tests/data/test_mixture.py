@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 from tests.data.reading import truth
-from tests.tiny import IMAGE
 
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.codecs.magvit2 import Magvit2
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.data import voices, world
-from omni_diffusion.data.mixture import Share, WorldMixture, code_vectors
+from omni_diffusion.data.mixture import Share, WorldMixture
 from omni_diffusion.data.pretokenize import SceneCodes, Spoken
 from omni_diffusion.errors import DataError
 from omni_diffusion.tasks.catalog import DESCRIBE, DRAW, HEAR, SPEAK, task
@@ -242,6 +240,18 @@ def test_groups_follow_the_shares() -> None:
     ]
 
 
+def test_answers_get_the_room_that_they_have_at_inference() -> None:
+    rooms = {"vqa": 60, "svqa": 3}
+    shares = [Share(name, 1) for name in ("vqa", "svqa")]
+    mix, rng = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, rooms=rooms), random
+    written = [mix.sample("vqa", rng.Random(i)).answer for i in range(60)]
+    assert {stop - start for start, stop in written} == {58, 59, 60, 61, 62}
+    tight = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4)
+    for i in range(20):  # an answer that does not fit is as long as it has to be
+        one, other = (each.sample("svqa", rng.Random(i)).answer for each in (mix, tight))
+        assert one == other
+
+
 @pytest.mark.parametrize("name", ["t2i", "s2i"])
 def test_some_pictures_are_drawn_for_no_words(name: str) -> None:
     mix, rng = mixture(name, null=0.1), random.Random(0)
@@ -275,10 +285,3 @@ def test_a_bank_without_a_tasks_lines_is_refused(name: str) -> None:
     tested = bank([line for line in BANK.lines if line.split == "test"])
     with pytest.raises(DataError, match=f"no training lines for task '{name}'"):
         mixture(name, spoken=tested).draw(torch.Generator())
-
-
-# ---------------------------------------------------------------------------------------- geometry
-def test_code_vectors_are_the_tokenizers_signs() -> None:
-    codec = Magvit2(IMAGE)
-    signs = codec.codes_of(torch.arange(16)[None])[0].flatten(1).T
-    assert torch.equal(code_vectors(4), signs)

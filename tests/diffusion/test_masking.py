@@ -115,7 +115,9 @@ def test_same_generator_same_masks():
     assert not torch.equal(first.ids, third.ids)
 
 
-@pytest.mark.parametrize("wrong", [{"variant": "even"}, {"gamma": 1.5}, {"epsilon": 0.0}, {"full": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"variant": "even"}, {"gamma": 1.5}, {"epsilon": 0.0}, {"full": 2}]
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MaskingConfig(**wrong)

@@ -83,7 +83,8 @@ def test_guidance_asks_the_null_prompt_with_the_same_answer(model: OmniModel) ->
 def test_steps_follow_the_tasks_pace_unless_asked_otherwise(model: OmniModel) -> None:
     paced = render(task("asr"), CONVERSATIONS["asr"], model)
     assert paced.params.steps == -(-paced.canvas.blanks // 2)
-    assert render(task("asr"), CONVERSATIONS["asr"], model, SamplingParams()).params.steps is None
+    seeded = render(task("asr"), CONVERSATIONS["asr"], model, SamplingParams(seed=1))
+    assert seeded.params == SamplingParams(seed=1, steps=paced.params.steps)
     asked = SamplingParams(steps=3)
     assert render(task("asr"), CONVERSATIONS["asr"], model, asked).params is asked
 

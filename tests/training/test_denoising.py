@@ -9,7 +9,7 @@ from torch import Tensor
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Batch, Canvas, FeatureSlot
-from omni_diffusion.data.mixture import Group, code_vectors
+from omni_diffusion.data.mixture import Group
 from omni_diffusion.diffusion.loss import Weighting
 from omni_diffusion.diffusion.masking import Corruption, MaskingConfig, corrupt
 from omni_diffusion.training.denoising import (
@@ -205,11 +205,14 @@ def test_four_canvases_are_learned_by_heart(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------- geometry
+SIGNS = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)  # of the 16 codes of four bits
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_codes_that_are_near_begin_near(tied: bool) -> None:
     model = backbone(tied=tied)
     before = model.model.embed_tokens.weight.detach().clone()
-    vectors = code_vectors(4)
+    vectors = SIGNS
     give_geometry(
         model, VOCABULARY.image, vectors, scale=0.05, generator=torch.Generator().manual_seed(0)
     )
@@ -233,6 +236,6 @@ def test_geometry_depends_on_its_generator_alone() -> None:
     for seed in (0, 1):
         model = backbone(seed=seed)
         generator = torch.Generator().manual_seed(7)
-        give_geometry(model, VOCABULARY.image, code_vectors(4), scale=0.1, generator=generator)
+        give_geometry(model, VOCABULARY.image, SIGNS, scale=0.1, generator=generator)
         tables.append(model.lm_head.weight.detach()[VOCABULARY.image.start :])
     assert torch.equal(*tables)

@@ -6,11 +6,10 @@ A mixture says how many samples of which task a step holds; the three stages dif
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.text import TextCodec
@@ -47,8 +46,10 @@ class Group:
 class WorldMixture:
     """Draws the groups of a step; what it draws depends on the generator alone.
 
-    tail: most pads behind an answer (the number is drawn evenly from 1). null: share of the drawn
-    pictures that are asked for with the null prompt, which guidance needs.
+    tail: most pads behind an answer (the number is drawn evenly from 1). rooms: by task, the places
+    of a blank answer at inference where they do not depend on what is asked; answers that fit get
+    as many here, give or take half a tail. null: share of the drawn pictures that are asked for
+    with the null prompt, which guidance needs.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class WorldMixture:
         spoken: Spoken | None = None,
         *,
         tail: int = 16,
+        rooms: Mapping[str, int] | None = None,
         null: float = 0.1,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scenes, self.spoken, self.tail, self.null = scenes, spoken, tail, null
+        self.rooms = dict(rooms or {})
         self._makers: dict[str, Callable[[random.Random], tuple[list[Piece], list[Piece]]]] = {
             "t2i": self._t2i,
             "caption": self._caption,
@@ -101,12 +104,14 @@ class WorldMixture:
         asked, answered = self._makers[name](rng)
         task = catalog.task(name)
         picture = task.answer == ("image",)
+        room = self.rooms.get(name, 0)
         return lay(
             task,
             (Turn("user", tuple(asked)), Turn("assistant", tuple(answered))),
             self.vocabulary,
             self.text,
             tail=0 if picture else rng.randint(1, self.tail),
+            least=room and room + rng.randint(-(self.tail // 2), self.tail // 2),
             null=picture and rng.random() < self.null,
         )
 
@@ -211,10 +216,3 @@ def _unspoken(task: str) -> DataError:
     return DataError(
         f"the speech bank has no training lines for task {task!r}: speak and pretokenize more of it"
     )
-
-
-def code_vectors(bits: int) -> Tensor:
-    """The signs of every lookup-free code, float32 [2**bits, bits]: the codes' own geometry."""
-    ids = torch.arange(2**bits)
-    shifts = torch.arange(bits - 1, -1, -1)
-    return (2.0 * ((ids[:, None] >> shifts) & 1) - 1).float()

@@ -28,7 +28,7 @@ from omni_diffusion.codecs.sensevoice import CMVN_FILE, SenseVoice, SenseVoiceCo
 from omni_diffusion.codecs.suite import CodecSuite
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.data import voices
-from omni_diffusion.data.mixture import Share, WorldMixture, code_vectors
+from omni_diffusion.data.mixture import Share, WorldMixture
 from omni_diffusion.data.pretokenize import (
     SceneCodes,
     Spoken,
@@ -58,7 +58,7 @@ M = TypeVar("M", bound=nn.Module)
 TEXT_TOKENS = 1024  # at most; the world's sentences need fewer
 SEED = 0
 
-# Answer lengths near those of training, which pads an answer by 1 to 16 places.
+# Answer lengths near those of training: what `WorldMixture` is told, or an answer and 1 to 16 pads.
 LENGTHS: dict[str, tuple[float, int]] = {
     "asr": (0.35, 8),
     "tts": (3.5, 14),
@@ -68,32 +68,29 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "sqa": (0.0, 40),
     "svqa": (0.0, 40),
 }
-# Pictures of plain backgrounds repeat themselves, so no penalty for it.
+# A small world repeats itself, in plain backgrounds as in speech, so no penalty for repetition.
+PLAIN = ("inpaint", "tts", "sqa", "svqa")
 SAMPLING: dict[str, SamplingParams] = {
     "t2i": SamplingParams(guidance=1.0),
     "s2i": SamplingParams(guidance=1.0),
-    "inpaint": SamplingParams(),
-    "asr": SamplingParams(),
-    "tts": SamplingParams(),
-    "caption": SamplingParams(),
-    "vqa": SamplingParams(),
-    "chat": SamplingParams(),
-    "sqa": SamplingParams(),
-    "svqa": SamplingParams(),
+    **dict.fromkeys(PLAIN, SamplingParams()),
 }
 
 
 def stages() -> tuple[Stage, Stage, Stage]:
     """The three stages: pictures and text; and speech; and speech-driven visual interaction."""
-    pictures = (Share("t2i", 16), Share("caption", 4, 0.5), Share("chat", 2, 0.1))
+    pictures = (
+        *(Share("t2i", 24), Share("caption", 10, 0.5), Share("vqa", 10, 0.5)),
+        Share("chat", 2, 0.1),
+    )
     joint = (
-        *(Share("t2i", 10), Share("caption", 4, 0.5), Share("vqa", 8, 0.5), Share("chat", 2, 0.1)),
-        *(Share("asr", 8, 0.5), Share("tts", 8, 0.7)),
+        *(Share("t2i", 12), Share("caption", 8, 0.5), Share("vqa", 8, 0.5), Share("chat", 2, 0.1)),
+        *(Share("asr", 10, 0.5), Share("tts", 12, 0.7)),
     )
     interaction = (
-        *(Share("t2i", 8), Share("caption", 4, 0.5), Share("vqa", 4, 0.5), Share("chat", 1, 0.1)),
-        *(Share("asr", 4, 0.5), Share("tts", 6, 0.7)),
-        *(Share("s2i", 8), Share("sqa", 2, 0.3), Share("svqa", 4, 0.7)),
+        *(Share("t2i", 8), Share("caption", 6, 0.5), Share("vqa", 6, 0.5), Share("chat", 1, 0.1)),
+        *(Share("asr", 6, 0.5), Share("tts", 8, 0.7)),
+        *(Share("s2i", 8), Share("sqa", 2, 0.3), Share("svqa", 8, 0.7)),
     )
     return (
         stage("pictures", pictures, steps=2800, lr=1.8e-3, seed=1, floor=0.3),
@@ -194,10 +191,10 @@ class Mini:
         return SenseVoice.load(tensors, SenseVoiceConfig.mini(), fbank.read_cmvn(cmvn))
 
     def speech_tokenizer(self) -> SpeechTokenizer:
-        """Sound to codes at 12.5 a second, by words and mel on the quantised vectors."""
+        """Sound to codes at 25 a second, by words and mel on the quantised vectors."""
         words = self._words()
         tokenizer = self._new(lambda: SpeechTokenizer(SpeechTokenizerConfig.mini()))
-        config = speech_codec.TokenizerConfig(restart_until=2100)
+        config = speech_codec.TokenizerConfig(restart_until=1800)
         training = self._new(
             lambda: speech_codec.TokenizerTraining(tokenizer, words.size, config.codebook)
         )
@@ -207,7 +204,7 @@ class Mini:
             return speech_codec.TokenizerObjective(training, heard, config)
 
         optim = OptimConfig(lr=1e-3, warmup=200, weight_decay=0.01)
-        loop = LoopConfig(3500, SEED, optim, average=0.998)
+        loop = LoopConfig(3000, SEED, optim, average=0.998)
         self._run("speech_tokenizer", objective, training, loop)
         return tokenizer.eval()
 
@@ -248,8 +245,10 @@ class Mini:
         backbone = self._new(lambda: Dream(self._sizes(vocabulary)))
         if number == 0:
             generator = torch.Generator().manual_seed(SEED)
-            vectors = code_vectors(Magvit2Config.mini().bits)
-            give_geometry(backbone, vocabulary.image, vectors, scale=0.05, generator=generator)
+            codec = Magvit2(Magvit2Config.mini())
+            every = torch.arange(codec.config.codes)[None]
+            signs = codec.codes_of(every, (1, codec.config.codes))[0, :, 0].T
+            give_geometry(backbone, vocabulary.image, signs, scale=0.05, generator=generator)
         else:
             before = self.out / stages()[number - 1].name / "weights.safetensors"
             weights.load_into(backbone, weights.read(before), where=str(before))
@@ -261,6 +260,7 @@ class Mini:
                 text,
                 SceneCodes.open(self.out / "scenes.safetensors"),
                 Spoken.open(self.out / "spoken") if number else None,
+                rooms={name: extra for name, (factor, extra) in LENGTHS.items() if not factor},
             )
             return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
 

@@ -38,6 +38,7 @@ def arrange(
     *,
     length: int | None = None,
     tail: int = 0,
+    least: int = 0,
     cells: int = 0,
     scaffold: bool = True,
     speech_at: float = SPEECH_AT,
@@ -45,8 +46,10 @@ def arrange(
 ) -> Laid:
     """Lay turns out; the answer is known, partly known, or blank when no turn of it is given.
 
-    length, cells: places of a blank answer, codes of a blank picture. scaffold: give what opens
-    and closes the parts of a blank answer. speech_at: after which share of it speech begins.
+    length, cells: places of a blank answer, codes of a blank picture. A known answer without a
+    length takes as few places as hold it and `tail` pads, but not fewer than `least`. scaffold:
+    give what opens and closes the parts of a blank answer. speech_at: after which share of it
+    speech begins.
     """
     dressed = task.dress(turns)
     prompt, answer = _split(dressed)
@@ -62,7 +65,7 @@ def arrange(
     sizes = None if known is None else _sizes(task, known)
     if sizes is not None:
         cells = sizes[0]
-        length = length or least_length(task.answer, sizes, speech_at) + tail
+        length = length or max(least_length(task.answer, sizes, speech_at) + tail, least)
     runs = runs_of(task.answer, length or 0, cells, speech_at)
     start = _open_turn(row, "assistant")
     sections = _write_runs(row, runs, known or (None,) * len(runs))

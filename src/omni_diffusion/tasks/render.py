@@ -58,7 +58,8 @@ class Prepared:
     """A request laid out: all that denoising and reading need.
 
     null: the canvas of guidance's unconditional branch, whose answer block is the same; None
-    without guidance. params: what was asked for, or the defaults of model and task.
+    without guidance. params: what was asked for, or the defaults of model and task; steps that
+    were left open are those of the task's pace.
     """
 
     task: Task
@@ -103,7 +104,7 @@ def render(
             f" {laid.canvas.answer[0]} before the answer; the model has {model.max_positions},"
             " shorten it"
         )
-    if params is None and chosen.steps is None:
+    if chosen.steps is None:
         chosen = replace(chosen, steps=max(1, math.ceil(task.pace * laid.canvas.blanks)))
     null = lay_out(null=True).canvas if chosen.guidance else None
     return Prepared(task, laid.canvas, null, chosen, laid.sections)
@@ -117,14 +118,17 @@ def lay(
     *,
     length: int | None = None,
     tail: int = 0,
+    least: int = 0,
     null: bool = False,
 ) -> Canvas:
     """The canvas of a training sample: `turns` end with the assistant's true answer.
 
-    length: places of the answer; by default as few as hold it, and `tail` pads. null: replace
-    the user's words by the task's null prompt, to teach what guidance asks.
+    length: places of the answer; by default as few as hold it and `tail` pads, but not fewer
+    than `least`. null: replace the user's words by the task's null prompt, to teach what guidance
+    asks.
     """
-    return arrange(task, turns, vocabulary, text, length=length, tail=tail, null=null).canvas
+    laid = arrange(task, turns, vocabulary, text, length=length, tail=tail, least=least, null=null)
+    return laid.canvas
 
 
 def _length(task: Task, turns: Sequence[Turn], model: Model, asked: int | None) -> int:

@@ -38,14 +38,14 @@ class TokenizerConfig:
     """
 
     batch: int = 16
-    answer_share: float = 0.6
-    sketch: float = 0.5
+    answer_share: float = 0.85
+    sketch: float = 1.0
     commit: float = 1.0
     steady: float = 0.2
     quantize_from: int = 300  # steps; earlier the vectors are still finding their places
     restart_until: int = 2000
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    distortion: Distortion = field(default_factory=lambda: Distortion(chance=0.5, tract=0.04))
+    distortion: Distortion = field(default_factory=lambda: Distortion(chance=0.25, tract=0.04))
 
 
 def log_mel(tokenizer: SpeechTokenizer, waveform: Waveform) -> Tensor:

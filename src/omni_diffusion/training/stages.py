@@ -37,12 +37,13 @@ def stage(
 ) -> Stage:
     """A stage of the small model.
 
-    t is biased towards high ratios (MaskGIT's cosine): with t drawn evenly most of a picture is
-    visible most of the time, its neighbours give every cell away, and words are learned last.
+    t is biased towards high ratios (MaskGIT's cosine), and half of the answers are masked whole:
+    with t drawn evenly most of a picture is visible most of the time, its neighbours give every
+    cell away, and words are learned last.
     """
     return Stage(
         name,
         shares,
         LoopConfig(steps=steps, seed=seed, optim=OptimConfig(lr=lr, warmup=warmup, floor=floor)),
-        DenoisingConfig(masking=MaskingConfig(variant="cosine")),
+        DenoisingConfig(MaskingConfig(variant="cosine", full=0.5), precision="bfloat16"),
     )

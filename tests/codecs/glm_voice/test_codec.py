@@ -10,9 +10,9 @@ from torch import Tensor
 
 from omni_diffusion.codecs.base import TokenCodec
 from omni_diffusion.codecs.glm_voice.codec import GlmVoice, GlmVoiceConfig
-from omni_diffusion.codecs.glm_voice.flow import Flow
+from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
 from omni_diffusion.codecs.glm_voice.griffin_lim import GriffinLim
-from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer
+from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
 from omni_diffusion.codecs.glm_voice.vocoder import HiFT, Randomness
 from omni_diffusion.errors import ConfigError, VocabularyError, WeightsError
 from omni_diffusion.media import Waveform
@@ -107,6 +107,7 @@ def test_mini_and_official_agree_with_themselves() -> None:
     assert GlmVoiceConfig.official().tokenizer.codebook_size == 16_384
     mini = GlmVoiceConfig.mini()
     assert mini.tokenizer.codebook_size == mini.flow.vocab_size == 1024
+    assert mini.tokenizer.code_rate == mini.flow.code_rate == 25
 
 
 def test_refusals(small: GlmVoice, voice: GlmVoice, tmp_path: Path) -> None:
@@ -114,6 +115,10 @@ def test_refusals(small: GlmVoice, voice: GlmVoice, tmp_path: Path) -> None:
         small.decode(torch.tensor([64]))
     with pytest.raises(ConfigError, match="256 codes, the flow decoder 64"):
         voice.config  # noqa: B018
+    with pytest.raises(ConfigError, match=r"25 codes a second, the flow decoder takes 12\.5"):
+        GlmVoiceConfig(
+            SpeechTokenizerConfig.mini(), replace(FlowConfig.mini(), code_rate=12.5), GriffinLim()
+        )
     with pytest.raises(ConfigError, match=r"config\.json"):
         GlmVoice.load(tmp_path)
     small.save(tmp_path)

@@ -1,4 +1,4 @@
-"""The speech codec: a waveform to codes, and codes to a waveform, at 12.5 codes a second.
+"""The speech codec: a waveform to codes, and codes to a waveform.
 
 Joins tokenizer, flow decoder and vocoder, and keeps them in one folder. Knows only local codes;
 where they lie in the unified vocabulary is not known here.
@@ -41,6 +41,11 @@ class GlmVoiceConfig:
             raise ConfigError(
                 f"the tokenizer has {self.tokenizer.codebook_size} codes, the flow decoder "
                 f"{self.flow.vocab_size}: both must be the same"
+            )
+        if self.tokenizer.code_rate != self.flow.code_rate:
+            raise ConfigError(
+                f"the tokenizer gives {self.tokenizer.code_rate:g} codes a second, the flow decoder "
+                f"takes {self.flow.code_rate:g}: change the tokenizer's pool or the flow's code_rate"
             )
 
     @classmethod
@@ -114,7 +119,7 @@ class GlmVoice(nn.Module):
 
     @property
     def codes_per_second(self) -> float:
-        """12.5, as published and in the small codec."""
+        """12.5 as published, 25 in the small codec."""
         return self.flow.config.code_rate
 
     def encode(self, waveform: Waveform) -> Tensor:

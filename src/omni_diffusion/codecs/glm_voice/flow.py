@@ -49,10 +49,13 @@ class FlowConfig:
 
     @classmethod
     def mini(cls) -> Self:
-        """A decoder that trains on one CPU core; same rates and mel as the published one."""
+        """A decoder that trains on one CPU core: the published mel, codes at the small rate."""
         return cls(
             vocab_size=1024,
-            encoder=TokenEncoderConfig(input_size=128, width=128, heads=4, ffn=256, blocks=2),
+            code_rate=25.0,
+            encoder=TokenEncoderConfig(
+                input_size=128, width=128, heads=4, ffn=256, blocks=2, block_size=20
+            ),
             estimator=EstimatorConfig(channels=96, heads=4, head_dim=24, n_blocks=1, mid_blocks=3),
         )
 

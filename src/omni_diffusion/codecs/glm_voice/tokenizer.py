@@ -1,8 +1,8 @@
 """Waveform -> speech codes: a Whisper encoder with causal convolutions and a lookup table.
 
 Knows nothing of what the codes become. One class serves the published size and the small one.
-Dimension key: B batch, F mel frames (100 a second), T = F / 2 encoder frames, N = T / 4 codes
-(12.5 a second), D width. Source: GLM-4-Voice's published tokenizer.
+Dimension key: B batch, F mel frames (100 a second), T = F / 2 encoder frames, N = T / pool codes
+(12.5 a second as published), D width. Source: GLM-4-Voice's published tokenizer.
 """
 
 from collections.abc import Sequence
@@ -51,13 +51,21 @@ class SpeechTokenizerConfig:
 
     @classmethod
     def mini(cls) -> Self:
-        """A tokenizer that trains on one CPU core; same rates and blocks, 1024 codes."""
-        return cls(d_model=160, heads=5, ffn=640, layers=4, n_mels=80, codebook_size=1024)
+        """A tokenizer that trains on one CPU core: 1024 codes, and twice as many a second.
+
+        At the published 12.5 a second what so few codes tell of a sound is not understood.
+        """
+        return cls(d_model=160, heads=5, ffn=640, layers=4, n_mels=80, codebook_size=1024, pool=2)
 
     @property
     def samples_per_code(self) -> int:
         """16 kHz samples behind one code: 2 (stride) x pool x hop, 1280 as published."""
         return 2 * self.pool * LISTEN_HOP
+
+    @property
+    def code_rate(self) -> float:
+        """Codes a second."""
+        return LISTEN_RATE / self.samples_per_code
 
 
 class SpeechTokenizer(nn.Module):
@@ -85,7 +93,7 @@ class SpeechTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, waveform: Waveform) -> Tensor:
-        """Codes [n] of one clip, 12.5 a second; channel 0 only, an empty clip gives none."""
+        """Codes [n] of one clip, `code_rate` a second; channel 0 only, an empty clip gives none."""
         return self.encode_batch([waveform])[0]
 
     @torch.no_grad()
