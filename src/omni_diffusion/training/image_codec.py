@@ -148,7 +148,7 @@ def ground_steady(z: Tensor, pixels: Tensor) -> Tensor:
     squashed = z.tanh().movedim(1, -1)[plain]  # [n, bits]
     if not len(squashed):
         return z.new_zeros(())
-    _, color = cells[plain][..., 0].unique(dim=0, return_inverse=True)
+    _, color = torch.unique(cells[plain][..., 0], dim=0, return_inverse=True)
     colors = int(color.max()) + 1
     count = squashed.new_zeros(colors).index_add(0, color, squashed.new_ones(len(color)))
     mean = squashed.new_zeros(colors, z.shape[1]).index_add(0, color, squashed) / count[:, None]

@@ -44,8 +44,9 @@ class GlmVoiceConfig:
             )
         if self.tokenizer.code_rate != self.flow.code_rate:
             raise ConfigError(
-                f"the tokenizer gives {self.tokenizer.code_rate:g} codes a second, the flow decoder "
-                f"takes {self.flow.code_rate:g}: change the tokenizer's pool or the flow's code_rate"
+                f"the tokenizer gives {self.tokenizer.code_rate:g} codes a second, the flow "
+                f"decoder takes {self.flow.code_rate:g}: change the tokenizer's pool or the flow's "
+                "code_rate"
             )
 
     @classmethod
