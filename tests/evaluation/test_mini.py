@@ -239,6 +239,8 @@ def test_mistakes_are_named() -> None:
         evaluate(Oracle(), tasks=["asr"])
     with pytest.raises(EvaluationError, match="give 1 or more"):
         evaluate(Oracle(), samples=0)
+    with pytest.raises(EvaluationError, match="paints 8 x 8 pixels, the small world is judged at"):
+        mini.evaluate(tiny.tiny_model(), tasks=["t2i"])
 
 
 def test_missing_packages_are_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from omni_diffusion.data import world
 from omni_diffusion.data.bank import Bank
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
@@ -56,11 +57,18 @@ def evaluate(
     samples: of each task; what is spoken is drawn from a bank and ends with it. steps: denoising
     steps of every answer; None = as many as each task has by default. progress: called with task,
     answers so far and answers in all. recogniser: who hears spoken answers; Whisper by default.
-    Raises EvaluationError for an unknown task, missing packages, or a model that answers nothing.
+    Raises EvaluationError for an unknown task, missing packages, a model of other pictures than
+    the small world's, or one that answers nothing.
     """
     names = _names(tasks)
     if samples < 1:
         raise EvaluationError(f"{samples} samples say nothing; give 1 or more")
+    painted = model.codecs.image.config.generation_size
+    if painted != world.SIZE:
+        raise EvaluationError(
+            f"this model paints {painted} x {painted} pixels, the small world is judged at "
+            f"{world.SIZE} x {world.SIZE}; give a model that was trained on it"
+        )
     recogniser = recogniser or _recogniser(names)
     recordings = cache(partial(Bank.open, bank))
     runs = engine or Engine(model)

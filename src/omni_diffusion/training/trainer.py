@@ -127,7 +127,8 @@ class Trainer:
         """One optimizer step; raises TrainingError instead of stepping where nothing is finite."""
         config, module = self.config, self.objective.module
         seed = config.seed * 1_000_003 + self.step
-        torch.manual_seed(seed)  # dropout and whatever else draws from the global generator
+        # Dropout, and whatever else draws from the global generator, must not repeat the draws below.
+        torch.manual_seed(seed + 2**40)
         generator = torch.Generator().manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, config.steps, config.optim)
