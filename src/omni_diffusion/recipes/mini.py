@@ -80,17 +80,17 @@ SAMPLING: dict[str, SamplingParams] = {
 def stages() -> tuple[Stage, Stage, Stage]:
     """The three stages: pictures and text; and speech; and speech-driven visual interaction."""
     pictures = (
-        *(Share("t2i", 24), Share("caption", 10, 0.5), Share("vqa", 10, 0.5)),
+        *(Share("t2i", 20), Share("caption", 14), Share("vqa", 10)),
         Share("chat", 2, 0.1),
     )
     joint = (
-        *(Share("t2i", 12), Share("caption", 8, 0.5), Share("vqa", 8, 0.5), Share("chat", 2, 0.1)),
-        *(Share("asr", 10, 0.5), Share("tts", 12, 0.7)),
+        *(Share("t2i", 10), Share("caption", 8), Share("vqa", 8), Share("chat", 2, 0.1)),
+        *(Share("asr", 10), Share("tts", 12)),
     )
     interaction = (
-        *(Share("t2i", 8), Share("caption", 6, 0.5), Share("vqa", 6, 0.5), Share("chat", 1, 0.1)),
-        *(Share("asr", 6, 0.5), Share("tts", 8, 0.7)),
-        *(Share("s2i", 8), Share("sqa", 2, 0.3), Share("svqa", 8, 0.7)),
+        *(Share("t2i", 8), Share("caption", 6), Share("vqa", 6), Share("chat", 1, 0.1)),
+        *(Share("asr", 6), Share("tts", 8), Share("s2i", 8), Share("sqa", 2, 0.3)),
+        Share("svqa", 8),
     )
     return (
         stage("pictures", pictures, steps=2800, lr=1.8e-3, seed=1, floor=0.3),

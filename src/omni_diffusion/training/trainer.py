@@ -127,7 +127,7 @@ class Trainer:
         """One optimizer step; raises TrainingError instead of stepping where nothing is finite."""
         config, module = self.config, self.objective.module
         seed = config.seed * 1_000_003 + self.step
-        # Dropout, and whatever else draws from the global generator, must not repeat the draws below.
+        # Dropout, and whatever else draws globally, must not repeat the draws of the generator.
         torch.manual_seed(seed + 2**40)
         generator = torch.Generator().manual_seed(seed)
         for group in self.optimizer.param_groups:
