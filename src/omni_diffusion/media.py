@@ -168,6 +168,11 @@ class Picture:
                 return cls.from_pil(image)
             except MediaError:
                 raise
+            except PIL.Image.DecompressionBombError as error:  # before the size can be asked for
+                raise MediaError(
+                    f"{name} is far too large; scale it to {max_pixels} pixels and {MAX_SIDE} a"
+                    " side at most"
+                ) from error
             except Exception as error:  # what decoders raise on broken bytes has no common root
                 kinds = ", ".join(READABLE_PICTURES)
                 raise MediaError(
