@@ -7,6 +7,7 @@ Knows nothing of models or tokens.
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -163,7 +164,9 @@ class Picture:
         stream, name = _open(source)
         with stream:
             try:
-                image = PIL.Image.open(stream, formats=READABLE_PICTURES)
+                with warnings.catch_warnings():  # of sizes that are refused in the next line
+                    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+                    image = PIL.Image.open(stream, formats=READABLE_PICTURES)
                 _check_size(image.width, image.height, name, max_pixels)
                 return cls.from_pil(image)
             except MediaError:
