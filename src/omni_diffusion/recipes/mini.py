@@ -159,7 +159,7 @@ class Mini:
             "image",
             lambda: ImageCodecObjective(codec, ImageCodecConfig()),
             codec,
-            LoopConfig(3000, SEED, OptimConfig(lr=2e-3, warmup=100)),
+            LoopConfig(4000, SEED, OptimConfig(lr=2e-3, warmup=100)),
         )
         return codec
 
