@@ -241,15 +241,20 @@ def test_groups_follow_the_shares() -> None:
 
 
 def test_answers_get_the_room_that_they_have_at_inference() -> None:
-    rooms = {"vqa": 60, "svqa": 3}
-    shares = [Share(name, 1) for name in ("vqa", "svqa")]
-    mix, rng = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, rooms=rooms), random
-    written = [mix.sample("vqa", rng.Random(i)).answer for i in range(60)]
-    assert {stop - start for start, stop in written} == {58, 59, 60, 61, 62}
-    tight = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4)
-    for i in range(20):  # an answer that does not fit is as long as it has to be
-        one, other = (each.sample("svqa", rng.Random(i)).answer for each in (mix, tight))
-        assert one == other
+    lengths = {"vqa": (0.0, 60), "tts": (9.0, 7), "svqa": (0.0, 3)}
+    shares = [Share(name, 1) for name in lengths]
+    mix = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, lengths=lengths)
+
+    def answers(name: str) -> list[tuple[int, int]]:
+        drawn = [mix.sample(name, random.Random(i)) for i in range(60)]
+        asked = [len(TEXT.encode(read(canvas).prompt.split("\n")[2])) for canvas in drawn]
+        spans = [canvas.answer for canvas in drawn]
+        return [(n, stop - start) for n, (start, stop) in zip(asked, spans, strict=True)]
+
+    assert {places for _, places in answers("vqa")} == {58, 59, 60, 61, 62}
+    assert {places - 9 * n for n, places in answers("tts")} == {5, 6, 7, 8, 9}
+    # an answer that does not fit is as long as it has to be
+    assert min(places for _, places in answers("svqa")) > 8
 
 
 @pytest.mark.parametrize("name", ["t2i", "s2i"])

@@ -19,7 +19,7 @@ from omni_diffusion.data.pretokenize import SceneCodes, Spoken
 from omni_diffusion.errors import DataError
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
-from omni_diffusion.tasks.render import lay
+from omni_diffusion.tasks.render import lay, room
 from omni_diffusion.vocab import Vocabulary
 
 TRIES = 1000  # scenes to look at before no question about any of them counts as spoken
@@ -46,10 +46,10 @@ class Group:
 class WorldMixture:
     """Draws the groups of a step; what it draws depends on the generator alone.
 
-    tail: most pads behind an answer (the number is drawn evenly from 1). rooms: by task, the places
-    of a blank answer at inference where they do not depend on what is asked; answers that fit get
-    as many here, give or take half a tail. null: share of the drawn pictures that are asked for
-    with the null prompt, which guidance needs.
+    tail: most pads behind an answer (the number is drawn evenly from 1). lengths: by task, the
+    numbers of the rule by which the model gives an answer its places at inference; an answer that
+    fits gets as many here, give or take half a tail. null: share of the drawn pictures that are
+    asked for with the null prompt, which guidance needs.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class WorldMixture:
         spoken: Spoken | None = None,
         *,
         tail: int = 16,
-        rooms: Mapping[str, int] | None = None,
+        lengths: Mapping[str, tuple[float, int]] | None = None,
         null: float = 0.1,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scenes, self.spoken, self.tail, self.null = scenes, spoken, tail, null
-        self.rooms = dict(rooms or {})
+        self.lengths = dict(lengths or {})
         self._makers: dict[str, Callable[[random.Random], tuple[list[Piece], list[Piece]]]] = {
             "t2i": self._t2i,
             "caption": self._caption,
@@ -104,14 +104,17 @@ class WorldMixture:
         asked, answered = self._makers[name](rng)
         task = catalog.task(name)
         picture = task.answer == ("image",)
-        room = self.rooms.get(name, 0)
+        least, user = 0, Turn("user", tuple(asked))
+        if name in self.lengths:
+            half = self.tail // 2
+            least = room(task, (user,), self.lengths, self.text) + rng.randint(-half, half)
         return lay(
             task,
-            (Turn("user", tuple(asked)), Turn("assistant", tuple(answered))),
+            (user, Turn("assistant", tuple(answered))),
             self.vocabulary,
             self.text,
             tail=0 if picture else rng.randint(1, self.tail),
-            least=room and room + rng.randint(-(self.tail // 2), self.tail // 2),
+            least=least,
             null=picture and rng.random() < self.null,
         )
 

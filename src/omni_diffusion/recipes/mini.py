@@ -58,15 +58,15 @@ M = TypeVar("M", bound=nn.Module)
 TEXT_TOKENS = 1024  # at most; the world's sentences need fewer
 SEED = 0
 
-# Answer lengths near those of training: what `WorldMixture` is told, or an answer and 1 to 16 pads.
+# Room for nearly every answer; training canvases follow the same rule.
 LENGTHS: dict[str, tuple[float, int]] = {
     "asr": (0.35, 8),
-    "tts": (3.5, 14),
+    "tts": (6.3, 26),
     "caption": (0.0, 24),
     "vqa": (0.0, 12),
     "chat": (0.0, 18),
-    "sqa": (0.0, 40),
-    "svqa": (0.0, 40),
+    "sqa": (0.0, 76),
+    "svqa": (0.0, 76),
 }
 # A small world repeats itself, in plain backgrounds as in speech, so no penalty for repetition.
 PLAIN = ("inpaint", "tts", "sqa", "svqa")
@@ -249,6 +249,8 @@ class Mini:
             every = torch.arange(codec.config.codes)[None]
             signs = codec.codes_of(every, (1, codec.config.codes))[0, :, 0].T
             give_geometry(backbone, vocabulary.image, signs, scale=0.05, generator=generator)
+            book = self.speech_tokenizer().codebook.weight
+            give_geometry(backbone, vocabulary.speech, book, scale=0.05, generator=generator)
         else:
             before = self.out / stages()[number - 1].name / "weights.safetensors"
             weights.load_into(backbone, weights.read(before), where=str(before))
@@ -260,7 +262,7 @@ class Mini:
                 text,
                 SceneCodes.open(self.out / "scenes.safetensors"),
                 Spoken.open(self.out / "spoken") if number else None,
-                rooms={name: extra for name, (factor, extra) in LENGTHS.items() if not factor},
+                lengths=LENGTHS,
             )
             return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
 

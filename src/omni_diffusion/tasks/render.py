@@ -131,23 +131,33 @@ def lay(
     return laid.canvas
 
 
-def _length(task: Task, turns: Sequence[Turn], model: Model, asked: int | None) -> int:
-    """The answer's places: as asked, or by the task's rule with the model's own numbers."""
-    if asked is not None:
-        if not 1 <= asked <= model.max_positions:
-            raise TaskError(
-                f"an answer of {asked} places was asked for; give 1 to {model.max_positions}"
-            )
-        return asked
+def room(
+    task: Task,
+    turns: Sequence[Turn],
+    lengths: Mapping[str, tuple[float, int]],
+    text: TextCodec,
+) -> int:
+    """The places of a blank text or speech answer: the task's rule with a model's own numbers."""
     rule = task.length
-    if task.name in model.lengths:
-        factor, extra = model.lengths[task.name]
+    if task.name in lengths:
+        factor, extra = lengths[task.name]
         rule = Length(factor, extra, rule.of)
     heard = [part for turn in turns if turn.role == "user" for part in turn.parts]
     said = [part.text for part in heard if isinstance(part, Text)] if rule.of == "text" else []
     return rule.places(
         {
-            "text": sum(len(model.codecs.text.encode(text)) for text in said),
+            "text": sum(len(text.encode(each)) for each in said),
             "speech": sum(len(part.frames) for part in heard if isinstance(part, Frames)),
         }
     )
+
+
+def _length(task: Task, turns: Sequence[Turn], model: Model, asked: int | None) -> int:
+    """The answer's places: as asked, or as many as it has room for."""
+    if asked is None:
+        return room(task, turns, model.lengths, model.codecs.text)
+    if not 1 <= asked <= model.max_positions:
+        raise TaskError(
+            f"an answer of {asked} places was asked for; give 1 to {model.max_positions}"
+        )
+    return asked
