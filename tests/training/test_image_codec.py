@@ -189,6 +189,17 @@ def test_every_weight_is_trained_through_the_quantizer() -> None:
     assert bool(one.codec.encoder.conv_in.weight.grad.any())
 
 
+def test_in_the_end_codes_stay_and_the_decoder_alone_learns() -> None:
+    one = objective(codes_until=3)
+    one.loss(2, generator())[0].backward()
+    assert one.codec.encoder.conv_in.weight.grad is not None
+    one.module.zero_grad()
+    one.loss(3, generator())[0].backward()
+    assert one.codec.encoder.conv_in.weight.grad is None
+    assert one.codec.decoder.conv_out.weight.grad is not None
+    assert bool(one.codec.decoder.conv_out.weight.grad.any())
+
+
 def test_a_few_pictures_are_learned() -> None:
     one = objective(batch=4)
     optimizer = torch.optim.Adam(one.module.parameters(), lr=5e-3)

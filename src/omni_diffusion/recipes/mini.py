@@ -157,7 +157,7 @@ class Mini:
         codec = self._new(lambda: Magvit2(Magvit2Config.mini()))
         self._run(
             "image",
-            lambda: ImageCodecObjective(codec, ImageCodecConfig()),
+            lambda: ImageCodecObjective(codec, ImageCodecConfig(codes_until=3400)),
             codec,
             LoopConfig(4000, SEED, OptimConfig(lr=2e-3, warmup=100)),
         )

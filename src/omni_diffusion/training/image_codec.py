@@ -29,6 +29,7 @@ class ImageCodecConfig:
     commit: float = 0.05
     steady: float = 1.5
     steady_from: int = 500  # steps; earlier it would pull all codes together
+    codes_until: int | None = None  # steps; from then on codes stay and the decoder alone learns
     temperature: float = 1.0  # of the soft code assignment whose entropy is measured
 
 
@@ -75,15 +76,17 @@ class ImageCodecObjective:
         pairs = [pair(rng) for _ in range(self.config.batch // 2)]
         scenes = [scene for each in pairs for scene in each.scenes]
         pixels = torch.stack([pixels_of(world.render(s), world.SIZE) for s in scenes])
-        z = self.codec.encode_latents(pixels)
+        config = self.config
+        final = config.codes_until is not None and step >= config.codes_until
+        with torch.set_grad_enabled(not final):
+            z = self.codec.encode_latents(pixels)
         codes, ids = self.codec.quantize(z)
         again = self.codec.decode_latents(codes)
         difference = again - pixels
         rebuilt = difference.square().mean() + 0.3 * difference.abs().mean()
-        each, spread = entropies(z, self.config.temperature)
+        each, spread = entropies(z, config.temperature)
         commit = (z - codes.detach()).square().mean()
         steady = sprites_steady(z, pixels, pairs) + 0.5 * ground_steady(z, pixels)
-        config = self.config
         loss = (
             rebuilt
             + config.entropy * (each - spread)
