@@ -1,6 +1,7 @@
 """Codes to mel against the published code's numbers, prompts, batches and the training loss."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,9 @@ def test_mini_fits_one_core() -> None:
     mini = Flow(FlowConfig.mini())
     assert sum(p.numel() for p in mini.parameters()) < 4_000_000
     assert mini.sample(torch.zeros(1, 2, dtype=torch.long), steps=1).shape == (1, 80, 13)
+
+
+def test_temperature_scales_the_noise(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = flow.noise(5)
+    monkeypatch.setattr(flow, "config", replace(flow.config, temperature=0.5))
+    assert torch.equal(flow.noise(5), published / 2)

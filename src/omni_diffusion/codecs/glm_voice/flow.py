@@ -29,7 +29,9 @@ class FlowConfig:
     """Sizes and numbers of the flow decoder.
 
     `guidance` is the share by which the unconditional velocity is subtracted when sampling;
-    `condition_dropout` the share of training rows that learn that velocity.
+    `condition_dropout` the share of training rows that learn that velocity. `temperature` scales
+    the noise that sampling starts from (Matcha-TTS); below 1 sound varies less and words are
+    clearer. 1 as published.
     """
 
     vocab_size: int = 16384
@@ -41,6 +43,7 @@ class FlowConfig:
     sigma_min: float = 1e-6
     guidance: float = 0.7
     condition_dropout: float = 0.2
+    temperature: float = 1.0
 
     @classmethod
     def official(cls) -> Self:
@@ -111,7 +114,8 @@ class Flow(nn.Module):
         same numbers and leaves the caller's random state alone.
         """
         generator = generator or torch.Generator().manual_seed(42)
-        return torch.randn(1, self.config.mel_bins, frames, generator=generator)
+        noise = torch.randn(1, self.config.mel_bins, frames, generator=generator)
+        return noise * self.config.temperature
 
     @torch.no_grad()
     def sample(
