@@ -88,8 +88,8 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("asr", 10), Share("tts", 12)),
     )
     interaction = (
-        *(Share("t2i", 6), Share("caption", 4), Share("vqa", 4), Share("chat", 1, 0.1)),
-        *(Share("asr", 6), Share("tts", 14), Share("s2i", 8), Share("sqa", 2, 0.3)),
+        *(Share("t2i", 4), Share("caption", 6), Share("vqa", 6), Share("chat", 1, 0.1)),
+        *(Share("asr", 10, 2.0), Share("tts", 14), Share("s2i", 6), Share("sqa", 2, 0.3)),
         Share("svqa", 8),
     )
     return (

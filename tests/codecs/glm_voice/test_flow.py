@@ -220,7 +220,7 @@ def test_the_mini_decoder_learns() -> None:
 def test_mini_fits_one_core() -> None:
     mini = Flow(FlowConfig.mini())
     assert sum(p.numel() for p in mini.parameters()) < 4_000_000
-    assert mini.sample(torch.zeros(1, 2, dtype=torch.long), steps=1).shape == (1, 80, 13)
+    assert mini.sample(torch.zeros(1, 2, dtype=torch.long), steps=1).shape == (1, 80, 6)
 
 
 def test_temperature_scales_the_noise(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
