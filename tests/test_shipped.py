@@ -1,6 +1,7 @@
 """The model that comes with the package: there, small enough, and at work on every answer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,9 +28,8 @@ def one_thread() -> Iterator[None]:
 
 
 def ask(model: OmniModel, task: str, *parts: Text | Image | Speech, steps: int = 8) -> list[object]:
-    [result] = Engine(model).run(
-        [Request(task, (Message("user", parts),), SamplingParams(steps=steps))]
-    )
+    params = replace(model.sampling.get(task, SamplingParams()), steps=steps)
+    [result] = Engine(model).run([Request(task, (Message("user", parts),), params)])
     assert result.error is None
     return list(result.parts)
 
