@@ -26,10 +26,12 @@ def test_prefix_states_of_the_published_code(parity_dir: Path) -> None:
     dream.requires_grad_(False)
     stored = load_file(folder / "forward.safetensors")
     cache = PrefixCache(length=10, refresh=2)
-    first = dream.head(dream.hidden(stored["input_ids"][:1, :10], cache=cache))
-    whole = dream.head(dream.hidden(stored["input_ids"][:1], cache=cache))
-    assert torch.allclose(first, stored["prefixcache_logits_first10"], atol=1e-5)
-    assert torch.allclose(whole[:, 10:], stored["prefixcache_logits_last14"], atol=1e-5)
+    first = dream.hidden(stored["input_ids"][:1, :10], cache=cache)
+    whole = dream.hidden(stored["input_ids"][:1], cache=cache)
+    logits = dream.head(whole)
+    assert torch.allclose(dream.head(first), stored["prefixcache_logits_first10"], atol=1e-5)
+    assert torch.allclose(logits[:, 10:], stored["prefixcache_logits_last14"], atol=1e-5)
+    # States, not logits: a product's last digit may depend on how many rows it has.
     assert torch.equal(whole[:, :10], first)
 
 
