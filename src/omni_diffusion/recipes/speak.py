@@ -1,8 +1,8 @@
 """Speak the small world's sentences: `make voices` runs this with Kokoro's files.
 
 Resumable: a sentence that is there is not spoken again, nor is one that a bank given with --spoken
-holds. The synthesizer and its phonemizer are
-tools for making data; they are installed apart and never imported by the package itself.
+holds. The synthesizer and its phonemizer are tools for making data; they are installed apart and
+never imported by the package itself.
 """
 
 from __future__ import annotations
