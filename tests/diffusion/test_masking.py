@@ -116,8 +116,51 @@ def test_same_generator_same_masks():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"variant": "even"}, {"gamma": 1.5}, {"epsilon": 0.0}, {"full": 2}]
+    "wrong",
+    [
+        *({"variant": "even"}, {"gamma": 1.5}, {"epsilon": 0.0}, {"full": 2}),
+        *({"blocks": -0.1}, {"block_length": 0}),
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MaskingConfig(**wrong)
+
+
+def test_blocks_give_what_lies_before_and_hide_what_lies_behind():
+    config = MaskingConfig(blocks=1.0, block_length=8, full=1.0)
+    ids, maskable, pad = batch(2000)
+    corruption = corrupt(ids, maskable, pad, MASK, config)
+    asked = corruption.masked
+    first = asked.float().argmax(1)
+    assert first.min() == PROMPT
+    assert first.max() == PROMPT + ANSWER - 1
+    assert (first.float().mean() - (PROMPT + ANSWER / 2 - 0.5)).abs() < 2  # evenly
+    places = torch.arange(ids.shape[1])
+    inside = (places >= first[:, None]) & (places < first[:, None] + 8)
+    assert torch.equal(asked & ~pad, inside & maskable & ~pad)
+    assert bool((corruption.ids[~inside & (places < first[:, None])] != MASK).all())
+    assert bool((corruption.ids[places >= first[:, None] + 8] == MASK).all())
+    assert bool((corruption.ratio[~inside] == 0).all())
+    assert asked[inside & pad].float().mean() == pytest.approx(config.gamma, abs=0.05)
+
+
+def test_blocks_are_a_share_and_keep_their_own_ratio():
+    ids, maskable, pad = batch(4000)
+    corruption = corrupt(ids, maskable, pad, MASK, MaskingConfig(blocks=0.25, block_length=4))
+    hidden = (corruption.ids == MASK).sum(1) > corruption.masked.sum(1)
+    assert hidden.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert int(corruption.masked[hidden].sum(1).max()) <= 4
+    assert bool((corruption.masked.sum(1) >= 1).all())
+
+
+def test_blocks_of_a_packed_row_stay_in_their_segment():
+    ids = torch.randint(0, 90, (200, 40))
+    maskable = torch.ones(ids.shape, dtype=torch.bool)
+    pad = torch.zeros(ids.shape, dtype=torch.bool)
+    segments = (torch.arange(40) >= 20).long().expand(ids.shape)
+    config = MaskingConfig(blocks=1.0, block_length=5, full=1.0)
+    masked = corrupt(ids, maskable, pad, MASK, config, segments=segments).masked
+    for part in (masked[:, :20], masked[:, 20:]):
+        assert bool((part.sum(1) >= 1).all())
+        assert int(part.sum(1).max()) == 5

@@ -157,6 +157,19 @@ def test_the_loss_depends_on_the_generator_alone() -> None:
     assert first == again != other
 
 
+def test_a_task_may_have_a_forward_process_of_its_own() -> None:
+    groups = (Group("a", 1.0, CANVASES), Group("b", 1.0, CANVASES))
+    whole = MaskingConfig(full=1.0, gamma=1.0)
+
+    def figures(config: DenoisingConfig) -> dict[str, float]:
+        one = DenoisingObjective(backbone(), VOCABULARY, Fixed(*groups), config)
+        return one.loss(0, torch.Generator().manual_seed(0))[1]
+
+    both, one = figures(DenoisingConfig(whole)), figures(DenoisingConfig(by_task={"b": whole}))
+    assert one["b_loss"] == pytest.approx(both["b_loss"])  # all places, whatever is drawn
+    assert one["a_loss"] != pytest.approx(both["a_loss"])
+
+
 def test_heard_speech_reaches_the_loss() -> None:
     model = backbone()
     loss, _ = objective(model, Group("t", 1.0, CANVASES)).loss(0, torch.Generator())

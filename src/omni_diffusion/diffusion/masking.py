@@ -27,12 +27,18 @@ class MaskingConfig:
     epsilon: the ratio runs over [epsilon, 1].
     full: share of the sequences whose ratio is 1 whatever was drawn. It is where decoding starts,
     and nothing but the prompt is there to predict from; the paper has none.
+    blocks: share of the sequences that are masked as decoding in blocks meets them: a block of
+    ``block_length`` places somewhere in the answer is masked at the sequence's ratio, all before it
+    is given, and all behind it is hidden but not asked for. The paper has none, and the loss is
+    then no bound on the likelihood.
     """
 
     variant: Variant = "uniform"
     gamma: float = 0.6
     epsilon: float = 0.001
     full: float = 0.0
+    blocks: float = 0.0
+    block_length: int = 16
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -43,6 +49,10 @@ class MaskingConfig:
             raise ConfigError(f"masking gamma is {self.gamma}; give a share from 0 to 1")
         if not 0 <= self.full <= 1:
             raise ConfigError(f"masking full is {self.full}; give a share from 0 to 1")
+        if not 0 <= self.blocks <= 1:
+            raise ConfigError(f"masking blocks is {self.blocks}; give a share from 0 to 1")
+        if self.block_length < 1:
+            raise ConfigError(f"masking block_length is {self.block_length}; give 1 or more")
         if not 0 < self.epsilon < 1:
             raise ConfigError(f"masking epsilon is {self.epsilon}; give a value between 0 and 1")
 
@@ -52,11 +62,11 @@ class Corruption:
     """A batch with part of its tokens hidden."""
 
     ids: Tensor
-    """LongTensor [B, L]: the mask id where masked, else the token."""
+    """LongTensor [B, L]: the mask id where masked or behind a block, else the token."""
     masked: Tensor
     """BoolTensor [B, L]: the places to be predicted."""
     ratio: Tensor
-    """Float32 [B, L]: the chance that this place had to be masked; 0 where it may not be."""
+    """Float32 [B, L]: the chance that this place had to be masked; 0 where it could not be."""
 
 
 def corrupt(
@@ -77,6 +87,9 @@ def corrupt(
     place was masked gets one, chosen evenly; ``ratio`` counts that chance in.
     """
     group, groups = _groups(ids, segments)
+    behind = torch.zeros_like(maskable)
+    if config.blocks:
+        maskable, behind = _blocks(maskable, pad, group, groups, config, generator)
     if t is None:
         chance = _draw(group, groups, config, generator)
     else:
@@ -92,7 +105,29 @@ def corrupt(
     masked = masked | (chosen & empty)
     count = _per_group(real.float(), group, groups, "sum").clamp(min=1)
     ratio = torch.where(real, chance + spared / count, chance)
-    return Corruption(torch.where(masked, mask_id, ids), masked, ratio)
+    return Corruption(torch.where(masked | behind, mask_id, ids), masked, ratio)
+
+
+def _blocks(
+    maskable: Tensor,
+    pad: Tensor,
+    group: Tensor,
+    groups: int,
+    config: MaskingConfig,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """What may be masked, and what is hidden behind it, once some sequences are cut to a block.
+
+    A block starts at a maskable place that is no padding, each as likely as the other.
+    """
+    cut = (torch.rand(groups, generator=generator, device=group.device) < config.blocks)[group]
+    places = torch.arange(maskable.shape[1], device=group.device).expand(maskable.shape)
+    drawn = torch.where(maskable & ~pad, _rand(maskable, generator), 2.0)
+    chosen = drawn == _per_group(drawn, group, groups, "amin")
+    start = _per_group(torch.where(chosen, places, maskable.shape[1]), group, groups, "amin")
+    stop = start + config.block_length
+    inside = (places >= start) & (places < stop)
+    return maskable & (inside | ~cut), maskable & cut & (places >= stop)
 
 
 def _groups(ids: Tensor, segments: Tensor | None) -> tuple[Tensor, int]:
@@ -130,7 +165,7 @@ def _rand(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def _per_group(values: Tensor, group: Tensor, groups: int, how: Literal["sum", "amin"]) -> Tensor:
     """Reduce values [B, L] over each sequence and hand the result back to its places [B, L]."""
-    start = torch.zeros(groups, device=values.device)
+    start = torch.zeros(groups, dtype=values.dtype, device=values.device)
     result = start.scatter_reduce(
         0, group.flatten(), values.flatten(), reduce=how, include_self=False
     )

@@ -88,9 +88,9 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("asr", 10), Share("tts", 12)),
     )
     interaction = (
-        *(Share("t2i", 4), Share("caption", 6), Share("vqa", 6), Share("chat", 1, 0.1)),
-        *(Share("asr", 10, 2.0), Share("tts", 14), Share("s2i", 6), Share("sqa", 2, 0.3)),
-        Share("svqa", 8),
+        *(Share("t2i", 3), Share("caption", 5), Share("vqa", 5), Share("chat", 1, 0.1)),
+        *(Share("asr", 8, 1.5), Share("tts", 12, 2.0), Share("s2i", 14, 1.5)),
+        *(Share("sqa", 2, 0.3), Share("svqa", 8)),
     )
     return (
         stage("pictures", pictures, steps=2400, lr=1.5e-3, seed=1, floor=0.3),

@@ -8,7 +8,7 @@ Dimensions: B canvases of a group, L places, N masked places, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -35,12 +35,14 @@ class Mixture(Protocol):
 class DenoisingConfig:
     """The forward process, the weight of each masked place, and what matrix products run in.
 
+    by_task: the forward process of tasks that have one of their own.
     Weights, their sums and the loss stay in float32 whatever the precision.
     """
 
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     weighting: Weighting = "plain"
     precision: Literal["float32", "bfloat16"] = "float32"
+    by_task: Mapping[str, MaskingConfig] = field(default_factory=dict)
 
 
 class DenoisingObjective:
@@ -65,21 +67,20 @@ class DenoisingObjective:
         total = torch.zeros(())
         figures: dict[str, float] = {}
         for group in self.mixture.draw(generator):
-            loss, right = self._group(group.canvases, generator)
+            masking = self.config.by_task.get(group.name, self.config.masking)
+            loss, right = self._group(group.canvases, masking, generator)
             total = total + group.share * loss
             figures[f"{group.name}_loss"] = float(loss.detach())
             figures[f"{group.name}_right"] = right
         return total, figures
 
     def _group(
-        self, canvases: Sequence[Canvas], generator: torch.Generator
+        self, canvases: Sequence[Canvas], masking: MaskingConfig, generator: torch.Generator
     ) -> tuple[Tensor, float]:
         batch = Batch.of(canvases, self.vocabulary.pad)
         maskable = answer_places(canvases, batch.ids)
         pad = maskable & (batch.ids == self.vocabulary.pad)
-        corruption = corrupt(
-            batch.ids, maskable, pad, self.vocabulary.mask, self.config.masking, generator
-        )
+        corruption = corrupt(batch.ids, maskable, pad, self.vocabulary.mask, masking, generator)
         reduced = self.config.precision == "bfloat16"
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=reduced):
             logits = self.backbone(
