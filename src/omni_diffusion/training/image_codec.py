@@ -10,6 +10,7 @@ a language model has to learn apart.
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,7 +79,7 @@ class ImageCodecObjective:
         pixels = torch.stack([pixels_of(world.render(s), world.SIZE) for s in scenes])
         config = self.config
         final = config.codes_until is not None and step >= config.codes_until
-        with torch.set_grad_enabled(not final):
+        with torch.no_grad() if final else nullcontext():
             z = self.codec.encode_latents(pixels)
         codes, ids = self.codec.quantize(z)
         again = self.codec.decode_latents(codes)
