@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 
@@ -33,7 +33,8 @@ class ModelConfig:
     """What model.json holds.
 
     lengths: by task name, the (factor, extra) of its answer's length where this model's differ
-    from the task's own; sampling: the same for how its answer is sampled.
+    from the task's own; sampling, answers: the same for how its answer is sampled and what it is
+    made of.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelConfig:
     codecs: SuiteConfig
     lengths: dict[str, tuple[float, int]] = field(default_factory=dict)
     sampling: dict[str, SamplingParams] = field(default_factory=dict)
+    answers: dict[str, tuple[Literal["text", "image", "speech"], ...]] = field(default_factory=dict)
 
 
 class OmniModel:
@@ -108,6 +110,11 @@ class OmniModel:
     def lengths(self) -> Mapping[str, tuple[float, int]]:
         """This model's own answer lengths, by task name."""
         return self.config.lengths
+
+    @property
+    def answers(self) -> Mapping[str, tuple[Literal["text", "image", "speech"], ...]]:
+        """What this model's own answers are made of, by task name."""
+        return self.config.answers
 
     @property
     def sampling(self) -> Mapping[str, SamplingParams]:

@@ -9,11 +9,12 @@ from tests.data.reading import truth
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.data import voices, world
-from omni_diffusion.data.mixture import Share, WorldMixture
+from omni_diffusion.data.mixture import WRITTEN, Share, WorldMixture
 from omni_diffusion.data.pretokenize import SceneCodes, Spoken
 from omni_diffusion.errors import DataError
 from omni_diffusion.tasks.catalog import DESCRIBE, DRAW, HEAR, SPEAK, task
 from omni_diffusion.tasks.read import image_ids, speech_ids, text_ids
+from omni_diffusion.tasks.task import Answer
 from omni_diffusion.vocab import Vocabulary
 
 # Codes that tell what they are: a scene's four are its number in base 16, a line's first three
@@ -255,6 +256,25 @@ def test_answers_get_the_room_that_they_have_at_inference() -> None:
     assert {places - 9 * n for n, places in answers("tts")} == {5, 6, 7, 8, 9}
     # an answer that does not fit is as long as it has to be
     assert min(places for _, places in answers("svqa")) > 8
+
+
+def test_what_is_heard_may_be_written_before_it_is_drawn() -> None:
+    shares = [Share("s2i", 1)]
+    answers: dict[str, Answer] = {"s2i": ("text", "image")}
+    mix = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, answers=answers, null=1.0)
+    rng = random.Random(0)
+    canvases = [mix.sample("s2i", rng) for _ in range(200)]
+    for canvas in canvases:
+        sample = read(canvas)
+        assert sample.heard is not None
+        assert sample.drawn == world.parse(sample.heard.text)
+        assert canvas.ids[canvas.answer[1] - 3] == VOCABULARY.end_of_image
+        if sample.text:
+            assert sample.text == sample.heard.text
+        else:  # what is drawn is learned with the text given, which then stands before the answer
+            assert sample.heard.text in sample.prompt
+    shares_given = sum(not read(canvas).text for canvas in canvases) / len(canvases)
+    assert shares_given == pytest.approx(WRITTEN, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["t2i", "s2i"])

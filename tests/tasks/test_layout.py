@@ -38,7 +38,18 @@ def test_a_picture_takes_its_cells_whatever_the_length() -> None:
     assert least_length(("image",), (64,), 0.25) == 68
 
 
-@pytest.mark.parametrize(("answer", "length"), [(("text",), 0), (("text", "speech"), 3)])
+def test_a_text_before_a_picture_takes_the_length() -> None:
+    text, image = runs_of(("text", "image"), 9, 64, 0.25)
+    assert (text.kind, text.length, text.open) == ("text", 9, True)
+    assert (image.kind, image.length, image.open) == ("image", 64, False)
+    for size, least in ((0, 1), (1, 1), (12, 12)):
+        assert least_length(("text", "image"), (size, 64), 0.25) == least
+
+
+@pytest.mark.parametrize(
+    ("answer", "length"),
+    [(("text",), 0), (("text", "speech"), 3), (("text", "image"), 0)],
+)
 def test_too_short(answer: tuple, length: int) -> None:  # type: ignore[type-arg]
     with pytest.raises(TaskError, match=f"an answer of {length} places is too short"):
         runs_of(answer, length, 0, 0.25)

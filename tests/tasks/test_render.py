@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.tasks.scenes import CONVERSATIONS, HEARD, SAID, SEEN, user
+from tests.tasks.scenes import CONVERSATIONS, HEARD, SAID, SEEN, filled, user
 
 from omni_diffusion.conversation import Image, Message, Speech, Text
 from omni_diffusion.diffusion.params import SamplingParams
@@ -14,6 +14,7 @@ from omni_diffusion.model import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.parts import Codes, Draft, Frames, Turn
+from omni_diffusion.tasks.read import read
 from omni_diffusion.tasks.render import lay, render
 
 
@@ -106,6 +107,22 @@ def test_a_models_own_lengths_and_sampling_come_first(model: OmniModel) -> None:
     assert length("vqa") == 17
     assert render(task("t2i"), CONVERSATIONS["t2i"], own).params.steps == 5
     assert render(task("t2i"), CONVERSATIONS["t2i"], own).null is not None
+
+
+def test_a_model_may_answer_with_other_parts_than_the_task(model: OmniModel) -> None:
+    config = replace(model.config, answers={"s2i": ("text", "image")}, lengths={"s2i": (0.0, 12)})
+    own = OmniModel(config, model.codecs, model.backbone)
+    prepared = render(task("s2i"), CONVERSATIONS["s2i"], own)
+    text, image = prepared.sections
+    start = prepared.canvas.answer[0]
+    assert (text.kind, text.start, text.stop) == ("text", start, start + 12)
+    assert (image.kind, image.start, image.stop) == ("image", start + 13, start + 29)
+    assert int(prepared.canvas.ids[start + 12]) == model.vocabulary.begin_of_image
+    assert prepared.canvas.blanks == 12 + 16
+    said, drawn = read(filled(prepared.canvas), prepared, own).parts
+    assert isinstance(said, Text)
+    assert isinstance(drawn, Image)
+    assert render(task("s2i"), CONVERSATIONS["s2i"], model).sections[0].kind == "image"
 
 
 def test_length_may_be_asked_for(model: OmniModel) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,9 +20,11 @@ from omni_diffusion.errors import DataError
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
 from omni_diffusion.tasks.render import lay, room
+from omni_diffusion.tasks.task import Answer
 from omni_diffusion.vocab import Vocabulary
 
 TRIES = 1000  # scenes to look at before no question about any of them counts as spoken
+WRITTEN = 0.7  # share of the pictures after a text that are learned with that text given
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class WorldMixture:
 
     tail: most pads behind an answer (the number is drawn evenly from 1). lengths: by task, the
     numbers of the rule by which the model gives an answer its places at inference; an answer that
-    fits gets as many here, give or take half a tail. null: share of the drawn pictures that are
+    fits gets as many here, give or take half a tail. answers: by task, what an answer is made of
+    where it differs from the task's own. null: share of the drawn pictures that are
     asked for with the null prompt, which guidance needs.
     """
 
@@ -62,11 +65,12 @@ class WorldMixture:
         *,
         tail: int = 16,
         lengths: Mapping[str, tuple[float, int]] | None = None,
+        answers: Mapping[str, Answer] | None = None,
         null: float = 0.1,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scenes, self.spoken, self.tail, self.null = scenes, spoken, tail, null
-        self.lengths = dict(lengths or {})
+        self.lengths, self.answers = dict(lengths or {}), dict(answers or {})
         self._makers: dict[str, Callable[[random.Random], tuple[list[Piece], list[Piece]]]] = {
             "t2i": self._t2i,
             "caption": self._caption,
@@ -102,13 +106,13 @@ class WorldMixture:
     def sample(self, name: str, rng: random.Random) -> Canvas:
         """One sample of a task as a canvas whose answer is given."""
         asked, answered = self._makers[name](rng)
-        task = catalog.task(name)
+        task = catalog.task(name).answering(self.answers)
         picture = task.answer == ("image",)
         least, user = 0, Turn("user", tuple(asked))
         if name in self.lengths:
             half = self.tail // 2
             least = room(task, (user,), self.lengths, self.text) + rng.randint(-half, half)
-        return lay(
+        canvas = lay(
             task,
             (user, Turn("assistant", tuple(answered))),
             self.vocabulary,
@@ -117,6 +121,11 @@ class WorldMixture:
             least=least,
             null=picture and rng.random() < self.null,
         )
+        if task.answer == ("text", "image") and rng.random() < WRITTEN:
+            opener = self.vocabulary.id("begin_of_image")
+            start = int((canvas.ids == opener).nonzero()[-1])
+            canvas = replace(canvas, answer=(start, canvas.answer[1]))
+        return canvas
 
     # ------------------------------------------------------------------------- text and pictures
     def _picture(self, scene: world.Scene) -> Codes:
@@ -193,7 +202,9 @@ class WorldMixture:
 
     def _s2i(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
         line, scene = rng.choice(self._described)
-        return [self._frames(line, rng)], [self._picture(scene)]
+        written = "text" in self.answers.get("s2i", ())
+        text = [Text(self._bank().lines[line].text)] if written else []
+        return [self._frames(line, rng)], [*text, self._picture(scene)]
 
     def _spoken_pair(
         self, question: world.Question, rng: random.Random

@@ -39,6 +39,7 @@ from omni_diffusion.data.pretokenize import (
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import DataError
 from omni_diffusion.model import ModelConfig, OmniModel
+from omni_diffusion.tasks.task import Answer
 from omni_diffusion.training import hearing, speech_codec, speech_flow
 from omni_diffusion.training.denoising import DenoisingObjective, give_geometry
 from omni_diffusion.training.image_codec import ImageCodecConfig, ImageCodecObjective
@@ -67,13 +68,19 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "chat": (0.0, 18),
     "sqa": (0.0, 76),
     "svqa": (0.0, 76),
+    "s2i": (0.0, 24),
 }
+# What was heard is written down before it is painted: words are bound to places in the picture
+# far sooner than frames are, of which each speaker has others.
+ANSWERS: dict[str, Answer] = {"s2i": ("text", "image")}
 # A small world repeats itself, in plain backgrounds as in speech, so no penalty for repetition.
-PLAIN = ("inpaint", "tts", "sqa", "svqa")
+PLAIN = ("inpaint", "s2i")
+# Spoken answers are learned in blocks (`training.stages`) and written in blocks.
+SPOKEN = ("tts", "sqa", "svqa")
 SAMPLING: dict[str, SamplingParams] = {
     "t2i": SamplingParams(guidance=1.0),
-    "s2i": SamplingParams(guidance=1.0),
     **dict.fromkeys(PLAIN, SamplingParams()),
+    **dict.fromkeys(SPOKEN, SamplingParams(block_length=16)),
 }
 
 
@@ -263,6 +270,7 @@ class Mini:
                 SceneCodes.open(self.out / "scenes.safetensors"),
                 Spoken.open(self.out / "spoken") if number else None,
                 lengths=LENGTHS,
+                answers=ANSWERS,
             )
             return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
 
@@ -277,7 +285,7 @@ class Mini:
         suite = CodecSuite(text=text, image=image.eval(), hearing=ears, speech=speech)
         vocabulary = self._vocabulary(text)
         config = ModelConfig(
-            "mini", vocabulary, self._sizes(vocabulary), suite.config, LENGTHS, SAMPLING
+            "mini", vocabulary, self._sizes(vocabulary), suite.config, LENGTHS, SAMPLING, ANSWERS
         )
         model = OmniModel(config, suite, self.stage(len(stages()) - 1))
         model.save(self.out / "model", torch.float16)

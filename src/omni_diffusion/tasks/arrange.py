@@ -64,7 +64,7 @@ def arrange(
     known = _pieces(answer[0], text) if answer else None
     sizes = None if known is None else _sizes(task, known)
     if sizes is not None:
-        cells = sizes[0]
+        cells = sizes[-1]
         length = length or max(least_length(task.answer, sizes, speech_at) + tail, least)
     runs = runs_of(task.answer, length or 0, cells, speech_at)
     start = _open_turn(row, "assistant")

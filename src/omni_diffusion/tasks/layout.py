@@ -5,6 +5,7 @@ An answer of n places holds, in order (pads fill what is left over):
     image        begin_of_image codes end_of_image im_end newline       (exact)
     speech       begin_of_audio codes.. end_of_audio im_end newline pad..
     text+speech  text.. pad..  up to place floor(n / 4), then as speech
+    text+image   text.. pad..  for n places, then as image
 Knows no prompt and no codec but the text's.
 """
 
@@ -71,6 +72,8 @@ def runs_of(answer: Sequence[Kind], length: int, cells: int, at: float) -> tuple
     elif tuple(answer) == ("text", "speech"):
         first = math.floor(at * length)
         runs = (Run("text", first, open=True), Run("speech", length - first - 1, open=True))
+    elif tuple(answer) == ("text", "image"):
+        runs = (Run("text", length, open=True), Run("image", cells))
     else:
         raise TaskError(f"no answer is made of {', '.join(answer)}; use the task 'infill'")
     if min(run.length for run in runs) < 1:
@@ -81,6 +84,8 @@ def runs_of(answer: Sequence[Kind], length: int, cells: int, at: float) -> tuple
 def least_length(answer: Sequence[Kind], sizes: Sequence[int], at: float) -> int:
     """The fewest places that hold an answer whose parts have `sizes` tokens."""
     closing = {"text": 2, "image": 4, "speech": 4}  # with what opens it
+    if tuple(answer) == ("text", "image"):
+        return max(sizes[0], 1)  # a picture's places do not count
     if tuple(answer) != ("text", "speech"):
         return sum(sizes) + closing[answer[0]]
     text, speech = sizes

@@ -23,7 +23,7 @@ from omni_diffusion.tasks.encode import Spoken, encode
 from omni_diffusion.tasks.layout import SPEECH_AT, Section
 from omni_diffusion.tasks.lengths import Length
 from omni_diffusion.tasks.parts import Frames, Turn
-from omni_diffusion.tasks.task import Task
+from omni_diffusion.tasks.task import Answer, Task
 from omni_diffusion.vocab import Vocabulary
 
 PUBLISHED_SPEECH_AT = 0.2  # where the published code lets speech begin; the paper says 0.25
@@ -47,6 +47,10 @@ class Model(Protocol):
     @property
     def lengths(self) -> Mapping[str, tuple[float, int]]:
         """By task name, factor and extra where the model's answers need another length."""
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By task name, what an answer is made of where it differs from the task's own."""
 
     @property
     def sampling(self) -> Mapping[str, SamplingParams]:
@@ -82,6 +86,7 @@ def render(
     length: places of a text or speech answer, instead of the task's own rule. Raises TaskError
     when the conversation does not fit the task, has nothing to fill, or is too long.
     """
+    task = task.answering(model.answers)
     turns = encode(conversation, model.codecs)
     if turns and turns[-1].role == "assistant" and not any(turn.open for turn in turns):
         raise TaskError("nothing is blank; let the conversation end with the user, or add a Blank")

@@ -6,8 +6,8 @@ A task is data; how it becomes a canvas is `render`'s concern. Knows no token id
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from omni_diffusion.conversation import Text
@@ -46,6 +46,11 @@ class Task:
         """The kinds of part that the template asks for, in its order."""
         found = re.findall(r"\{(\w+)\}", self.template or "")
         return tuple(kind for kind in ("text", "image", "speech") if kind in found)
+
+    def answering(self, answers: Mapping[str, Answer]) -> Task:
+        """The task with the answer that `answers` names for it, if they do."""
+        other = answers.get(self.name)
+        return self if other is None else replace(self, answer=other)
 
     def dress(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         """The turns with the task's system text in front and its words around the user's parts.
