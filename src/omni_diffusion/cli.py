@@ -101,6 +101,10 @@ def run(
         str | None,
         typer.Option(help="Whose surest places come first: entropy, margin, max_probability."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="official: the paper's settings; upstream: the published code's."),
+    ] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
 ) -> None:
@@ -109,7 +113,7 @@ def run(
 
     from omni_diffusion import handover
     from omni_diffusion.engine.request import Request
-    from omni_diffusion.tasks import catalog
+    from omni_diffusion.tasks import catalog, presets
 
     if prompt is not None and text is not None:
         raise typer.BadParameter("give the words once, as PROMPT or as --text")
@@ -117,6 +121,7 @@ def run(
     changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     # All that can be checked without a model comes first.
     found = catalog.task(task)
+    setting = None if preset is None else presets.preset(preset).of(task)
     replace(found.params, **changes)
     named = handover.Named(text if prompt is None else prompt, image, speech, mask)
     drafts = handover.conversation(found, named)
@@ -126,6 +131,9 @@ def run(
     opened = _open(model, device)
     handover.check_size(drafts, opened.max_positions)
     params = replace(opened.sampling.get(task, found.params), **changes) if changes else None
+    if setting is not None:
+        settled, length = setting.settle(drafts, opened, length)
+        params = replace(settled, **changes)
     result = _answer(opened, Request(task, drafts, params, length, trace is not None))
     if trace is not None:
         handover.write_trace(result, trace)
