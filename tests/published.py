@@ -1,7 +1,9 @@
 """The published text vocabulary, cut down to what the stored prompts and strings need.
 
 An applied merge is always the lowest-ranked one that fits, so leaving out merges that a text never
-applies changes none of its ids. The whole vocabulary is not part of this repository.
+applies changes none of its ids. The whole vocabulary is not part of this repository;
+`codecs/make_qwen_merges.py` makes the part of it that is. Ids between those of the part are taken
+by stand-ins that no merge makes, so that the codec has as many tokens as the published one.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from omni_diffusion.codecs.text import TextCodec
 
 MERGES = Path(__file__).parent / "codecs" / "qwen_merges.json"
+TOKENS = 151_643
 
 
 def published_text(folder: Path) -> TextCodec:
@@ -23,6 +26,7 @@ def published_text(folder: Path) -> TextCodec:
         id, left, right = row.split(" ")
         vocab[left + right] = int(id)
         merges.append(f"{left} {right}")
+    vocab |= {f"<{id}>": id for id in set(range(TOKENS)).difference(vocab.values())}
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
     return TextCodec.from_bpe(folder / "vocab.json", folder / "merges.txt")

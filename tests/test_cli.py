@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -89,6 +90,19 @@ def test_words_go_to_stdout_alone(call: Call) -> None:
     assert said.code == 0
     assert said.out.endswith("\n")
     assert left() == {"hum.wav"}
+
+
+def test_a_long_text_is_spoken_in_passages(call: Call) -> None:
+    text = " ".join(f"Here are {n} more words to be read aloud." for n in range(40))
+    said = call("run", "tts", text, "--out", "long.wav")
+    assert said.code == 0, said.err
+    assert re.fullmatch(r"wrote long.wav, spoken in \d+ passages\n", said.err)
+    assert call("run", "tts", "a red apple", "--out", "short.wav").code == 0
+    assert Waveform.read("long.wav").seconds > Waveform.read("short.wav").seconds
+    for option in (("--length", "40"), ("--trace", "trace.json")):  # what is asked of one canvas
+        said = call("run", "tts", text, "--out", "no.wav", *option)
+        assert said.code == 2
+        assert "shorten it" in said.err
 
 
 def test_the_same_seed_gives_the_same_speech(call: Call) -> None:

@@ -11,10 +11,11 @@ LINES = (  # top to bottom; those on one line never import one another
     "omni_diffusion __main__",  # the face, and the command line as a module
     "cli",
     "recipes",
-    "demo serving evaluation training",
+    "demo doctor serving evaluation training",
     "handover",
     "engine data",
     "tasks model",
+    "published",
     "codecs backbone diffusion",
     "conversation canvas",
     "media vocab weights config",

@@ -8,7 +8,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import soundfile
+import soxr as soxr_library
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from omni_diffusion import media
 from omni_diffusion.errors import MediaError, StorageError
@@ -87,6 +91,70 @@ def test_resampling_cuts_what_the_new_rate_cannot_hold() -> None:
 def test_the_same_rate_changes_nothing() -> None:
     wave = tone()
     assert wave.resample(wave.rate) is wave
+    assert wave.resample(wave.rate, "sinc") is wave
+
+
+@pytest.mark.parametrize("old", [44_100, 48_000, 8_000, 22_050])
+def test_sinc_is_the_resampling_of_torchaudio(old: int) -> None:
+    stored = load_file(Path(__file__).parent / "resample.safetensors")
+    resampled = Waveform(stored[f"{old}.in"], old).resample(16_000, "sinc")
+    assert resampled.rate == 16_000
+    torch.testing.assert_close(resampled.samples, stored[f"{old}.out"], atol=1e-6, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 200))
+def test_sinc_is_its_formula_at_every_rate_and_length(old: int, new: int, n: int) -> None:
+    samples = torch.rand(1, n, generator=torch.Generator().manual_seed(n)) * 2 - 1
+    found = Waveform(samples, old).resample(new, "sinc").samples
+    assert found.shape == (1, -(-n * new // old))
+    if old == new:
+        return
+    cut = 0.99 * min(old, new) / old
+    places = torch.arange(found.shape[1], dtype=torch.float64)[:, None] * old / new
+    scaled = cut * (torch.arange(n) - places)
+    window = torch.cos(torch.pi * scaled / 12).square() * (scaled.abs() < 6)
+    wanted = (cut * torch.sinc(scaled) * window) @ samples[0].double()
+    assert torch.allclose(found[0].double(), wanted, atol=2e-5)  # places are rounded to float32
+
+
+def test_sinc_in_pieces_is_sinc_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = tone(44_100, channels=2, seconds=0.1)
+    whole = wave.resample(16_000, "sinc")
+    monkeypatch.setattr(media, "GATHERED", 1000)
+    assert torch.equal(wave.resample(16_000, "sinc").samples, whole.samples)
+
+
+def chirp(rate: int, top: float, seconds: float = 2.0) -> Waveform:
+    """A full-scale sweep from 0 to `top` hertz."""
+    time = torch.arange(int(rate * seconds), dtype=torch.float64) / rate
+    return Waveform(torch.sin(math.pi * top * time.square() / seconds).float()[None], rate)
+
+
+@pytest.mark.parametrize("old", [44_100, 48_000, 8_000, 22_050])
+@pytest.mark.parametrize(
+    ("share", "rms", "most"), [(0.3, 9e-4, 4e-3), (0.35, 2.2e-3, 0.013), (0.45, 0.042, 0.41)]
+)
+def test_how_far_soxr_and_sinc_differ(old: int, share: float, rms: float, most: float) -> None:
+    sweep = chirp(old, share * min(old, 16_000))
+    soxr, sinc = (sweep.resample(16_000, method).samples for method in ("soxr", "sinc"))
+    difference = (soxr - sinc)[:, 300:-300]
+    assert rms / 2 < difference.square().mean().sqrt() < rms
+    assert difference.abs().max() < most
+
+
+def test_soxr_is_what_it_was() -> None:
+    wave = tone(44_100)
+    assert torch.equal(wave.resample(16_000).samples, wave.resample(16_000, "soxr").samples)
+    columns = soxr_library.resample(wave.samples.T.numpy(), 44_100, 16_000, quality="HQ")
+    assert torch.equal(wave.resample(16_000).samples, torch.from_numpy(columns.T.copy()))
+
+
+def test_resampling_that_cannot_be_done() -> None:
+    with pytest.raises(MediaError, match="method is 'linear'; give 'soxr' or 'sinc'"):
+        tone().resample(8_000, "linear")  # type: ignore[arg-type]
+    with pytest.raises(MediaError, match="need a sinc filter of"):
+        tone().resample(2_000_000_011, "sinc")
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".WAV"])

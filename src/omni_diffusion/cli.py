@@ -1,4 +1,4 @@
-"""The command line: demo, run, eval, train.
+"""The command line: demo, run, eval, train, convert.
 
 Each command imports what it needs when it is called, so that --help and a mistyped option answer
 at once. A user's mistake is one line on stderr and exit code 2.
@@ -7,6 +7,8 @@ at once. A user's mistake is one line on stderr and exit code 2.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,10 @@ import typer
 from omni_diffusion.errors import OmniError, TrainingError
 
 if TYPE_CHECKING:
+    from omni_diffusion.diffusion.params import SamplingParams
+    from omni_diffusion.engine.engine import Progress
     from omni_diffusion.engine.request import Request, Result
+    from omni_diffusion.media import Waveform
     from omni_diffusion.model import OmniModel
 
 NO_MEDIA = 1  # exit code of an answer without the picture or sound that the task is for
@@ -114,6 +119,7 @@ def run(
     from omni_diffusion import handover
     from omni_diffusion.engine.request import Request
     from omni_diffusion.tasks import catalog, presets
+    from omni_diffusion.tasks.passages import spoken_passages
 
     if prompt is not None and text is not None:
         raise typer.BadParameter("give the words once, as PROMPT or as --text")
@@ -134,6 +140,12 @@ def run(
     if setting is not None:
         settled, length = setting.settle(drafts, opened, length)
         params = replace(settled, **changes)
+    if task == "tts" and named.text and path and not (setting or length or trace):
+        passages = spoken_passages(named.text, opened, most=opened.config.longest)
+        if len(passages) > 1:
+            _recite(opened, named.text, params).write(path)
+            typer.echo(f"wrote {path}, spoken in {len(passages)} passages", err=True)
+            return
     result = _answer(opened, Request(task, drafts, params, length, trace is not None))
     if trace is not None:
         handover.write_trace(result, trace)
@@ -181,6 +193,38 @@ def evaluate(
 
 
 @app.command()
+def doctor(
+    model: ModelFolder = None,
+    preset: Annotated[
+        str | None, typer.Option(help="official: the published sizes, without any weights.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Say what is here, what is missing, whether a model fits, and about how long it takes."""
+    from rich.console import Console
+
+    from omni_diffusion import doctor as doctors
+    from omni_diffusion import files, handover
+    from omni_diffusion.errors import ModelError
+    from omni_diffusion.model import place_of
+
+    if preset not in (None, "official"):
+        raise ModelError(f"no sizes are called {preset!r}; give official, or --model FOLDER")
+    if preset is not None and model is not None:
+        raise typer.BadParameter("give --preset or --model, not both")
+    if json is not None:
+        handover.in_a_folder(json)
+    place = place_of(device)
+    sizes = doctors.official() if preset else doctors.folder(model)
+    found = doctors.examine(sizes, place, [] if preset else doctors.missing(model))
+    for table in doctors.tables(found):
+        Console().print(table)
+    if json is not None:
+        files.write_text(json, doctors.text_of(found))
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Which training: mini.")],
     out: Annotated[Path, typer.Option(help="The folder for all that is made; resumed if there.")],
@@ -194,28 +238,93 @@ def train(
     mini.train(out, bank)
 
 
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Omni-Diffusion or Dream-7B: a folder, or owner/name on the hub.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write, in our own layout.")],
+    image_codec: Annotated[
+        str | None,
+        typer.Option(help="magvitv2: a folder, or owner/name[@revision]; default: on the hub."),
+    ] = None,
+    speech_tokenizer: Annotated[
+        str | None, typer.Option(help="glm-4-voice-tokenizer, likewise.")
+    ] = None,
+    speech_decoder: Annotated[
+        str | None, typer.Option(help="glm-4-voice-decoder, likewise.")
+    ] = None,
+    cmvn: Annotated[
+        str | None,
+        typer.Option(help="am.mvn, or SenseVoiceSmall's folder; Dream-7B needs its model.pt too."),
+    ] = None,
+    sizes: Annotated[
+        Path | None, typer.Option(help="JSON of the codecs' sizes, where not the published ones.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="The backbone's: bfloat16, float16, float32; default: as published."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of SOURCE on the hub.")] = None,
+) -> None:
+    """Bring published files into one folder that --model takes."""
+    from omni_diffusion import config, published
+    from omni_diffusion.errors import ModelError
+    from omni_diffusion.model import OmniModel
+
+    if dtype is not None and dtype not in published.DTYPES:
+        raise typer.BadParameter(f"dtype is {dtype!r}; give one of {', '.join(published.DTYPES)}")
+    if Path(source).resolve() == out.resolve():
+        raise ModelError(f"{out} is the folder to convert; give another one to write")
+    places: dict[str, Any] = {
+        "image_codec": image_codec,
+        "speech_tokenizer": speech_tokenizer,
+        "speech_decoder": speech_decoder,
+        "hearing": cmvn,
+        "sizes": sizes and config.load(published.Sizes, sizes),
+    }
+    parts = published.Parts(**{name: place for name, place in places.items() if place is not None})
+    wanted = None if dtype is None else published.DTYPES[dtype]
+    OmniModel.from_pretrained(source, parts=parts, dtype=wanted, revision=revision).save(out)
+    typer.echo(f"wrote {out}", err=True)
+
+
 def _open(folder: Path | None, device: str) -> OmniModel:
     from omni_diffusion.model import OmniModel
 
     return OmniModel.open(folder, device)
 
 
-def _answer(model: OmniModel, request: Request) -> Result:
-    """Run one request with a bar on stderr; raises what befell it."""
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr for a run of the engine."""
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import Progress
-
-    from omni_diffusion.engine.engine import Engine
 
     screen = Console(stderr=True)
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        bar = bars.add_task(request.task_name, total=1.0)
-        (result,) = Engine(model).run(
-            [request], lambda progress: bars.update(bar, completed=progress.share)
-        )
+    with rich.Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        bar = bars.add_task(name, total=1.0)
+        yield lambda progress: bars.update(bar, completed=progress.share)
+
+
+def _answer(model: OmniModel, request: Request) -> Result:
+    """Run one request; raises what befell it."""
+    from omni_diffusion.engine.engine import Engine
+
+    with _bar(request.task_name) as show:
+        (result,) = Engine(model).run([request], show)
     if result.error is not None:
         raise result.error
     return result
+
+
+def _recite(model: OmniModel, text: str, params: SamplingParams | None) -> Waveform:
+    """Speak a text that is too long for one canvas."""
+    from omni_diffusion.engine.engine import Engine
+    from omni_diffusion.engine.recital import recite
+
+    with _bar("tts") as show:
+        return recite(Engine(model), text, params, most=model.config.longest, progress=show)
 
 
 def _hand_back(result: Result, path: Path | None, notes: list[str]) -> None:

@@ -7,10 +7,11 @@ Knows nothing of models or tokens.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import PIL.Image
@@ -23,6 +24,7 @@ from omni_diffusion import files
 from omni_diffusion.errors import MediaError
 
 Source: TypeAlias = str | Path | bytes | BinaryIO
+Resampling: TypeAlias = Literal["soxr", "sinc"]
 Columns: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 MAX_SECONDS = 600.0
@@ -34,6 +36,10 @@ SOUND_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg":
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Only decoders that run in this process: Pillow hands PostScript to another program.
 READABLE_PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SINC_ZEROS = 6  # zero crossings of the sinc on either side, where its window ends
+SINC_ROLLOFF = 0.99  # share of the lower of both Nyquist frequencies that passes
+MAX_WEIGHTS = 2**24  # of one sinc filter: 128 MiB in float64
+GATHERED = 2**22  # samples laid out for the filter at once: 16 MiB
 BLOCK = 65_536  # libsndfile's Vorbis writer overflows its stack on one very long write
 
 
@@ -66,12 +72,26 @@ class Waveform:
         """The first channel alone, [1, n]."""
         return Waveform(self.samples[:1], self.rate)
 
-    def resample(self, rate: int) -> Waveform:
-        """The same sound at another rate (soxr, high quality); itself if the rate is the same."""
-        if rate == self.rate:
-            return self
+    def resample(self, rate: int, method: Resampling = "soxr") -> Waveform:
+        """The same sound at another rate, ceil(n * rate / old rate) samples with "sinc".
+
+        "soxr" (high quality): a steep, long filter; flat up to 0.45 of the lower rate. "sinc": the
+        short Hann-windowed sinc that the published encoders heard their sounds through (equal to
+        torchaudio's transforms.Resample within 1e-6); it dampens what lies above 0.4 of the lower
+        rate and lets some alias through. On a full-scale sweep up to 0.45 of the lower rate the two
+        differ by 0.03 to 0.04 RMS (0.4 at most), up to 0.35 of it by 0.002 RMS (0.013 at most). The
+        waveform itself is returned if the rate is
+        the same. Raises MediaError for a rate below 1, an unknown method, and for rates without a
+        common divisor so high that a "sinc" filter would not fit the memory.
+        """
         if rate < 1:
             raise MediaError(f"rate is {rate}; give samples per second, such as 16000")
+        if method not in get_args(Resampling):
+            raise MediaError(f"resampling method is {method!r}; give 'soxr' or 'sinc'")
+        if rate == self.rate:
+            return self
+        if method == "sinc":
+            return Waveform(_sinc_resampled(self.samples, self.rate, rate), rate)
         resampled = soxr.resample(self._columns(), self.rate, rate, quality="HQ")
         return Waveform(torch.from_numpy(np.ascontiguousarray(resampled.T)), rate)
 
@@ -217,6 +237,50 @@ class Picture:
             size = f"{self.width} x {self.height}"
             raise MediaError(f"{kind} cannot hold {size} ({_line(error)}); choose PNG") from error
         return out.getvalue()
+
+
+def _sinc_resampled(samples: Tensor, old: int, new: int) -> Tensor:
+    """Samples [channels, n] at rate `old` -> [channels, ceil(n * new / old)] at `new`.
+
+    Output k lies at place p = k * old / new of the input and is the sum of the 2 * reach + 1
+    samples around it, each weighted by its distance from p. Distances repeat every `new` outputs
+    once both rates are divided by their greatest common divisor, so weights are made only once.
+    """
+    divisor = math.gcd(old, new)
+    old, new = old // divisor, new // divisor
+    weights = _sinc_weights(old, new).to(samples.device)
+    taps = weights.shape[1]
+    padded = torch.nn.functional.pad(samples, (taps // 2, taps // 2 + 1))
+    windows = padded.unfold(-1, taps, 1)  # [channels, places, taps], a view
+    count = -(-samples.shape[1] * new // old)
+    pieces = [samples[:, :0]]
+    some = max(1, GATHERED // taps)
+    for outputs in torch.split(torch.arange(count, device=samples.device), some):
+        around = windows[:, outputs * old // new]
+        pieces.append((around * weights[outputs % new]).sum(-1))
+    return torch.cat(pieces, 1)
+
+
+def _sinc_weights(old: int, new: int) -> Tensor:
+    """Weights [new, 2 * reach + 1] in float32 of the samples around each of `new` outputs.
+
+    With c = 0.99 min(1, new / old) the cut-off and d a sample's distance from the output, in
+    samples: w(d) = c sinc(c d) cos^2(pi c d / 12) for |c d| < 6, and 0 beyond.
+    """
+    base = SINC_ROLLOFF * min(old, new)
+    reach = math.ceil(SINC_ZEROS * old / base)
+    if new * (2 * reach + 1) > MAX_WEIGHTS:
+        raise MediaError(
+            f"rates of {old} to {new} (without their common divisor) need a sinc filter of"
+            f" {new * (2 * reach + 1)} weights; resample by 'soxr' or to a near common rate first"
+        )
+    outputs = torch.arange(new)[:, None]
+    around = outputs * old // new + torch.arange(-reach, reach + 1)
+    # Places of outputs are rounded to float32, as in torchaudio: exact ones move odd rates by 1e-4.
+    scaled = (around.double() / old - (outputs / new).double()) * base
+    scaled = scaled.clamp(-SINC_ZEROS, SINC_ZEROS)  # where the window is 0
+    window = torch.cos(torch.pi * scaled / (2 * SINC_ZEROS)).square()
+    return (base / old * torch.sinc(scaled) * window).float()
 
 
 def _open(source: Source) -> tuple[BinaryIO, str]:

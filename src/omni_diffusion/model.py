@@ -1,7 +1,7 @@
 """One model opened from its folder: vocabulary, codecs and backbone, which belong together.
 
 A folder holds model.json (a `ModelConfig`), backbone.safetensors and the files of the codec
-suite. Knows nothing of tasks.
+suite; folders as others published them are read by `published`. Knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Literal, Self
 import torch
 
 from omni_diffusion import config as configs
-from omni_diffusion import weights
+from omni_diffusion import published, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig, stored
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import ModelError, StorageError
+from omni_diffusion.published import BACKBONE_FILES, Parts, Place
 from omni_diffusion.vocab import Vocabulary
 
 CONFIG_FILE = "model.json"
@@ -34,7 +35,8 @@ class ModelConfig:
 
     lengths: by task name, the (factor, extra) of its answer's length where this model's differ
     from the task's own; sampling, answers: the same for how its answer is sampled and what it is
-    made of.
+    made of. longest: places of the longest canvas that it learned to speak on, as far as is known;
+    longer texts are spoken in passages.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ModelConfig:
     lengths: dict[str, tuple[float, int]] = field(default_factory=dict)
     sampling: dict[str, SamplingParams] = field(default_factory=dict)
     answers: dict[str, tuple[Literal["text", "image", "speech"], ...]] = field(default_factory=dict)
+    longest: int | None = None
 
 
 class OmniModel:
@@ -74,7 +77,7 @@ class OmniModel:
         path = folder / CONFIG_FILE
         if not path.is_file():
             raise ModelError(f"no model at {folder}; give a folder that holds {CONFIG_FILE}")
-        place = _device(device)
+        place = place_of(device)
         config = configs.load(ModelConfig, path)
         codecs = CodecSuite.open(folder, config.codecs, place)
         with torch.device("meta"):  # no random start, no memory taken twice
@@ -83,6 +86,45 @@ class OmniModel:
         where = f"the weights at {folder / BACKBONE_FILE}"
         weights.load_into(backbone, tensors, rename=dream.rename, where=where)
         return cls(config, codecs, backbone.to(place))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Place,
+        *,
+        parts: Parts | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+    ) -> Self:
+        """Open a folder of ours, of Omni-Diffusion or of Dream-7B, or such a one on the hub.
+
+        source: the folder, or owner/name on the hub; a folder of that name here comes first.
+        parts: where codecs are that a published folder lacks; ours holds all. dtype: the
+        backbone's; None = as published, float32 for ours. revision: of `source` on the hub.
+        Dream-7B gets rows for all ids and a new adapter, to be trained: see
+        `published.widened`. Raises ModelError, ConfigError or WeightsError, each naming the file.
+        """
+        place = place_of(device)
+        folder = published.locate(source, BACKBONE_FILES, revision)
+        if (folder / CONFIG_FILE).is_file():
+            stored = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+            published.check_memory(stored, folder)
+            return cls.open(folder, place, dtype or torch.float32)
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"no model at {folder}; give a folder that holds {CONFIG_FILE} (ours) or"
+                " config.json (Omni-Diffusion, Dream-7B)"
+            )
+        found = published.read(folder, parts or Parts(), dtype, place)
+        config = ModelConfig(
+            found.name,
+            found.vocabulary,
+            found.backbone.config,
+            found.codecs.config,
+            longest=published.LONGEST,
+        )
+        return cls(config, found.codecs, found.backbone)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model to a folder, model.json last; `dtype` may be a smaller one to store."""
@@ -148,7 +190,8 @@ def _check(config: ModelConfig, codecs: CodecSuite) -> None:
         )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def place_of(device: str | torch.device) -> torch.device:
+    """The device of that name; raises ModelError when it is not there or unknown."""
     try:
         place = torch.device(device)
         torch.empty(1, device=place)

@@ -20,7 +20,7 @@ from omni_diffusion.codecs.sensevoice import (
 )
 from omni_diffusion.codecs.sensevoice_encoder import sinusoids
 from omni_diffusion.errors import ConfigError, MediaError, ModelError, WeightsError
-from omni_diffusion.media import Waveform
+from omni_diffusion.media import Resampling, Waveform
 
 TINY = SenseVoiceConfig(dim=64, ffn=128, blocks=3, tp_blocks=2, ctc_size=40)
 QUERIES = 4
@@ -334,3 +334,15 @@ def test_impossible_lengths_are_refused(model: SenseVoice, lengths: list[int]) -
 def test_sizes_that_cannot_be_are_refused(change: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         replace(TINY, **change)
+
+
+@pytest.mark.parametrize("method", ["soxr", "sinc"])
+def test_channels_are_averaged_and_the_config_says_how_other_rates_are_heard(
+    method: Resampling,
+) -> None:
+    noise = wave(torch.randn(2, 44_100), 44_100)
+    config = replace(TINY, resampling=method)
+    mixed = Waveform((noise.samples[:1] + noise.samples[1:]) / 2, 44_100).resample(16_000, method)
+    assert torch.equal(stacked_features(noise, config), stacked_features(mixed, TINY))
+    assert SenseVoiceConfig.official().resampling == "sinc"
+    assert SenseVoiceConfig.mini().resampling == "soxr"

@@ -30,6 +30,28 @@ def test_published_strings_id_for_id(parity_dir: Path, tmp_path: Path) -> None:
     assert len(strings) > 30
     for text, ids in strings:
         assert codec.encode(text).tolist() == ids, text
+        assert codec.decode(torch.tensor(ids)) == unicodedata.normalize("NFC", text)
+
+
+def test_the_published_codec_has_every_id_and_composes_first(tmp_path: Path) -> None:
+    codec = published_text(tmp_path)
+    assert codec.vocabulary_size == 151_643
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert codec.encode(apart).tolist() == codec.encode(composed).tolist() == [924, 58858]
+    assert codec.decode(codec.encode(apart)) == composed
+
+
+def test_published_special_tokens_written_by_a_user_stay_text(tmp_path: Path) -> None:
+    codec = published_text(tmp_path)
+    for token in (
+        *SPECIAL_TOKENS,
+        "<|audio_0|>",
+        "<|image_8191|>",
+        "<|im_end|>\n<|im_start|>system",
+    ):
+        ids = codec.encode(token)
+        assert int(ids.max()) < codec.vocabulary_size  # specials begin there
+        assert codec.decode(ids) == token
 
 
 def test_a_special_token_written_by_a_user_stays_text() -> None:

@@ -144,7 +144,7 @@ def stacked_features(
     """Features [T, W] before CMVN: what `fbank.measure_cmvn` is to be given."""
     if not waveform.samples.numel():
         raise MediaError("an empty waveform holds no sound: give at least 2 samples at 16 kHz")
-    samples = waveform.mono().resample(fbank.RATE).samples[0]
+    samples = waveform.mono().resample(fbank.RATE, config.resampling).samples[0]
     if not samples.isfinite().all():
         raise MediaError("the waveform holds NaN or infinite samples: give values in [-1, 1]")
     rows = fbank.fbank(samples, config.n_mels, config.dither, generator)

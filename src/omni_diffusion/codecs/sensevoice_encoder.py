@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omni_diffusion.errors import ConfigError
+from omni_diffusion.media import Resampling
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class SenseVoiceConfig:
     7 yue, 11 ja, 12 ko, 13 none), event, emotion, and 14 with or 15 without text normalisation.
     ``posenc_dtype`` "model" computes the sinusoids in the weights' dtype, as the published
     Omni-Diffusion does (coarse in bfloat16, but its language model learned on that).
-    ``dither`` is 0 so that features repeat; the published front end adds noise of 1.0.
+    ``resampling`` brings other rates to 16 kHz: "sinc" as published, "soxr" for the small model,
+    which was trained with it. ``dither`` is 0 so that features repeat; the published front end
+    adds noise of 1.0.
     """
 
     n_mels: int = 80
@@ -41,6 +44,7 @@ class SenseVoiceConfig:
     posenc_dtype: Literal["float32", "model"] = "float32"
     ctc_size: int = 0
     dropout: float = 0.1
+    resampling: Resampling = "soxr"
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
@@ -57,7 +61,7 @@ class SenseVoiceConfig:
     @classmethod
     def official(cls) -> "SenseVoiceConfig":
         """The encoder inside the Omni-Diffusion checkpoint."""
-        return cls(posenc_dtype="model")
+        return cls(posenc_dtype="model", resampling="sinc")
 
     @classmethod
     def mini(cls, ctc_size: int = 0) -> "SenseVoiceConfig":

@@ -70,6 +70,7 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "svqa": (0.0, 76),
     "s2i": (0.0, 24),
 }
+LONGEST = 224  # places of a spoken sentence with its prompt; few are longer
 # What was heard is written down before it is painted: words are bound to places in the picture
 # far sooner than frames are, of which each speaker has others.
 ANSWERS: dict[str, Answer] = {"s2i": ("text", "image")}
@@ -285,7 +286,14 @@ class Mini:
         suite = CodecSuite(text=text, image=image.eval(), hearing=ears, speech=speech)
         vocabulary = self._vocabulary(text)
         config = ModelConfig(
-            "mini", vocabulary, self._sizes(vocabulary), suite.config, LENGTHS, SAMPLING, ANSWERS
+            "mini",
+            vocabulary,
+            self._sizes(vocabulary),
+            suite.config,
+            LENGTHS,
+            SAMPLING,
+            ANSWERS,
+            LONGEST,
         )
         model = OmniModel(config, suite, self.stage(len(stages()) - 1))
         model.save(self.out / "model", torch.float16)

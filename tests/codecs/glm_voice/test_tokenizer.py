@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
 from omni_diffusion.errors import ConfigError, MediaError, WeightsError
-from omni_diffusion.media import Waveform
+from omni_diffusion.media import Resampling, Waveform
 
 CLOSE = 1e-5
 CASES = ["batch", "single0", "single1", "long"]
@@ -138,6 +138,35 @@ def test_windows_of_thirty_seconds_know_nothing_of_one_another() -> None:
     assert len(codes) == 375 + 4
     assert torch.equal(codes[:375], small.encode(sound(long[:480_000])))
     assert torch.equal(codes[375:], small.encode(sound(long[480_000:])))
+
+
+def test_seventy_seconds_are_three_windows_one_by_one_or_in_any_batch() -> None:
+    config = SpeechTokenizerConfig(
+        d_model=8, heads=2, ffn=8, layers=1, n_mels=16, max_positions=1500, codebook_size=64
+    )
+    small = SpeechTokenizer(config).eval()
+    long, short = torch.randn(70 * 16_000), torch.randn(20_000)
+    codes = small.encode(sound(long))
+    one_by_one = [small.encode(sound(cut)) for cut in torch.split(long, 480_000)]
+    assert [len(each) for each in one_by_one] == [375, 375, 125]
+    assert torch.equal(codes, torch.cat(one_by_one))
+    for batch_size in (1, 2, 128):
+        both = small.encode_batch([sound(short), sound(long)], batch_size=batch_size)
+        assert torch.equal(both[0], small.encode(sound(short)))
+        assert torch.equal(both[1], codes)
+
+
+@pytest.mark.parametrize("method", ["soxr", "sinc"])
+def test_the_config_says_how_other_rates_are_heard(
+    tokenizer: SpeechTokenizer, method: Resampling
+) -> None:
+    other = SpeechTokenizer(replace(tokenizer.config, resampling=method)).eval()
+    other.load_state_dict(tokenizer.state_dict())
+    noise = Waveform(torch.randn(2, 44_100), 44_100)
+    heard = noise.first_channel().resample(16_000, method)
+    assert torch.equal(other.encode(noise), tokenizer.encode(heard))
+    assert SpeechTokenizerConfig.official().resampling == "sinc"
+    assert SpeechTokenizerConfig.mini().resampling == "soxr"
 
 
 def test_only_the_first_channel_is_heard_at_any_rate(

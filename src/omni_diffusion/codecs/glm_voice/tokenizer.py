@@ -17,7 +17,7 @@ from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.masks import block_causal
 from omni_diffusion.codecs.glm_voice.mel import LISTEN_HOP, LISTEN_RATE, whisper_log_mel
 from omni_diffusion.errors import ConfigError, MediaError
-from omni_diffusion.media import Waveform
+from omni_diffusion.media import Resampling, Waveform
 
 WINDOW_SAMPLES = 30 * LISTEN_RATE
 """Longer clips are cut into windows of this length that know nothing of one another."""
@@ -25,7 +25,11 @@ WINDOW_SAMPLES = 30 * LISTEN_RATE
 
 @dataclass(frozen=True)
 class SpeechTokenizerConfig:
-    """Sizes of the tokenizer. `block_size` is in encoder frames (50 a second)."""
+    """Sizes of the tokenizer. `block_size` is in encoder frames (50 a second).
+
+    `resampling` brings other rates to 16 kHz; codes depend on it, so it is the one that the codec
+    was trained with: "sinc" for the published one, "soxr" for the small one.
+    """
 
     d_model: int = 1280
     heads: int = 20
@@ -36,6 +40,7 @@ class SpeechTokenizerConfig:
     codebook_size: int = 16384
     block_size: int = 200
     pool: int = 4
+    resampling: Resampling = "soxr"
 
     def __post_init__(self) -> None:
         if self.d_model % self.heads or self.d_model % 2:
@@ -47,7 +52,7 @@ class SpeechTokenizerConfig:
     @classmethod
     def official(cls) -> Self:
         """The published GLM-4-Voice tokenizer (344 M parameters)."""
-        return cls()
+        return cls(resampling="sinc")
 
     @classmethod
     def mini(cls) -> Self:
@@ -102,8 +107,9 @@ class SpeechTokenizer(nn.Module):
         windows: list[tuple[int, Tensor]] = []
         for clip, waveform in enumerate(waveforms):
             if waveform.samples.shape[1]:
-                samples = waveform.first_channel().resample(LISTEN_RATE).samples[0]
-                windows += [(clip, cut) for cut in torch.split(samples, WINDOW_SAMPLES)]
+                heard = waveform.first_channel().resample(LISTEN_RATE, self.config.resampling)
+                cuts = torch.split(heard.samples[0], WINDOW_SAMPLES)
+                windows += [(clip, cut) for cut in cuts]
         codes: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in waveforms]
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]

@@ -1,0 +1,123 @@
+"""The report on what is here and what fits: sizes against real modules, estimates by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from omni_diffusion import cli, doctor
+from omni_diffusion.errors import ModelError
+from omni_diffusion.model import OmniModel
+
+CPU = torch.device("cpu")
+PARTS = ["backbone", "image", "speech_encoder", "speech_tokenizer", "speech_flow"]
+
+
+def test_the_published_parts_are_counted_without_weights() -> None:
+    sizes = doctor.official()
+    assert list(sizes.parts) == [*PARTS, "speech_vocoder", "speech_projector"]
+    counts = {name: round(part.parameters / 1e6, 1) for name, part in sizes.parts.items()}
+    assert counts["backbone"] == 7789.1
+    assert counts["speech_encoder"] == 221.1
+    assert sizes.parts["backbone"].bytes == 2 * sizes.parts["backbone"].parameters
+    assert sizes.parts["image"].bytes == 4 * sizes.parts["image"].parameters
+    assert sizes.bytes == sum(part.bytes for part in sizes.parts.values())
+    assert (sizes.seen, sizes.made) == (1024, 256)
+
+
+def test_a_folder_is_counted_as_it_opens() -> None:
+    sizes, model = doctor.folder(), OmniModel.open()
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    found = {name: part.parameters for name, part in sizes.parts.items()}
+    projector = count(model.backbone.model.audio_projection)
+    assert found == {
+        "backbone": count(model.backbone) - projector,
+        "image": count(model.codecs.image),
+        "speech_encoder": count(model.codecs.hearing),
+        "speech_tokenizer": count(model.codecs.speech.tokenizer),
+        "speech_flow": count(model.codecs.speech.flow),
+        "speech_projector": projector,
+    }
+    assert doctor.missing() == []
+
+
+def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
+    assert doctor.missing(tmp_path)[:2] == ["model.json", "backbone.safetensors"]
+    (tmp_path / "backbone.safetensors.index.json").touch()
+    assert "backbone.safetensors" not in doctor.missing(tmp_path)
+    with pytest.raises(ModelError, match="no model at"):
+        doctor.folder(tmp_path)
+
+
+def test_needs_grow_with_batch_and_way_of_training() -> None:
+    sizes = doctor.official()
+    one, eight = (doctor.answering(sizes, 320, 256, batch) for batch in (1, 8))
+    assert eight == 8 * one
+    assert one > 256 * sizes.backbone.vocab_size * 6  # the logits alone
+    full, lora, qlora = (doctor.training(sizes, how) for how in ("full", "lora", "qlora"))
+    count = sizes.parts["backbone"].parameters
+    assert full > 16 * count  # weights, gradients, float32 copy, two moments
+    assert 2 * count < lora < 3 * count < full
+    assert count // 2 < qlora < lora
+    with pytest.raises(ModelError, match="no training is called 'half'"):
+        doctor.training(sizes, "half")
+
+
+def test_seconds_are_two_operations_for_each_weight_and_place() -> None:
+    sizes = doctor.official()
+    inner = sizes.parts["backbone"].parameters - 176_264 * 3584
+    assert doctor.seconds(sizes, 320, 256, 1e15) == pytest.approx(2 * inner * 320 * 256 / 1e15)
+    assert doctor.measured_rate(CPU, torch.float32, size=64) > 0
+
+
+def test_fits_is_a_comparison_or_nothing() -> None:
+    found = doctor.examine(doctor.folder(), CPU, [])
+    assert set(found.expected) == {"t2i", "vqa", "asr", "tts"}
+    for free, fits in ((0, False), (2**60, True), (None, None)):
+        told = doctor.Diagnosis(**{**vars(found), "free": free})
+        assert told.fits("training, full") is fits
+
+
+def test_the_report_is_printed_and_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "report.json"
+    monkeypatch.setattr("sys.argv", ["omni-diffusion", "doctor", "--json", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "speech_flow" in said
+    assert "training, qlora" in said
+    told = json.loads(out.read_text())
+    assert told["backbone"]["parameters"] == doctor.folder().parts["backbone"].parameters
+    assert told["missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--preset", "huge"], "no sizes are called 'huge'"),
+        (["--model", "nowhere"], "no model at nowhere"),
+        (["--device", "abacus"], "device 'abacus' is of no use"),
+        (["--json", "no/such/file.json"], "create it first"),
+    ],
+)
+def test_mistakes_are_one_line(
+    options: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["omni-diffusion", "doctor", *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line

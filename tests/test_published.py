@@ -1,0 +1,602 @@
+"""Published folders, in small: opened, used, converted; and whatever does not belong is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tasks.scenes import CONVERSATIONS
+from tests.tiny import FLOW, SPEECH_TOKENIZER, tiny_model
+from torch import Tensor
+
+from omni_diffusion import cli, published, weights
+from omni_diffusion import config as configs
+from omni_diffusion.backbone import dream
+from omni_diffusion.backbone.config import DreamConfig
+from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.codecs import fbank
+from omni_diffusion.codecs.glm_voice.codec import GlmVoice
+from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
+from omni_diffusion.codecs.sensevoice import OMNI_PREFIX
+from omni_diffusion.codecs.suite import CodecSuite
+from omni_diffusion.conversation import Image, Speech
+from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.engine.engine import Engine
+from omni_diffusion.engine.request import Request
+from omni_diffusion.errors import ConfigError, ModelError, OmniError, WeightsError
+from omni_diffusion.model import OmniModel
+from omni_diffusion.published import DREAM_TOKENS, Parts, Sizes
+from omni_diffusion.vocab import Vocabulary
+
+BF16 = torch.bfloat16
+HIFT = HiFTConfig(base_channels=16, f0_channels=8)
+FILLERS = 9  # rows of the tiny Dream that no token owns
+EMBEDDED = "model.embed_tokens.weight"
+PLAIN_CONVS = ("source_downs", "l_linear", "classifier")  # of HiFT, without weight norm
+
+
+@dataclass(frozen=True)
+class Files:
+    """One published set: the folders and what they were made from."""
+
+    root: Path
+    model: OmniModel
+
+    @property
+    def omni(self) -> Path:
+        return self.root / "omni"
+
+    @property
+    def dream(self) -> Path:
+        return self.root / "dream"
+
+    @property
+    def parts(self) -> Parts:
+        codecs = self.model.codecs
+        return Parts(
+            image_codec=self.root / "magvitv2",
+            speech_tokenizer=self.root / "tokenizer",
+            speech_decoder=self.root / "decoder",
+            hearing=self.root / "sensevoice",
+            sizes=Sizes(codecs.image.config, codecs.hearing.config, FLOW, HIFT),
+        )
+
+    def open(self, folder: Path | None = None, **changes: object) -> OmniModel:
+        parts = replace(self.parts, **changes)  # type: ignore[arg-type]
+        return OmniModel.from_pretrained(folder or self.omni, parts=parts)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    made = Files(tmp_path_factory.mktemp("published"), published_model())
+    write_omni(made)
+    write_dream(made)
+    write_codecs(made)
+    return made
+
+
+@pytest.fixture
+def own(made: Files, tmp_path: Path) -> Files:
+    """A copy to damage."""
+    shutil.copytree(made.root, tmp_path / "own")
+    return Files(tmp_path / "own", made.model)
+
+
+def published_model() -> OmniModel:
+    """The tiny model, all numbers such as the files can hold, speaking through a HiFT."""
+    tiny = tiny_model()
+    speech = GlmVoice(tiny.codecs.speech.tokenizer, tiny.codecs.speech.flow, HiFT(HIFT).eval())
+    with torch.no_grad():
+        for module in (tiny.backbone, tiny.codecs.hearing):
+            for weight in module.parameters():
+                weight.copy_(weight.to(BF16))
+    codecs = CodecSuite(tiny.codecs.text, tiny.codecs.image, tiny.codecs.hearing, speech)
+    return OmniModel(tiny.config, codecs, tiny.backbone)
+
+
+def write_omni(made: Files) -> None:
+    tensors = made.model.backbone.state_dict()
+    for name, tensor in made.model.codecs.hearing.state_dict().items():
+        tensors[OMNI_PREFIX + name] = tensor
+    tensors[f"{OMNI_PREFIX}ctc.ctc_lo.weight"] = torch.zeros(5, 16)  # nobody reads these two
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
+    vocabulary = made.model.vocabulary
+    ids = range(vocabulary.specials.start, vocabulary.size)
+    write_backbone(made, made.omni, tensors, {vocabulary.token(id): id for id in ids}, len(ids))
+
+
+def write_dream(made: Files) -> None:
+    start = made.model.vocabulary.text_size
+    named = start + len(DREAM_TOKENS)
+    tensors = made.model.backbone.state_dict()
+    tensors = {name: t for name, t in tensors.items() if "audio_projection" not in name}
+    for name in (EMBEDDED, "lm_head.weight"):
+        tensors[name] = torch.cat([tensors[name][:named], torch.zeros(FILLERS, 32)])
+    added = {token: id for id, token in enumerate(DREAM_TOKENS, start)}
+    write_backbone(made, made.dream, tensors, added, len(added) + FILLERS)
+
+
+def write_backbone(
+    made: Files, folder: Path, tensors: dict[str, Tensor], added: dict[str, int], more: int
+) -> None:
+    folder.mkdir()
+    tensors = {name: tensor.to(BF16) for name, tensor in tensors.items()}
+    weights.write(tensors, folder / "model.safetensors", max_shard_bytes=20_000)
+    made.model.codecs.text.save(folder / "whole.json")
+    bpe = json.loads((folder / "whole.json").read_text())["model"]
+    (folder / "whole.json").unlink()
+    put(folder / "vocab.json", bpe["vocab"])
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    put(folder / "added_tokens.json", added)
+    sizes = made.model.config.backbone
+    put(
+        folder / "config.json",
+        {
+            "architectures": ["DreamModel"],
+            "model_type": "Dream",
+            "hidden_act": "silu",
+            "hidden_size": sizes.hidden_size,
+            "intermediate_size": sizes.intermediate_size,
+            "num_hidden_layers": sizes.num_layers,
+            "num_attention_heads": sizes.num_heads,
+            "num_key_value_heads": sizes.num_kv_heads,
+            "max_position_embeddings": sizes.max_positions,
+            "mask_token_id": added["<|mask|>"],
+            "pad_token_id": added["<|endoftext|>"],
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": None,
+            "rope_theta": 1e6,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "vocab_size": len(bpe["vocab"]) + more,
+        },
+    )
+
+
+def write_codecs(made: Files) -> None:
+    codecs, root = made.model.codecs, made.root
+    for name in ("magvitv2", "tokenizer", "decoder", "sensevoice"):
+        (root / name).mkdir()
+    image = codecs.image.state_dict() | {"quantize.embedding": torch.zeros(16, 4)}
+    weights.write(image, root / "magvitv2/pytorch_model.safetensors")
+    count, width = SPEECH_TOKENIZER.codebook_size, SPEECH_TOKENIZER.d_model
+    sums = {"ema_count": torch.zeros(count), "ema_weight": torch.zeros(count, width)}
+    tokenizer = codecs.speech.tokenizer.state_dict() | sums
+    weights.write(tokenizer, root / "tokenizer/model.safetensors")
+    sizes = configs.to_dict(SPEECH_TOKENIZER)
+    told = {theirs: sizes[ours] for ours, theirs in published.TOKENIZER_FIELDS.items()}
+    put(
+        root / "tokenizer/config.json",
+        {"model_type": "whisper", "encoder_layers": 32, "pooling_type": "avg", **told},
+    )
+    torch.save(codecs.speech.flow.state_dict(), root / "decoder/flow.pt")
+    vocoder = codecs.speech.vocoder
+    assert isinstance(vocoder, HiFT)
+    torch.save(with_weight_norm(vocoder.state_dict()), root / "decoder/hift.pt")
+    (root / "decoder/config.yaml").write_text("!!python/object/apply:os.abort []")
+    torch.save({"state_dict": codecs.hearing.state_dict()}, root / "sensevoice/model.pt")
+    assert codecs.hearing.cmvn is not None
+    fbank.write_cmvn(codecs.hearing.cmvn, root / "sensevoice/am.mvn")
+
+
+def with_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As HiFT is published: a size and a direction for each convolution."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 3 and not any(part in name for part in PLAIN_CONVS):
+            size = tensor.flatten(1).norm(dim=1).view(-1, 1, 1)
+            split |= {f"{name}_g": size, f"{name}_v": tensor}
+        else:
+            split[name] = tensor
+    return split
+
+
+def put(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data))
+
+
+def change(path: Path, **values: object) -> None:
+    put(path, json.loads(path.read_text()) | values)
+
+
+def rewrite(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change the tensors of one safetensors file or folder of shards."""
+    tensors = weights.read(path)
+    edit(tensors)
+    path = path / "model.safetensors" if path.is_dir() else path
+    weights.write({n: t.clone() for n, t in tensors.items()}, path, max_shard_bytes=20_000)
+
+
+def everything(model: OmniModel) -> dict[str, Tensor]:
+    codecs = model.codecs
+    modules = (model.backbone, codecs.image, codecs.hearing, codecs.speech)
+    found = {f"{i} {n}": t for i, m in enumerate(modules) for n, t in m.state_dict().items()}
+    assert codecs.hearing.cmvn is not None
+    return found | {"cmvn": codecs.hearing.cmvn}
+
+
+def same(one: OmniModel, two: OmniModel) -> None:
+    left, right = everything(one), everything(two)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name].to(tensor.dtype)), name
+    assert one.codecs.text.encode("two dogs").equal(two.codecs.text.encode("two dogs"))
+
+
+# -- opened ------------------------------------------------------------------------------------
+
+
+def test_the_official_set_opens_as_it_was_made(made: Files) -> None:
+    opened = made.open()
+    same(opened, made.model)
+    assert opened.config.vocabulary == made.model.vocabulary
+    assert opened.config.backbone == made.model.config.backbone
+    assert opened.backbone.lm_head.weight.dtype == BF16
+    assert opened.codecs.hearing.embed.weight.dtype == torch.float32
+    assert isinstance(opened.codecs.speech.vocoder, HiFT)
+
+
+def test_other_ways_to_keep_the_same_files(own: Files) -> None:
+    """One file without an index, a pickle, tokens in tokenizer_config.json, a path to am.mvn."""
+    tensors = weights.read(own.omni)
+    for path in own.omni.glob("model*"):
+        path.unlink()
+    weights.write({n: t.clone() for n, t in tensors.items()}, own.omni / "model.safetensors")
+    added = json.loads((own.omni / "added_tokens.json").read_text())
+    (own.omni / "added_tokens.json").unlink()
+    rows = {str(id): {"content": token, "special": True} for token, id in added.items()}
+    put(own.omni / "tokenizer_config.json", {"added_tokens_decoder": rows})
+    image = own.root / "magvitv2/pytorch_model.safetensors"
+    torch.save(weights.read(image), image.with_suffix(".bin"))
+    image.unlink()
+    same(own.open(hearing=own.root / "sensevoice/am.mvn"), own.model)
+
+
+def test_it_answers(made: Files) -> None:
+    model = OmniModel.from_pretrained(made.omni, parts=made.parts, dtype=torch.float32)
+    params = SamplingParams(steps=3)
+    names = ("t2i", "tts", "caption")
+    asked = [Request(n, CONVERSATIONS[n], params=params, length=12) for n in names]
+    picture, sound, words = Engine(model).run(asked)
+    assert [r.error for r in (picture, sound, words)] == [None] * 3
+    assert any(isinstance(part, Image) for part in picture.parts)
+    assert any(isinstance(part, Speech) for part in sound.parts)
+    assert words.canvas is not None
+
+
+def test_our_own_folder_opens_too(made: Files, tmp_path: Path) -> None:
+    made.model.save(tmp_path / "ours")
+    same(OmniModel.from_pretrained(tmp_path / "ours"), made.model)
+    half = OmniModel.from_pretrained(tmp_path / "ours", dtype=BF16)
+    assert half.backbone.lm_head.weight.dtype == BF16
+
+
+# -- converted ---------------------------------------------------------------------------------
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["omni-diffusion", *map(str, words)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def options(made: Files, sizes: Path) -> tuple[object, ...]:
+    parts = made.parts
+    configs.save(parts.sizes, sizes)
+    return (
+        *("--image-codec", parts.image_codec, "--speech-tokenizer", parts.speech_tokenizer),
+        *("--speech-decoder", parts.speech_decoder, "--cmvn", parts.hearing, "--sizes", sizes),
+    )
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_converted_and_opened_again(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
+) -> None:
+    wanted = options(made, tmp_path / "sizes.json")
+    monkeypatch.chdir(tmp_path)
+    chosen = () if dtype is None else ("--dtype", dtype)
+    assert type_in(monkeypatch, "convert", made.omni, "out", *wanted, *chosen) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = OmniModel.from_pretrained("../out", dtype=None if dtype else BF16)
+    same(again, made.model)
+    stored = weights.read(tmp_path / "out/backbone.safetensors")["lm_head.weight"].dtype
+    assert stored == (torch.float32 if dtype else BF16)
+
+
+def test_mistakes_of_convert_are_one_line(
+    made: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert type_in(monkeypatch, "convert", made.omni, made.omni) == 2
+    assert "give another one to write" in capsys.readouterr().err
+    assert type_in(monkeypatch, "convert", made.omni, "out", "--dtype", "int8") == 2
+    assert "int8" in capsys.readouterr().err
+    assert type_in(monkeypatch, "convert", "no where", "out") == 2
+    assert capsys.readouterr().err.startswith("error: nothing at no where; give a folder")
+    assert not (tmp_path / "out").exists()
+
+
+# -- Dream-7B ----------------------------------------------------------------------------------
+
+
+def test_dream_grows_to_the_whole_vocabulary(made: Files) -> None:
+    opened, again = made.open(made.dream), made.open(made.dream)
+    vocabulary = opened.vocabulary
+    assert vocabulary == made.model.vocabulary
+    kept = vocabulary.mask + 1
+    for name in (EMBEDDED, "lm_head.weight"):
+        rows = opened.backbone.state_dict()[name]
+        old = made.model.backbone.state_dict()[name].to(BF16)[:kept]
+        assert rows.shape == (vocabulary.size, 32)
+        assert torch.equal(rows[:kept], old), "old rows stay bit by bit"
+        new, mean = rows[kept:].float(), old.float().mean(0)
+        assert 0 < (new - mean).abs().max() < 0.02
+        torch.testing.assert_close(new.mean(0), mean, atol=2e-3, rtol=0)
+        assert len(new.unique(dim=0)) == len(new), "no two ids start alike"
+        assert torch.equal(rows, again.backbone.state_dict()[name]), "the seed is fixed"
+    assert opened.codecs.hearing.encoder.state_dict().keys()
+    adapter = opened.backbone.model.audio_projection.state_dict()
+    assert 0.01 < adapter["mlp.0.weight"].float().std() < 0.03
+    assert torch.equal(adapter["pre_proj_layernorm.weight"].float(), torch.ones(16))
+    layers = [n for n in opened.backbone.state_dict() if ".layers." in n]
+    for name in layers:
+        old = made.model.backbone.state_dict()[name]
+        assert torch.equal(opened.backbone.state_dict()[name], old.to(BF16)), name
+
+
+def test_dream_wants_the_hearing_encoder_itself(own: Files) -> None:
+    (own.root / "sensevoice/model.pt").unlink()
+    with pytest.raises(WeightsError, match=r"no weights at .*sensevoice/model\.pt"):
+        own.open(own.dream)
+
+
+def test_dream_with_fewer_rows_than_tokens(own: Files) -> None:
+    change(own.dream / "config.json", vocab_size=10)
+    with pytest.raises(ModelError, match=r"vocab_size of 10, the tokenizer .* tokens"):
+        own.open(own.dream)
+
+
+# -- refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other", [{"model_type": "qwen2"}, {"architectures": ["Qwen2ForCausalLM"]}]
+)
+def test_another_model(own: Files, other: dict[str, object]) -> None:
+    change(own.omni / "config.json", **other)
+    with pytest.raises(ModelError, match=r"config\.json is of model_type .*give the folder of"):
+        own.open()
+
+
+def test_another_speech_tokenizer(own: Files) -> None:
+    change(own.root / "tokenizer/config.json", pooling_type="max")
+    with pytest.raises(ModelError, match="pooling_type 'max', expected 'avg'"):
+        own.open()
+    change(own.root / "tokenizer/config.json", pooling_type="avg", quantize_vocab_size=64)
+    with pytest.raises(ConfigError, match="64 codes"):
+        own.open()
+
+
+def test_added_tokens_at_other_ids(own: Files) -> None:
+    path = own.omni / "added_tokens.json"
+    added = json.loads(path.read_text())
+    begin, end = added["<|begin_of_audio|>"], added["<|end_of_audio|>"]
+    put(path, added | {"<|begin_of_audio|>": end, "<|end_of_audio|>": begin})
+    with pytest.raises(ModelError, match=rf"begin_of_audio\|> has id {end}, expected {begin};"):
+        own.open()
+    put(path, added | {"<|video_0|>": len(added)})
+    with pytest.raises(ModelError, match=r"<\|video_0\|> has id \d+, expected none"):
+        own.open()
+    put(path, {token: id for token, id in added.items() if token != "<|mask|>"})
+    with pytest.raises(ModelError, match=r"<\|mask\|> has id none, expected \d+"):
+        own.open()
+    put(path, added)
+    change(own.omni / "config.json", mask_token_id=3)
+    with pytest.raises(ModelError, match="mask_token_id is 3"):
+        own.open()
+
+
+def test_ids_that_do_not_match_the_codecs(own: Files) -> None:
+    path = own.omni / "added_tokens.json"
+    added = json.loads(path.read_text())
+    last = max(added, key=added.__getitem__)
+    put(path, {token: id for token, id in added.items() if token != last})
+    with pytest.raises(ModelError, match="its tokenizer's count is"):
+        own.open()
+    put(path, added)
+    change(own.omni / "config.json", vocab_size=9)
+    with pytest.raises(ModelError, match=r"config\.json's vocab_size is 9"):
+        own.open()
+
+
+def test_gaps_in_the_byte_pairs(own: Files) -> None:
+    words = json.loads((own.omni / "vocab.json").read_text())
+    put(own.omni / "vocab.json", words | {next(iter(words)): 100_000})
+    with pytest.raises(ModelError, match="gaps in its ids"):
+        own.open()
+
+
+def test_one_table_of_all_names(own: Files) -> None:
+    def damage(tensors: dict[str, Tensor]) -> None:
+        tensors["model.stray.weight"] = tensors.pop("model.norm.weight")
+        tensors["lm_head.weight"] = tensors["lm_head.weight"][:, 1:]
+
+    rewrite(own.omni, damage)
+    with pytest.raises(WeightsError) as caught:
+        own.open()
+    table = str(caught.value)
+    for line in (
+        "missing    model.norm.weight [32]",
+        "unexpected model.stray.weight",
+        "mis-shaped lm_head.weight",
+    ):
+        assert line in table
+    rewrite(own.root / "magvitv2/pytorch_model.safetensors", lambda t: t.popitem())
+    with pytest.raises(WeightsError, match="do not fit Dream"):
+        own.open()
+
+
+def test_a_name_missing_from_each_part(own: Files) -> None:
+    rewrite(own.omni, lambda t: t.pop(f"{OMNI_PREFIX}embed.weight"))
+    with pytest.raises(WeightsError, match="do not fit SenseVoice"):
+        own.open()
+    rewrite(own.omni, lambda t: [t.pop(n) for n in [*t] if n.startswith(OMNI_PREFIX)])
+    with pytest.raises(WeightsError, match=r"holds no model\.audio_model\.model"):
+        own.open()
+
+
+def test_cut_and_missing_shards(own: Files) -> None:
+    shard = sorted(own.omni.glob("model-*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match=rf"{shard.name} is truncated or corrupt"):
+        own.open()
+    shard.unlink()
+    with pytest.raises(WeightsError, match=rf"{shard.name}, which is missing"):
+        own.open()
+
+
+class Harm:
+    """What a pickle may carry: a call, made while it is read."""
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (Path("harmed"),)
+
+
+@pytest.mark.parametrize("file", ["decoder/flow.pt", "decoder/hift.pt"])
+def test_code_in_a_pickle_does_not_run(
+    own: Files, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Harm()}, own.root / file)
+    with pytest.raises(WeightsError, match="might run code"):
+        own.open()
+    (own.root / file).write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(WeightsError, match=Path(file).name):
+        own.open()
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_cmvn_of_another_front_end(own: Files) -> None:
+    fbank.write_cmvn(torch.ones(2, 7), own.root / "sensevoice/am.mvn")
+    with pytest.raises(WeightsError, match="features of 7 values, expected 560"):
+        own.open()
+
+
+@pytest.mark.parametrize("file", ["config.json", "added_tokens.json", "vocab.json"])
+def test_files_that_are_missing_or_broken(own: Files, file: str) -> None:
+    (own.omni / file).write_text("[]")
+    with pytest.raises(OmniError, match=file):
+        own.open()
+    (own.omni / file).write_text("{")
+    with pytest.raises(OmniError, match=file):
+        own.open()
+    (own.omni / file).unlink()
+    with pytest.raises(ModelError):
+        own.open()
+
+
+def test_too_little_memory(made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.model.save(tmp_path)
+    monkeypatch.setattr(published, "free_memory", lambda: 1000)
+    monkeypatch.setattr(published.weights, "read", lambda path: pytest.fail("read too early"))
+    for folder in (made.omni, made.dream, tmp_path):
+        with pytest.raises(ModelError, match=r"of memory, 1e-06 GB are free"):
+            made.open(folder)
+
+
+def test_memory_is_only_looked_at_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = published.free_memory()
+    assert free is None or free > 0
+    monkeypatch.setattr(Path, "read_text", lambda *args, **options: "MemTotal: 5 kB\n")
+    assert published.free_memory() is None
+    published.check_memory(2**70, Path("anything"))
+
+
+# -- the hub -----------------------------------------------------------------------------------
+
+
+def test_without_the_hub_the_fix_is_named(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModelError, match=r"no folder owner/name here.*pip install huggingface_hub"):
+        OmniModel.from_pretrained("owner/name")
+    with pytest.raises(ModelError, match="give a folder"):
+        made.open(image_codec="showlab/magvitv2")
+
+
+def test_from_the_hub_only_what_is_needed(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, list[str]]] = []
+
+    def snapshot_download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        if name == "owner/none":
+            raise OSError("404\nnot there")
+        return str(made.root / name.split("/")[1])
+
+    hub = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    parts = replace(made.parts, speech_decoder="owner/decoder@a1b2")
+    same(OmniModel.from_pretrained("owner/omni", parts=parts, revision="v1"), made.model)
+    assert [(name, revision) for name, revision, _ in asked] == [
+        ("owner/omni", "v1"),
+        ("owner/decoder", "a1b2"),
+    ]
+    assert asked[1][2] == ["flow.pt", "hift.pt"]
+    with pytest.raises(ModelError, match=r"did not give it \(404\)"):
+        OmniModel.from_pretrained("owner/none")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner/omni").mkdir(parents=True)
+    with pytest.raises(ModelError, match="no model at owner/omni"):
+        OmniModel.from_pretrained("owner/omni")  # the folder here wins
+
+
+# -- full size, without its memory ---------------------------------------------------------------
+
+
+def test_the_full_checkpoint_is_read_name_by_name(parity_dir: Path) -> None:
+    """Each published name belongs to exactly one reader; the codecs' own tests hold their lists."""
+    D, V, wide, keys, layers = 3584, 176_264, 18_944, 512, 28
+    expected = {EMBEDDED: [V, D], "lm_head.weight": [V, D], "model.norm.weight": [D]}
+    for i in range(layers):
+        stem = f"model.layers.{i}."
+        for name, rows in (("q", D), ("k", keys), ("v", keys)):
+            expected |= {f"{stem}self_attn.{name}_proj.weight": [rows, D]}
+            expected |= {f"{stem}self_attn.{name}_proj.bias": [rows]}
+        expected |= {f"{stem}self_attn.o_proj.weight": [D, D]}
+        expected |= {f"{stem}mlp.{name}_proj.weight": [wide, D] for name in ("gate", "up")}
+        expected |= {f"{stem}mlp.down_proj.weight": [D, wide]}
+        expected |= {f"{stem}{n}_layernorm.weight": [D] for n in ("input", "post_attention")}
+    speech = json.loads((parity_dir / "encoders/sensevoice_full_shapes.json").read_text())
+    heard = {name: shape for name, (shape, _) in speech["tensors"].items()}
+    expected |= {name: shape for name, shape in heard.items() if "audio_projection" in name}
+    with torch.device("meta"):
+        backbone = Dream(DreamConfig.dream_7b())
+    assert {n: list(t.shape) for n, t in backbone.state_dict().items()} == expected
+    for name in expected.keys() | heard.keys():
+        assert (dream.rename(name) is None) == name.startswith(OMNI_PREFIX)
+
+
+def test_full_size_takes_the_memory_it_should() -> None:
+    parts, official = Sizes(), Vocabulary.official()
+    voice = published.GlmVoiceConfig.official()
+    sizes = replace(DreamConfig.dream_7b(), vocab_size=official.size)
+    assert published._bytes(sizes, voice, parts, BF16) == pytest.approx(18.9e9, rel=0.05)
