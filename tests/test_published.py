@@ -236,6 +236,10 @@ def same(one: OmniModel, two: OmniModel) -> None:
 # -- opened ------------------------------------------------------------------------------------
 
 
+def test_sound_is_resampled_as_the_published_tokenizer_heard_it(made: Files) -> None:
+    assert made.open().codecs.speech.tokenizer.config.resampling == "sinc"
+
+
 def test_the_official_set_opens_as_it_was_made(made: Files) -> None:
     opened = made.open()
     same(opened, made.model)

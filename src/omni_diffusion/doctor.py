@@ -34,8 +34,8 @@ from omni_diffusion.codecs.sensevoice import SenseVoice
 from omni_diffusion.codecs.suite import SPEECH_FOLDER, SuiteConfig
 from omni_diffusion.errors import ModelError
 from omni_diffusion.model import BACKBONE_FILE, CONFIG_FILE, SHIPPED, ModelConfig
+from omni_diffusion.published import free_memory
 
-BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 EXTRAS = {  # what each optional library is for, and what installs it
     "faster_whisper": ("judging speech in `eval`", "pip install omni-diffusion[eval]"),
     "jiwer": ("word errors in `eval`", "pip install omni-diffusion[eval]"),
@@ -124,7 +124,7 @@ def _sizes(
         if not isinstance(voice.vocoder, GriffinLim):
             modules["speech_vocoder"] = HiFT(voice.vocoder)
     projector = _count(dream.model.audio_projection)
-    size = BYTES[dtype]
+    size = dtype.itemsize
     parts = {"backbone": Part(_count(dream) - projector, (_count(dream) - projector) * size)}
     parts |= {name: Part(_count(m), _count(m) * 4) for name, m in modules.items()}
     parts["speech_projector"] = Part(projector, projector * size)
@@ -143,7 +143,7 @@ def answering(sizes: Sizes, places: int, blanks: int, batch: int = 1) -> int:
 
     Hidden states and the widest layer's products, and the blanks' logits with a float32 copy.
     """
-    one, size = sizes.backbone, BYTES[sizes.dtype]
+    one, size = sizes.backbone, sizes.dtype.itemsize
     hidden = places * (6 * one.hidden_size + 2 * one.intermediate_size) * size
     return batch * (hidden + blanks * one.vocab_size * (size + 4))
 
@@ -155,7 +155,7 @@ def training(sizes: Sizes, how: str, places: int = STAGE_PLACES) -> int:
     the backbone frozen in its type, or in 4 bits, and rank-16 factors of all projections trained.
     Activations are checkpointed: each layer's input, one layer in full, and the places' logits.
     """
-    one, size = sizes.backbone, BYTES[sizes.dtype]
+    one, size = sizes.backbone, sizes.dtype.itemsize
     count = sizes.parts["backbone"].parameters + sizes.parts["speech_projector"].parameters
     heads = (one.num_heads + 2 * one.num_kv_heads) * one.head_dim
     widths = 2 * one.hidden_size + heads + one.num_heads * one.head_dim  # q, k, v and o
@@ -205,12 +205,7 @@ def memory(device: torch.device) -> int | None:
     """Free bytes of the device; None where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    told = dict(line.split(":", 1) for line in lines)
-    return int(told["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in told else None
+    return free_memory()
 
 
 def machine(device: torch.device) -> list[tuple[str, str]]:

@@ -360,7 +360,8 @@ def _voice_sizes(tokenizer: Path, sizes: Sizes) -> GlmVoiceConfig:
             )
     told = {ours: data[theirs] for ours, theirs in TOKENIZER_FIELDS.items() if theirs in data}
     listener = configs.from_dict(SpeechTokenizerConfig, told, where=str(path))
-    return GlmVoiceConfig(listener, sizes.flow, sizes.vocoder)
+    heard = SpeechTokenizerConfig.official().resampling  # whatever its sizes
+    return GlmVoiceConfig(replace(listener, resampling=heard), sizes.flow, sizes.vocoder)
 
 
 def _bytes(sizes: DreamConfig, voice: GlmVoiceConfig, given: Sizes, dtype: torch.dtype) -> int:
