@@ -145,7 +145,7 @@ def test_other_query_ids_are_the_published_ones(
 def test_bfloat16_is_the_published_one(
     model: SenseVoice, published: dict[str, Tensor], cmvn: Tensor
 ) -> None:
-    half = SenseVoice(replace(TINY, posenc_dtype="model"), cmvn).eval()
+    half = SenseVoice(replace(TINY, posenc_dtype="bfloat16"), cmvn).eval()
     half.load_state_dict(model.state_dict())
     half.bfloat16()
     features = half.features(wave(published["waveA"]))
@@ -165,10 +165,17 @@ def test_float32_positions_stay_apart_in_a_bfloat16_model() -> None:
     still = torch.zeros(1, 400, 560, dtype=torch.bfloat16)
     fine, coarse = (
         SenseVoice(replace(config, posenc_dtype=dtype)).bfloat16().encoder.placed(still)[0]
-        for dtype in ("float32", "model")
+        for dtype in ("float32", "bfloat16")
     )
     assert torch.equal(coarse[256], coarse[255]), "position 257 is no bfloat16 number"
     assert not torch.equal(fine[256], fine[255])
+
+
+def test_coarse_positions_stay_coarse_in_a_float32_model() -> None:
+    config = replace(TINY, blocks=1, tp_blocks=0, posenc_dtype="bfloat16")
+    placed = SenseVoice(config).encoder.placed(torch.zeros(1, 400, 560))[0]
+    assert placed.dtype == torch.float32
+    assert torch.equal(placed[256], placed[255])
 
 
 def test_full_size_has_the_published_names_and_shapes(folder: Path) -> None:

@@ -22,8 +22,8 @@ class SenseVoiceConfig:
 
     ``query_ids`` are rows of the query table put before the sound: language (0 auto, 3 zh, 4 en,
     7 yue, 11 ja, 12 ko, 13 none), event, emotion, and 14 with or 15 without text normalisation.
-    ``posenc_dtype`` "model" computes the sinusoids in the weights' dtype, as the published
-    Omni-Diffusion does (coarse in bfloat16, but its language model learned on that).
+    ``posenc_dtype`` "bfloat16" computes the sinusoids coarsely whatever the weights are in: the
+    published Omni-Diffusion runs in bfloat16, and its language model learned on that.
     ``resampling`` brings other rates to 16 kHz: "sinc" as published, "soxr" for the small model,
     which was trained with it. ``dither`` is 0 so that features repeat; the published front end
     adds noise of 1.0.
@@ -41,7 +41,7 @@ class SenseVoiceConfig:
     kernel: int = 11
     query_count: int = 16
     query_ids: tuple[int, ...] = (0, 1, 2, 15)
-    posenc_dtype: Literal["float32", "model"] = "float32"
+    posenc_dtype: Literal["float32", "bfloat16"] = "float32"
     ctc_size: int = 0
     dropout: float = 0.1
     resampling: Resampling = "soxr"
@@ -61,7 +61,7 @@ class SenseVoiceConfig:
     @classmethod
     def official(cls) -> "SenseVoiceConfig":
         """The encoder inside the Omni-Diffusion checkpoint."""
-        return cls(posenc_dtype="model", resampling="sinc")
+        return cls(posenc_dtype="bfloat16", resampling="sinc")
 
     @classmethod
     def mini(cls, ctc_size: int = 0) -> "SenseVoiceConfig":
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
 
     def placed(self, x: Tensor) -> Tensor:
         """Scale [B, T, W] by sqrt(D) and add the positions."""
-        dtype = x.dtype if self.posenc_dtype == "model" else torch.float32
+        dtype = torch.bfloat16 if self.posenc_dtype == "bfloat16" else torch.float32
         return x * self.scale + sinusoids(x.shape[1], x.shape[2], dtype, x.device).to(x.dtype)
 
 
