@@ -41,11 +41,17 @@ def test_it_has_a_card_and_fits_its_budget() -> None:
     assert sum(sizes) < 60 * MEGABYTE
 
 
-def test_it_paints_the_background_and_layout_asked_for(model: OmniModel) -> None:
-    [picture] = ask(model, "t2i", Text("four clocks on a blue background"), steps=16)
-    assert isinstance(picture, Image)
-    seen = world.look(picture.picture)
-    assert (seen.background, seen.layout) == ("blue", "corners")
+def test_it_paints_what_is_asked_for(model: OmniModel) -> None:
+    """Three of four at least: the evaluation has the figure, this tells a broken model."""
+    asked = [
+        world.Scene("corners", ("dog",) * 4, "blue"),
+        world.Scene("row", ("pineapple", "apple"), "white"),
+        world.Scene("column", ("carrot", "camera"), "pink"),
+        world.Scene("one", ("house",), "green"),
+    ]
+    painted = [ask(model, "t2i", Text(world.caption(scene)), steps=10) for scene in asked]
+    seen = [world.look(part.picture) for [part] in painted if isinstance(part, Image)]
+    assert sum(one == scene for one, scene in zip(seen, asked, strict=True)) >= 3
 
 
 def test_it_names_the_background_of_a_picture(model: OmniModel) -> None:
