@@ -1,4 +1,4 @@
-"""The command line: demo, run, eval, train, convert.
+"""The command line: demo, run, eval, doctor, train, convert.
 
 Each command imports what it needs when it is called, so that --help and a mistyped option answer
 at once. A user's mistake is one line on stderr and exit code 2.
@@ -7,7 +7,7 @@ at once. A user's mistake is one line on stderr and exit code 2.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,7 +143,7 @@ def run(
     if task == "tts" and named.text and path and not (setting or length or trace):
         passages = spoken_passages(named.text, opened, most=opened.config.longest)
         if len(passages) > 1:
-            _recite(opened, named.text, params).write(path)
+            _recite(opened, passages, params).write(path)
             typer.echo(f"wrote {path}, spoken in {len(passages)} passages", err=True)
             return
     result = _answer(opened, Request(task, drafts, params, length, trace is not None))
@@ -318,13 +318,13 @@ def _answer(model: OmniModel, request: Request) -> Result:
     return result
 
 
-def _recite(model: OmniModel, text: str, params: SamplingParams | None) -> Waveform:
+def _recite(model: OmniModel, passages: Sequence[str], params: SamplingParams | None) -> Waveform:
     """Speak a text that is too long for one canvas."""
     from omni_diffusion.engine.engine import Engine
-    from omni_diffusion.engine.recital import recite
+    from omni_diffusion.engine.recital import recite_passages
 
     with _bar("tts") as show:
-        return recite(Engine(model), text, params, most=model.config.longest, progress=show)
+        return recite_passages(Engine(model), passages, params, progress=show)
 
 
 def _hand_back(result: Result, path: Path | None, notes: list[str]) -> None:

@@ -18,23 +18,22 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import nn
 
 from omni_diffusion import config as configs
 from omni_diffusion.backbone.config import DreamConfig
-from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
 from omni_diffusion.codecs.glm_voice.codec import GlmVoiceConfig
-from omni_diffusion.codecs.glm_voice.flow import Flow
-from omni_diffusion.codecs.glm_voice.griffin_lim import GriffinLim
-from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer
-from omni_diffusion.codecs.glm_voice.vocoder import HiFT
-from omni_diffusion.codecs.magvit2 import Magvit2
-from omni_diffusion.codecs.sensevoice import SenseVoice
-from omni_diffusion.codecs.suite import SPEECH_FOLDER, SuiteConfig
+from omni_diffusion.codecs.suite import (
+    HEARING_FILE,
+    IMAGE_FILE,
+    SPEECH_FOLDER,
+    TEXT_FILE,
+    SuiteConfig,
+)
 from omni_diffusion.errors import ModelError
-from omni_diffusion.model import BACKBONE_FILE, CONFIG_FILE, SHIPPED, ModelConfig
-from omni_diffusion.published import free_memory
+from omni_diffusion.model import BACKBONE_FILE, CONFIG_FILE, SHIPPED, config_at
+from omni_diffusion.published import free_memory, parameters
+from omni_diffusion.weights import INDEX
 
 EXTRAS = {  # what each optional library is for, and what installs it
     "faster_whisper": ("judging speech in `eval`", "pip install omni-diffusion[eval]"),
@@ -93,9 +92,7 @@ def official(dtype: torch.dtype = torch.bfloat16) -> Sizes:
 def folder(path: Path | None = None, dtype: torch.dtype = torch.float32) -> Sizes:
     """The model of a folder, by its configs alone; raises ModelError where there is none."""
     path = SHIPPED if path is None else Path(path)
-    if not (path / CONFIG_FILE).is_file():
-        raise ModelError(f"no model at {path}; give a folder that holds {CONFIG_FILE}")
-    found = configs.load(ModelConfig, path / CONFIG_FILE)
+    found = config_at(path)
     voice = configs.load(GlmVoiceConfig, path / SPEECH_FOLDER / SPEECH_CONFIG)
     return _sizes(found.backbone, found.codecs, voice, dtype)
 
@@ -103,38 +100,24 @@ def folder(path: Path | None = None, dtype: torch.dtype = torch.float32) -> Size
 def missing(path: Path | None = None) -> list[str]:
     """The files that a model folder lacks."""
     path = SHIPPED if path is None else Path(path)
-    index = f"{BACKBONE_FILE}.index.json"
+    index = f"{BACKBONE_FILE}{INDEX}"
     lacking = [] if (path / index).is_file() else [BACKBONE_FILE]
-    names = [CONFIG_FILE, *lacking, "tokenizer.json", "image.safetensors"]
-    names += ["hearing.safetensors", f"{SPEECH_FOLDER}/{SPEECH_CONFIG}"]
+    names = [CONFIG_FILE, *lacking, TEXT_FILE, IMAGE_FILE, HEARING_FILE]
+    names.append(f"{SPEECH_FOLDER}/{SPEECH_CONFIG}")
     return [name for name in names if not (path / name).is_file()]
 
 
 def _sizes(
     backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig, dtype: torch.dtype
 ) -> Sizes:
-    with torch.device("meta"):
-        dream = Dream(backbone)
-        modules: dict[str, nn.Module] = {
-            "image": Magvit2(codecs.image),
-            "speech_encoder": SenseVoice(codecs.hearing),
-            "speech_tokenizer": SpeechTokenizer(voice.tokenizer),
-            "speech_flow": Flow(voice.flow),
-        }
-        if not isinstance(voice.vocoder, GriffinLim):
-            modules["speech_vocoder"] = HiFT(voice.vocoder)
-    projector = _count(dream.model.audio_projection)
-    size = dtype.itemsize
-    parts = {"backbone": Part(_count(dream) - projector, (_count(dream) - projector) * size)}
-    parts |= {name: Part(_count(m), _count(m) * 4) for name, m in modules.items()}
-    parts["speech_projector"] = Part(projector, projector * size)
+    own = ("backbone", "speech_projector")  # what has the backbone's dtype
+    parts = {
+        name: Part(count, count * (dtype if name in own else torch.float32).itemsize)
+        for name, count in parameters(backbone, codecs, voice).items()
+    }
     image = codecs.image
     seen, made = image.tokens(image.understanding_size), image.tokens(image.generation_size)
     return Sizes(parts, backbone, dtype, seen, made)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 # ------------------------------------------------------------------------------------ estimates

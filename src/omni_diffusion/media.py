@@ -80,9 +80,9 @@ class Waveform:
         torchaudio's transforms.Resample within 1e-6); it dampens what lies above 0.4 of the lower
         rate and lets some alias through. On a full-scale sweep up to 0.45 of the lower rate the two
         differ by 0.03 to 0.04 RMS (0.4 at most), up to 0.35 of it by 0.002 RMS (0.013 at most). The
-        waveform itself is returned if the rate is
-        the same. Raises MediaError for a rate below 1, an unknown method, and for rates without a
-        common divisor so high that a "sinc" filter would not fit the memory.
+        waveform itself is returned if the rate is the same. Raises MediaError for a rate below 1,
+        an unknown method, and for rates without a common divisor so high that a "sinc" filter would
+        not fit the memory.
         """
         if rate < 1:
             raise MediaError(f"rate is {rate}; give samples per second, such as 16000")

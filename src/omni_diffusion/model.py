@@ -74,11 +74,8 @@ class OmniModel:
         WeightsError, each naming the file.
         """
         folder = SHIPPED if folder is None else Path(folder)
-        path = folder / CONFIG_FILE
-        if not path.is_file():
-            raise ModelError(f"no model at {folder}; give a folder that holds {CONFIG_FILE}")
+        config = config_at(folder)
         place = place_of(device)
-        config = configs.load(ModelConfig, path)
         codecs = CodecSuite.open(folder, config.codecs, place)
         with torch.device("meta"):  # no random start, no memory taken twice
             backbone = Dream(config.backbone).to(dtype)
@@ -188,6 +185,14 @@ def _check(config: ModelConfig, codecs: CodecSuite) -> None:
             f"{config.name}: the backbone hears frames of {config.backbone.speech_dim} values, the"
             f" hearing codec makes {codecs.hearing.dim}; use parts of one model"
         )
+
+
+def config_at(folder: Path) -> ModelConfig:
+    """What a model folder says of itself; raises ModelError when it is none, or ConfigError."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ModelError(f"no model at {folder}; give a folder that holds {CONFIG_FILE}")
+    return configs.load(ModelConfig, path)
 
 
 def place_of(device: str | torch.device) -> torch.device:

@@ -33,7 +33,7 @@ from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTok
 from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
 from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config
 from omni_diffusion.codecs.sensevoice import CMVN_FILE, OMNI_PREFIX, SenseVoice, SenseVoiceConfig
-from omni_diffusion.codecs.suite import CodecSuite
+from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.errors import ModelError, WeightsError
 from omni_diffusion.vocab import SPECIAL_TOKENS, Vocabulary
@@ -204,6 +204,23 @@ def _more_rows(rows: Tensor, size: int, std: float, generator: torch.Generator) 
     return torch.cat([rows, (mean + std * noise).to(rows.dtype)])
 
 
+def parameters(backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig) -> dict[str, int]:
+    """How many parameters each part has, by its name; a Griffin-Lim has none and no name."""
+    with torch.device("meta"):  # takes no memory
+        dream = Dream(backbone)
+        modules: dict[str, nn.Module] = {
+            "image": Magvit2(codecs.image),
+            "speech_encoder": SenseVoice(codecs.hearing),
+            "speech_tokenizer": SpeechTokenizer(voice.tokenizer),
+            "speech_flow": Flow(voice.flow),
+        }
+        if isinstance(voice.vocoder, HiFTConfig):
+            modules["speech_vocoder"] = HiFT(voice.vocoder)
+    modules["speech_projector"] = dream.model.audio_projection
+    counts = {name: _count(module) for name, module in modules.items()}
+    return {"backbone": _count(dream) - counts["speech_projector"], **counts}
+
+
 def check_memory(needed: int, what: Path) -> None:
     """Raise ModelError when fewer than `needed` bytes of memory are free, where that is known."""
     free = free_memory()
@@ -365,17 +382,10 @@ def _voice_sizes(tokenizer: Path, sizes: Sizes) -> GlmVoiceConfig:
 
 
 def _bytes(sizes: DreamConfig, voice: GlmVoiceConfig, given: Sizes, dtype: torch.dtype) -> int:
-    """Memory that all parts take: the backbone in `dtype`, the codecs in float32."""
-    with torch.device("meta"):
-        backbone = Dream(sizes)
-        codecs: list[nn.Module] = [
-            Magvit2(given.image),
-            SenseVoice(given.hearing),
-            SpeechTokenizer(voice.tokenizer),
-            Flow(voice.flow),
-            HiFT(given.vocoder),
-        ]
-    return _count(backbone) * dtype.itemsize + 4 * sum(_count(codec) for codec in codecs)
+    """Memory that all parts take: the backbone with its adapter in `dtype`, codecs in float32."""
+    counts = parameters(sizes, SuiteConfig(given.image, given.hearing), voice)
+    own = counts.pop("backbone") + counts.pop("speech_projector")
+    return own * dtype.itemsize + 4 * sum(counts.values())
 
 
 def _count(module: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from omni_diffusion.conversation import Message, Speech, Text
 from omni_diffusion.diffusion.params import SamplingParams
@@ -28,6 +28,18 @@ def recite(
     cut to fit, and the error of the first passage that failed: nothing is passed over in silence.
     """
     passages = spoken_passages(text, engine.model, most=most)
+    return recite_passages(engine, passages, params, pause=pause, progress=progress)
+
+
+def recite_passages(
+    engine: Engine,
+    passages: Sequence[str],
+    params: SamplingParams | None = None,
+    *,
+    pause: float = PAUSE,
+    progress: Callable[[Progress], None] | None = None,
+) -> Waveform:
+    """The same for a text that is cut already."""
     requests = [Request("tts", (Message("user", (Text(each),)),), params) for each in passages]
     results = engine.run(requests, progress)
     sounds = [_sound(each, result) for each, result in zip(passages, results, strict=True)]

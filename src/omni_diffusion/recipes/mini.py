@@ -45,7 +45,7 @@ from omni_diffusion.training.denoising import DenoisingObjective, give_geometry
 from omni_diffusion.training.image_codec import ImageCodecConfig, ImageCodecObjective
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.spoken import Clip, Words, clips, recordings
-from omni_diffusion.training.stages import Stage, stage
+from omni_diffusion.training.stages import SPOKEN, Stage, stage
 from omni_diffusion.training.trainer import LoopConfig, Objective, Trainer
 from omni_diffusion.vocab import Vocabulary
 
@@ -76,11 +76,10 @@ LONGEST = 224  # places of a spoken sentence with its prompt; few are longer
 ANSWERS: dict[str, Answer] = {"s2i": ("text", "image")}
 # A small world repeats itself, in plain backgrounds as in speech, so no penalty for repetition.
 PLAIN = ("inpaint", "s2i")
-# Spoken answers are learned in blocks (`training.stages`) and written in blocks.
-SPOKEN = ("tts", "sqa", "svqa")
 SAMPLING: dict[str, SamplingParams] = {
     "t2i": SamplingParams(guidance=1.0),
     **dict.fromkeys(PLAIN, SamplingParams()),
+    # Learned in blocks, so written in blocks.
     **dict.fromkeys(SPOKEN, SamplingParams(block_length=16)),
 }
 
