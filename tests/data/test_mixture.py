@@ -264,17 +264,44 @@ def test_what_is_heard_may_be_written_before_it_is_drawn() -> None:
     mix = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, answers=answers, null=1.0)
     rng = random.Random(0)
     canvases = [mix.sample("s2i", rng) for _ in range(200)]
+    others = 0
     for canvas in canvases:
         sample = read(canvas)
         assert sample.heard is not None
-        assert sample.drawn == world.parse(sample.heard.text)
         assert canvas.ids[canvas.answer[1] - 3] == VOCABULARY.end_of_image
         if sample.text:
             assert sample.text == sample.heard.text
-        else:  # what is drawn is learned with the text given, which then stands before the answer
-            assert sample.heard.text in sample.prompt
+            assert sample.drawn == world.parse(sample.heard.text)
+        else:  # learned with the text given, which then stands before the answer
+            written = sample.prompt.split("assistant\n")[-1]
+            assert sample.drawn == world.parse(written)
+            others += written != sample.heard.text
+    assert others > 100  # the sound is another line's: only the text tells
     shares_given = sum(not read(canvas).text for canvas in canvases) / len(canvases)
     assert shares_given == pytest.approx(WRITTEN, abs=0.1)
+
+
+def test_distortion_changes_what_is_heard_and_nothing_else() -> None:
+    line = voices.Utterance(0, "caption", "train", "am_adam", "a dog on a blue background")
+    frames = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    one = Spoken((line,), ((frames,),), (torch.zeros(0, dtype=torch.int64),))
+
+    def heard(distort: bool, seed: int) -> torch.Tensor:
+        mix = WorldMixture([Share("asr", 1)], VOCABULARY, TEXT, SCENES, one, distort=distort)
+        canvas = mix.sample("asr", random.Random(seed))
+        answer = canvas.ids[slice(*canvas.answer)]
+        assert TEXT.decode(text_ids(answer, VOCABULARY)) == line.text
+        return canvas.slots[0].frames
+
+    assert torch.equal(heard(False, 0), frames)
+    changed = [heard(True, seed) for seed in range(30)]
+    assert torch.equal(changed[0], heard(True, 0))
+    assert 36 < sum(map(len, changed)) / 30 < 40  # a twentieth is left out
+    kept = [rows for rows in changed if len(rows) == 40]
+    for rows in kept:
+        assert 0 < float((rows - frames).square().mean()) < 0.5
+    flat = [float((rows[1:] - rows[:-1]).abs().amin()) == 0 for rows in changed]
+    assert 5 < sum(flat) < 20  # a gap longer than a frame, in some
 
 
 @pytest.mark.parametrize("name", ["t2i", "s2i"])

@@ -98,11 +98,12 @@ def test_lines_are_heard_at_every_speed_and_answers_said(tmp_path: Path) -> None
     codecs = tiny_suite()
     uses = [("train", "af_heart"), ("test", "am_adam"), ("train", "am_adam"), ("test", "af_heart")]
     lines = [Utterance(i, "caption", *use, "") for i, use in enumerate(uses)]
-    for i in (0, 1, 3):  # the third is not spoken yet
+    for i in (0, 1, 3):
         tone(1.5 + i / 10, hertz=200.0 * (i + 1)).write(tmp_path / f"{i:05d}.flac")
     heard: list[int] = []
+    recorded = [(lines[i], Waveform.read(tmp_path / f"{i:05d}.flac")) for i in (0, 1, 3)]
     bank = pretokenize.encode_speech(
-        lines, tmp_path, codecs.hearing, codecs.speech.tokenizer, report=heard.append
+        recorded, codecs.hearing, codecs.speech.tokenizer, report=heard.append
     )
     assert heard == [1, 2, 3]
     assert bank.lines == (lines[0], lines[1], lines[3])
@@ -114,6 +115,25 @@ def test_lines_are_heard_at_every_speed_and_answers_said(tmp_path: Path) -> None
         assert torch.equal(bank.frames[i][0], codecs.hearing.encode(wave))
         said = codecs.speech.encode(wave).tolist() if line.voice == "af_heart" else []
         assert bank.codes[i].tolist() == said
+
+
+def test_fewer_variants_take_the_speeds_in_turn() -> None:
+    codecs = tiny_suite()
+    lines = [Utterance(i, "caption", "train", "am_adam", "") for i in range(3)]
+    wave = tone(1.5)
+    heard, said = codecs.hearing, codecs.speech.tokenizer
+    one = pretokenize.encode_speech([(line, wave) for line in lines], heard, said, variants=1)
+    every = pretokenize.encode_speech([(lines[0], wave)], heard, said)
+    assert [len(variants) for variants in one.frames] == [1, 1, 1]
+    for (single,), variant in zip(one.frames, every.frames[0], strict=True):
+        assert torch.equal(single, variant)
+
+
+def test_two_banks_as_one() -> None:
+    both = spoken(1) + spoken(2)
+    assert both.lines == LINES + LINES
+    assert [len(variants) for variants in both.frames] == [1] * 4 + [2] * 4
+    assert both.where("caption", "train", said=True) == [3, 7]
 
 
 # ------------------------------------------------------------------------------------- sentences

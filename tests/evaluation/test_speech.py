@@ -60,3 +60,28 @@ def test_whisper_hears_what_the_bank_says_and_nothing_in_silence() -> None:
     assert heard[0] == judge.transcribe(said[0].waveform)
     marks = [speech.word_errors(r.text, h) for r, h in zip(said, heard, strict=True)]
     assert share(marks) < 0.15
+
+
+@hearing
+def test_whisper_finds_where_each_word_begins() -> None:
+    judge = speech.WhisperJudge.open()
+    bank = Bank.open(BANK)
+    said = bank.sample("answer", 2, 12)
+    found = list(judge.align([(r.waveform, r.text) for r in said]))
+    for recording, starts in zip(said, found, strict=True):
+        assert len(starts) == len(recording.text.split())
+        assert starts == sorted(starts)
+        assert starts[0] < 0.25
+        assert starts[-1] < recording.waveform.seconds
+    first, then = (recording.waveform for recording in said[:2])
+    both = Waveform(torch.cat([first.samples, then.samples], 1), first.rate)
+    (joined,) = judge.align([(both, f"{said[0].text} {said[1].text}")])
+    gap = joined[len(found[0])] - first.seconds
+    assert abs(gap) < 0.3  # the second sentence begins where the first ends
+
+
+@hearing
+def test_a_recording_longer_than_whispers_window_is_refused() -> None:
+    long = Waveform(torch.zeros(1, 31 * 16_000), 16_000)
+    with pytest.raises(EvaluationError, match="a recording of 31 s: give 29 s at most"):
+        list(speech.WhisperJudge.open().align([(long, "a dog")]))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.text import TextCodec
@@ -25,6 +26,8 @@ from omni_diffusion.vocab import Vocabulary
 
 TRIES = 1000  # scenes to look at before no question about any of them counts as spoken
 WRITTEN = 0.7  # share of the pictures after a text that are learned with that text given
+LOST, GAP, GAPS = 0.05, 4, 0.5  # of the frames of speech; places of a gap at most, share with one
+NOISE = 0.15  # most noise on frames, of their deviation
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class WorldMixture:
     numbers of the rule by which the model gives an answer its places at inference; an answer that
     fits gets as many here, give or take half a tail. answers: by task, what an answer is made of
     where it differs from the task's own. null: share of the drawn pictures that are
-    asked for with the null prompt, which guidance needs.
+    asked for with the null prompt, which guidance needs. distort: change what is heard a little
+    each time, so that lines are not known by their sound.
     """
 
     def __init__(
@@ -67,10 +71,12 @@ class WorldMixture:
         lengths: Mapping[str, tuple[float, int]] | None = None,
         answers: Mapping[str, Answer] | None = None,
         null: float = 0.1,
+        distort: bool = False,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scenes, self.spoken, self.tail, self.null = scenes, spoken, tail, null
         self.lengths, self.answers = dict(lengths or {}), dict(answers or {})
+        self.distort = distort
         self._makers: dict[str, Callable[[random.Random], tuple[list[Piece], list[Piece]]]] = {
             "t2i": self._t2i,
             "caption": self._caption,
@@ -105,8 +111,9 @@ class WorldMixture:
 
     def sample(self, name: str, rng: random.Random) -> Canvas:
         """One sample of a task as a canvas whose answer is given."""
-        asked, answered = self._makers[name](rng)
         task = catalog.task(name).answering(self.answers)
+        written = task.answer == ("text", "image") and rng.random() < WRITTEN
+        asked, answered = self._written(rng) if written else self._makers[name](rng)
         picture = task.answer == ("image",)
         least, user = 0, Turn("user", tuple(asked))
         if name in self.lengths:
@@ -121,7 +128,7 @@ class WorldMixture:
             least=least,
             null=picture and rng.random() < self.null,
         )
-        if task.answer == ("text", "image") and rng.random() < WRITTEN:
+        if written:
             opener = self.vocabulary.id("begin_of_image")
             start = int((canvas.ids == opener).nonzero()[-1])
             canvas = replace(canvas, answer=(start, canvas.answer[1]))
@@ -162,9 +169,9 @@ class WorldMixture:
         self._questions: dict[str, list[int]] = {}
         for i in spoken.where("question", "train"):
             self._questions.setdefault(spoken.lines[i].text, []).append(i)
-        self._answers = {
-            spoken.lines[i].text: i for i in spoken.where("answer", "train", said=True)
-        }
+        self._answers: dict[str, list[int]] = {}
+        for i in spoken.where("answer", "train", said=True):
+            self._answers.setdefault(spoken.lines[i].text, []).append(i)
         self._spoken_facts = [q for q in self._facts if self._speakable(q)]
 
     def _check_bank(self) -> None:
@@ -187,7 +194,8 @@ class WorldMixture:
         return self.spoken
 
     def _frames(self, line: int, rng: random.Random) -> Frames:
-        return Frames(rng.choice(self._bank().frames[line]))
+        frames = rng.choice(self._bank().frames[line])
+        return Frames(_distorted(frames, rng) if self.distort else frames)
 
     def _codes(self, line: int) -> Codes:
         return Codes("speech", self._bank().codes[line])
@@ -206,11 +214,21 @@ class WorldMixture:
         text = [Text(self._bank().lines[line].text)] if written else []
         return [self._frames(line, rng)], [*text, self._picture(scene)]
 
+    def _written(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+        """A picture after a given text, heard or not: the sound is another's, the text decides.
+
+        Were it the same line's, a picture seen with it before would do, and no word be read.
+        """
+        scene = world.sample_scene(rng)
+        text = Text(rng.choice(world.captions(scene)))
+        return [self._frames(rng.choice(self._heard), rng)], [text, self._picture(scene)]
+
     def _spoken_pair(
         self, question: world.Question, rng: random.Random
     ) -> tuple[Frames, list[Piece]]:
         asked = self._frames(rng.choice(self._questions[question.text]), rng)
-        return asked, [Text(question.sentence), self._codes(self._answers[question.sentence])]
+        answer = rng.choice(self._answers[question.sentence])
+        return asked, [Text(question.sentence), self._codes(answer)]
 
     def _sqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
         asked, answered = self._spoken_pair(rng.choice(self._spoken_facts), rng)
@@ -224,6 +242,20 @@ class WorldMixture:
                 asked, answered = self._spoken_pair(rng.choice(found), rng)
                 return [asked, self._picture(scene)], answered
         raise _unspoken("svqa")
+
+
+def _distorted(frames: Tensor, rng: random.Random) -> Tensor:
+    """Frames [n, dim] with some left out, noise and perhaps a gap."""
+    generator = torch.Generator().manual_seed(rng.getrandbits(62))
+    kept = frames[torch.rand(len(frames), generator=generator) >= LOST]
+    if len(kept) == 0:
+        return frames
+    level = NOISE * rng.random() * kept.std(correction=0)
+    noisy = kept + level * torch.randn(kept.shape, generator=generator)
+    if rng.random() < GAPS:
+        start = rng.randrange(len(kept))
+        noisy[start : start + rng.randint(1, GAP)] = kept.mean(0)
+    return noisy
 
 
 def _unspoken(task: str) -> DataError:

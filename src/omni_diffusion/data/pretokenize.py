@@ -104,6 +104,10 @@ class Spoken:
             raise DataError(f"{folder} has no frames of line {line}: pretokenize anew")
         return cls(lines, tuple(map(tuple, frames)), tuple(codes))
 
+    def __add__(self, more: Spoken) -> Spoken:
+        """Both banks as one."""
+        return Spoken(self.lines + more.lines, self.frames + more.frames, self.codes + more.codes)
+
     def where(self, role: str, split: str, *, said: bool = False) -> list[int]:
         """Indices of the lines of a role and split; `said`: only those with speech codes."""
         return [
@@ -123,29 +127,31 @@ SPEEDS = (1.0, 0.92, 1.08)  # variants of a training line; the rate changes pitc
 
 
 def encode_speech(
-    lines: Iterable[voices.Utterance],
-    audio: Path,
+    recorded: Iterable[tuple[voices.Utterance, Waveform]],
     hearing: SenseVoice,
     speech: SpeechTokenizer,
     *,
+    variants: int = len(SPEEDS),
     report: Callable[[int], None] | None = None,
 ) -> Spoken:
-    """Hear every line whose sound lies in `audio`; lines in the answer voice get speech codes."""
-    kept, frames, codes = [], [], []
-    for line in lines:
-        path = audio / f"{line.index:05d}.flac"
-        if not path.exists():
-            continue
-        wave = Waveform.read(path)
-        speeds = SPEEDS if line.split == "train" else SPEEDS[:1]
+    """Hear every line, training lines at several speeds; the answer voice gets speech codes.
+
+    variants: speeds a training line is heard at, those of SPEEDS in turn from line to line.
+    """
+    lines: list[voices.Utterance] = []
+    frames, codes = [], []
+    for line, wave in recorded:
+        count = variants if line.split == "train" else 1
+        first = len(lines) if count < len(SPEEDS) and line.split == "train" else 0
+        speeds = [SPEEDS[(first + i) % len(SPEEDS)] for i in range(count)]
         bent = [Waveform(wave.samples, round(wave.rate * speed)) for speed in speeds]
-        kept.append(line)
+        lines.append(line)
         frames.append(tuple(hearing.encode(each) for each in bent))
         said = line.voice == voices.ANSWER_VOICE
         codes.append(speech.encode(wave) if said else torch.zeros(0, dtype=torch.int64))
         if report:
-            report(len(kept))
-    return Spoken(tuple(kept), tuple(frames), tuple(codes))
+            report(len(lines))
+    return Spoken(tuple(lines), tuple(frames), tuple(codes))
 
 
 def texts() -> Sequence[str]:

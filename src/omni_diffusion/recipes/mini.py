@@ -7,8 +7,9 @@ stopped, and is skipped once its result is written. Only the speech bank must be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,7 +28,7 @@ from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config
 from omni_diffusion.codecs.sensevoice import CMVN_FILE, SenseVoice, SenseVoiceConfig
 from omni_diffusion.codecs.suite import CodecSuite
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.data import voices
+from omni_diffusion.data import splicing, voices
 from omni_diffusion.data.mixture import Share, WorldMixture
 from omni_diffusion.data.pretokenize import (
     SceneCodes,
@@ -38,6 +39,8 @@ from omni_diffusion.data.pretokenize import (
 )
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import DataError
+from omni_diffusion.evaluation.speech import WhisperJudge
+from omni_diffusion.media import Waveform
 from omni_diffusion.model import ModelConfig, OmniModel
 from omni_diffusion.tasks.task import Answer
 from omni_diffusion.training import hearing, speech_codec, speech_flow
@@ -70,6 +73,8 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "svqa": (0.0, 76),
     "s2i": (0.0, 24),
 }
+SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
+SPLICES = {"captions": 5000, "questions": 1500, "said": 3500}
 LONGEST = 224  # places of a spoken sentence with its prompt; few are longer
 # What was heard is written down before it is painted: words are bound to places in the picture
 # far sooner than frames are, of which each speaker has others.
@@ -95,9 +100,9 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("asr", 10), Share("tts", 12)),
     )
     interaction = (
-        *(Share("t2i", 3), Share("caption", 5), Share("vqa", 5), Share("chat", 1, 0.1)),
-        *(Share("asr", 8, 1.5), Share("tts", 12, 2.0), Share("s2i", 14, 1.5)),
-        *(Share("sqa", 2, 0.3), Share("svqa", 8)),
+        *(Share("t2i", 3), Share("caption", 5), Share("vqa", 6), Share("chat", 1, 0.1)),
+        *(Share("asr", 10, 1.5), Share("tts", 14, 2.0), Share("s2i", 12, 1.5)),
+        *(Share("sqa", 1, 0.3), Share("svqa", 8)),
     )
     return (
         stage("pictures", pictures, steps=2400, lr=1.5e-3, seed=1, floor=0.3),
@@ -230,19 +235,38 @@ class Mini:
         self._run("speech_flow", objective, flow, loop)
         return flow.eval()
 
-    def spoken(self, ears: SenseVoice, tokenizer: SpeechTokenizer) -> Spoken:
-        """The bank as frames and codes."""
-        folder = self.out / "spoken"
-        if not (folder / "lines.jsonl").exists():
-            lines = self._plan()
-            encode_speech(
-                lines,
-                self.bank / "audio",
-                ears,
-                tokenizer,
-                report=lambda n: self._tell("spoken", n, len(lines), {}),
-            ).save(folder)
-        return Spoken.open(folder)
+    def spoken(self, ears: SenseVoice, tokenizer: SpeechTokenizer) -> None:
+        """The bank as frames and codes; and the same of its words joined anew."""
+        plan = self._plan()
+        for folder, variants in ((SPOKEN_LINES, 3), (SPLICED_LINES, 1)):
+            if (self.out / folder / "lines.jsonl").exists():
+                continue
+            new = folder == SPLICED_LINES
+            recorded = self._splices() if new else recordings(plan, self.bank / "audio")
+            count = sum(SPLICES.values()) if new else len(plan)
+            report = partial(self._tell_count, folder, count)
+            encode_speech(recorded, ears, tokenizer, variants=variants, report=report).save(
+                self.out / folder
+            )
+
+    def lines(self) -> Spoken:
+        """What `spoken` made."""
+        return Spoken.open(self.out / SPOKEN_LINES) + Spoken.open(self.out / SPLICED_LINES)
+
+    def _splices(self) -> Iterable[tuple[voices.Utterance, Waveform]]:
+        """New lines from the words of the recorded ones, which Whisper finds once."""
+        path = self.out / "cuts.jsonl"
+        recorded = list(recordings(self._plan(), self.bank / "audio"))
+        if not path.exists():
+            judge = WhisperJudge.open()
+            cuts = {}
+            starts = judge.align([(wave, line.text) for line, wave in recorded])
+            for (line, _), seconds in zip(recorded, starts, strict=True):
+                cuts[line.index] = seconds
+                self._tell_count("words found", len(recorded), len(cuts))
+            splicing.save_cuts(cuts, path)
+        splicer = splicing.Splicer(recorded, splicing.load_cuts(path))
+        return splicing.plan(splicer, len(self._plan()), **SPLICES, seed=SEED)
 
     # -------------------------------------------------------------------------------- backbone
     def stage(self, number: int) -> Dream:
@@ -268,9 +292,10 @@ class Mini:
                 vocabulary,
                 text,
                 SceneCodes.open(self.out / "scenes.safetensors"),
-                Spoken.open(self.out / "spoken") if number else None,
+                self.lines() if number else None,
                 lengths=LENGTHS,
                 answers=ANSWERS,
+                distort=True,
             )
             return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
 
@@ -338,6 +363,9 @@ class Mini:
             trainer.fit(lambda step, row: self._tell(name, step, loop.steps, row))
             weights.write(trainer.average, done)
         weights.load_into(module, weights.read(done), where=str(done))
+
+    def _tell_count(self, name: str, all_: int, n: int) -> None:
+        self._tell(name, n, all_, {})
 
     def _tell(self, name: str, step: int, steps: int, row: dict[str, float]) -> None:
         if self.report:
