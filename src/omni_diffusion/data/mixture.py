@@ -25,7 +25,7 @@ from omni_diffusion.tasks.task import Answer
 from omni_diffusion.vocab import Vocabulary
 
 TRIES = 1000  # scenes to look at before no question about any of them counts as spoken
-WRITTEN = 0.7  # share of the pictures after a text that are learned with that text given
+WRITTEN = 0.5  # share of answers of text and picture whose text is given and the picture asked
 LOST, GAP, GAPS = 0.05, 4, 0.5  # of the frames of speech; places of a gap at most, share with one
 NOISE = 0.15  # most noise on frames, of their deviation
 
@@ -112,7 +112,8 @@ class WorldMixture:
     def sample(self, name: str, rng: random.Random) -> Canvas:
         """One sample of a task as a canvas whose answer is given."""
         task = catalog.task(name).answering(self.answers)
-        written = task.answer == ("text", "image") and rng.random() < WRITTEN
+        double = task.answer == ("text", "image")
+        written = double and rng.random() < WRITTEN
         asked, answered = self._written(rng) if written else self._makers[name](rng)
         picture = task.answer == ("image",)
         least, user = 0, Turn("user", tuple(asked))
@@ -128,11 +129,20 @@ class WorldMixture:
             least=least,
             null=picture and rng.random() < self.null,
         )
+        return self._half(canvas, written) if double else canvas
+
+    def _half(self, canvas: Canvas, written: bool) -> Canvas:
+        """One half of an answer of text and picture: the picture, or the text while it is hidden.
+
+        A picture that shows through would tell the text, and the sound not be listened to.
+        """
+        start, stop = canvas.answer
+        opener = int((canvas.ids == self.vocabulary.id("begin_of_image")).nonzero()[-1])
         if written:
-            opener = self.vocabulary.id("begin_of_image")
-            start = int((canvas.ids == opener).nonzero()[-1])
-            canvas = replace(canvas, answer=(start, canvas.answer[1]))
-        return canvas
+            return replace(canvas, answer=(opener, stop))
+        ids = canvas.ids.clone()
+        ids[opener:stop] = self.vocabulary.mask
+        return replace(canvas, ids=ids, answer=(start, opener))
 
     # ------------------------------------------------------------------------- text and pictures
     def _picture(self, scene: world.Scene) -> Codes:

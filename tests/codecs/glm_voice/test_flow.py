@@ -227,3 +227,19 @@ def test_temperature_scales_the_noise(flow: Flow, monkeypatch: pytest.MonkeyPatc
     published = flow.noise(5)
     monkeypatch.setattr(flow, "config", replace(flow.config, temperature=0.5))
     assert torch.equal(flow.noise(5), published / 2)
+
+
+def test_the_config_says_how_many_steps_and_in_what_precision(flow: Flow) -> None:
+    tokens = torch.arange(40)[None] % flow.config.vocab_size
+    plain, config = flow.sample(tokens), flow.config
+    try:
+        flow.config = replace(config, steps=3)
+        assert torch.equal(flow.sample(tokens), flow.sample(tokens, steps=3))
+        assert not torch.equal(flow.sample(tokens), plain)
+        flow.config = replace(config, precision="bfloat16")
+        coarse = flow.sample(tokens)
+    finally:
+        flow.config = config
+    assert coarse.dtype == torch.float32
+    error = (coarse - plain).square().mean() / plain.var()
+    assert 0 < float(error) < 1e-3

@@ -128,10 +128,10 @@ class GlmVoice(nn.Module):
         return self.tokenizer.encode(waveform)
 
     @torch.no_grad()
-    def decode(self, ids: Tensor, steps: int = 10, seed: int = 42) -> Waveform:
+    def decode(self, ids: Tensor, steps: int | None = None, seed: int = 42) -> Waveform:
         """Sound at 22,050 Hz of local codes [n]; no codes give no sound.
 
-        `steps` of the flow decoder: time grows in proportion. The same codes, steps and seed
+        `steps` of the flow decoder, its config's by default: time grows in proportion. The same codes, steps and seed
         give the same sound; 42 is the published seed.
         """
         ids = self.flow.checked(ids)
@@ -141,7 +141,7 @@ class GlmVoice(nn.Module):
         return self.vocoder.decode(mel[0], generator)
 
     def decode_stream(
-        self, blocks: Iterable[Tensor], steps: int = 10, seed: int = 42
+        self, blocks: Iterable[Tensor], steps: int | None = None, seed: int = 42
     ) -> Iterator[Waveform]:
         """Sound piece by piece while codes arrive in blocks [n_i]; what is given stays.
 

@@ -5,7 +5,7 @@ prompt frames. Parameter names are GLM-4-Voice's published ones.
 """
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ class FlowConfig:
     `guidance` is the share by which the unconditional velocity is subtracted when sampling;
     `condition_dropout` the share of training rows that learn that velocity. `temperature` scales
     the noise that sampling starts from (Matcha-TTS); below 1 sound varies less and words are
-    clearer. 1 as published.
+    clearer. 1 as published. `steps` is how many Euler steps sampling takes where none are asked
+    for, `precision` what its matrix products run in: docs/speed.md has what fewer and coarser cost.
     """
 
     vocab_size: int = 16384
@@ -44,6 +45,8 @@ class FlowConfig:
     guidance: float = 0.7
     condition_dropout: float = 0.2
     temperature: float = 1.0
+    steps: int = 10
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @classmethod
     def official(cls) -> Self:
@@ -124,7 +127,7 @@ class Flow(nn.Module):
         tokens: Tensor,
         *,
         noise: Tensor | None = None,
-        steps: int = 10,
+        steps: int | None = None,
         guidance: float | None = None,
         prompt_tokens: Tensor | None = None,
         prompt_mel: Tensor | None = None,
@@ -148,7 +151,10 @@ class Flow(nn.Module):
             raise SamplingError(f"noise of {z.shape[-1]} frames: expected {frames}, as many as mel")
         given = Conditions(self.means(tokens, frames), self.voice(speaker, len(tokens)), cond)
         strength = self.config.guidance if guidance is None else guidance
-        mel = self.decoder.solve(z.expand_as(cond), given, steps, strength)
+        steps = self.config.steps if steps is None else steps
+        reduced = self.config.precision == "bfloat16"
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=reduced):
+            mel = self.decoder.solve(z.expand_as(cond), given, steps, strength)
         return mel[..., known:]
 
     def loss(

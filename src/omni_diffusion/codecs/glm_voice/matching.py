@@ -62,7 +62,7 @@ class FlowMatching(nn.Module):
         copies = 2 if guidance else 1
         x = z
         for t, following in pairwise(points):
-            v = self.velocity(x.repeat(copies, 1, 1), t.repeat(copies * len(x)), both)
+            v = self.velocity(x.repeat(copies, 1, 1), t.repeat(copies * len(x)), both).to(x)
             if guidance:
                 guided, free = v.chunk(2)
                 v = (1.0 + guidance) * guided - guidance * free

@@ -30,7 +30,7 @@ class VoiceStream:
         flow: Flow,
         vocoder: Vocoder,
         *,
-        steps: int = 10,
+        steps: int | None = None,
         seed: int = 42,
         upstream: bool = False,
     ) -> None:
