@@ -228,7 +228,7 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("run", "t2i", "a", "--sampler", "luck"), "'luck'", "entropy, margin, max_prob"),
         (nothing, ("run", "t2i", "a", "--steps", "0"), "steps is 0", "give 1 or more"),
         (nothing, ("run", "t2i", "a", "--device", "abacus"), "'abacus'", "give cpu"),
-        (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "holds model.json"),
+        (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "holds config.json"),
         (picture, ("run", "inpaint", "--image", "it.png"), "needs --image", "left,top"),
         (picture, ("run", "inpaint", "--image", "it.png", "--mask", "1,2"), "'1,2'", "left,top"),
         (
@@ -264,7 +264,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert left() == before
 
 
-@pytest.mark.parametrize("name", ["model.json", "backbone.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("share", [0.5, 0.0, None])
 def test_a_truncated_model_names_the_file(
     call: Call, model: Path, name: str, share: float | None

@@ -46,9 +46,10 @@ def test_a_folder_is_counted_as_it_opens() -> None:
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
-    assert doctor.missing(tmp_path)[:2] == ["model.json", "backbone.safetensors"]
-    (tmp_path / "backbone.safetensors.index.json").touch()
-    assert "backbone.safetensors" not in doctor.missing(tmp_path)
+    names = ["config.json", "generation_config.json", "model.safetensors"]
+    assert doctor.missing(tmp_path)[:3] == names
+    (tmp_path / "model.safetensors.index.json").touch()
+    assert "model.safetensors" not in doctor.missing(tmp_path)
     with pytest.raises(ModelError, match="no model at"):
         doctor.folder(tmp_path)
 

@@ -141,7 +141,7 @@ def run(
         settled, length = setting.settle(drafts, opened, length)
         params = replace(settled, **changes)
     if task == "tts" and named.text and path and not (setting or length or trace):
-        passages = spoken_passages(named.text, opened, most=opened.config.longest)
+        passages = spoken_passages(named.text, opened, most=opened.config.generation.longest)
         if len(passages) > 1:
             _recite(opened, passages, params).write(path)
             typer.echo(f"wrote {path}, spoken in {len(passages)} passages", err=True)

@@ -31,7 +31,13 @@ from omni_diffusion.codecs.suite import (
     SuiteConfig,
 )
 from omni_diffusion.errors import ModelError
-from omni_diffusion.model import BACKBONE_FILE, CONFIG_FILE, SHIPPED, config_at
+from omni_diffusion.model import (
+    BACKBONE_FILE,
+    CONFIG_FILE,
+    GENERATION_FILE,
+    SHIPPED,
+    config_at,
+)
 from omni_diffusion.published import free_memory, parameters
 from omni_diffusion.weights import INDEX
 
@@ -102,7 +108,7 @@ def missing(path: Path | None = None) -> list[str]:
     path = SHIPPED if path is None else Path(path)
     index = f"{BACKBONE_FILE}{INDEX}"
     lacking = [] if (path / index).is_file() else [BACKBONE_FILE]
-    names = [CONFIG_FILE, *lacking, TEXT_FILE, IMAGE_FILE, HEARING_FILE]
+    names = [CONFIG_FILE, GENERATION_FILE, *lacking, TEXT_FILE, IMAGE_FILE, HEARING_FILE]
     names.append(f"{SPEECH_FOLDER}/{SPEECH_CONFIG}")
     return [name for name in names if not (path / name).is_file()]
 
