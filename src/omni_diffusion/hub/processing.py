@@ -59,6 +59,9 @@ class OmniDiffusionProcessor(ProcessorMixin):
         super().__init__()
         self.config, self.codecs = config, codecs
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config.name!r})"
+
     @classmethod
     def from_pretrained(
         cls,
@@ -155,8 +158,8 @@ class OmniDiffusionProcessor(ProcessorMixin):
 
         A message has a "role" and a "content": text, or parts {"type": "text", "text": ...},
         {"type": "image", "image": ...}, {"type": "audio", "audio": ..., "sampling_rate": ...};
-        media also by "path". Our own messages and drafts will do as well, and only they have blanks.
-        length: places of a text or speech answer. tokenize: tensors, else the prompt's text with
+        media also by "path". Our own messages and drafts will do as well, and only they have
+        blanks. length: places of a text or speech answer. tokenize: tensors, else the prompt with
         the names of special tokens. Options of other templates are passed over.
         """
         one = bool(conversation) and isinstance(conversation[0], (Mapping, Message, Draft, Turn))
