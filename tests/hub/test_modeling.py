@@ -164,12 +164,13 @@ def test_the_loss_is_that_of_the_asked_places_without_a_shift(model: OmniDiffusi
 def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
     model = AutoModel.from_pretrained(folder).train()
     found = []
-    for switch in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
+    for switch in (model.activation_checkpointing_disable, model.activation_checkpointing_enable):
         switch()
         model.zero_grad()
         model(IDS, labels=IDS).loss.backward()
         found.append(model.backbone.model.embed_tokens.weight.grad.clone())
     assert model.backbone.model.checkpointing
+    assert model.is_activation_checkpointing
     torch.testing.assert_close(*found)
 
 

@@ -219,13 +219,19 @@ class OmniDiffusionModel(PreTrainedModel):
         """The head, [V, D]; None where it is the table of embeddings."""
         return getattr(self.backbone, "lm_head", None)
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """In training, keep only each block's input and compute the rest again going back."""
-        self.backbone.checkpointing(True)
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """Whether training computes the blocks again going back."""
+        return self.backbone.model.checkpointing
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep everything again."""
-        self.backbone.checkpointing(False)
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The same by its older name, which peft asks for."""
+        return self.is_activation_checkpointing
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **_: Any) -> None:
+        """What transformers' own switches come to; how the blocks do it is `Trunk`'s concern."""
+        self.backbone.checkpointing(enable)
 
     def forward(
         self,
