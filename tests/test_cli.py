@@ -229,6 +229,8 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("run", "t2i", "a", "--steps", "0"), "steps is 0", "give 1 or more"),
         (nothing, ("run", "t2i", "a", "--device", "abacus"), "'abacus'", "give cpu"),
         (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "holds config.json"),
+        (nothing, ("run", "t2i", "a", "--quantization", "int4"), "'int4'", "give int8"),
+        (nothing, ("doctor", "--quantization", "int4"), "'int4'", "give int8"),
         (picture, ("run", "inpaint", "--image", "it.png"), "needs --image", "left,top"),
         (picture, ("run", "inpaint", "--image", "it.png", "--mask", "1,2"), "'1,2'", "left,top"),
         (
@@ -293,6 +295,11 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     assert said.code == 2
     assert said.err.endswith("No space left on device; free some space or choose another disk\n")
     assert left() == set()
+
+
+def test_a_picture_is_painted_in_8_bits(call: Call) -> None:
+    assert call("run", "t2i", "a dog", "--steps", "2", "--quantization", "int8").code == 0
+    assert left() == {"t2i.png"}
 
 
 def test_words_given_twice_are_a_usage_error(call: Call) -> None:

@@ -10,7 +10,10 @@ from tests.tiny import tiny_model
 
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.codecs.suite import SuiteConfig
+from omni_diffusion.conversation import Message, Text
 from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.engine.engine import Engine
+from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import ConfigError, ModelError, StorageError, WeightsError
 from omni_diffusion.model import GenerationConfig, ModelConfig, OmniModel
 from omni_diffusion.vocab import Vocabulary
@@ -107,6 +110,30 @@ def test_generation_config_is_wanted_and_honoured(folder: Path) -> None:
     path.unlink()
     with pytest.raises(ConfigError, match=r"cannot read .*generation_config\.json"):
         OmniModel.open(folder)
+
+
+def test_quantized_when_opened_and_not_to_be_saved(folder: Path, tmp_path: Path) -> None:
+    exact, close = OmniModel.open(folder), OmniModel.from_pretrained(folder, quantization="int8")
+    assert (exact.quantization, close.quantization) == (None, "int8")
+    weight = close.backbone.model.layers[0].mlp.up_proj.weight
+    assert type(weight.data) is not type(exact.backbone.lm_head.weight.data)
+    assert torch.equal(close.backbone.lm_head.weight, exact.backbone.lm_head.weight)
+    with torch.inference_mode():
+        torch.testing.assert_close(close.backbone(IDS), exact.backbone(IDS), atol=0.02, rtol=0.05)
+    with pytest.raises(ModelError, match="a quantized model is not saved"):
+        close.save(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_shipped_model_paints_nearly_the_same_in_8_bits() -> None:
+    asked = Request("t2i", [Message("user", (Text("three pianos on a blue background"),))])
+    painted = []
+    for quantization in (None, "int8"):
+        model = OmniModel.open(quantization=quantization)
+        (result,) = Engine(model).run([asked])
+        assert result.canvas is not None
+        painted.append(result.canvas.ids[slice(*result.canvas.answer)])
+    assert float((painted[0] == painted[1]).float().mean()) > 0.9
 
 
 def test_parts_of_different_models_are_refused() -> None:

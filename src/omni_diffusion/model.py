@@ -19,6 +19,7 @@ from omni_diffusion import published, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.backbone.quantization import Quantization, quantize
 from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig, stored
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import ModelError, StorageError
@@ -86,6 +87,7 @@ class OmniModel:
         self.config = config
         self.codecs = codecs
         self.backbone = backbone.eval()
+        self.quantization: Quantization | None = None
         _check(config, codecs)
 
     @classmethod
@@ -94,11 +96,12 @@ class OmniModel:
         folder: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        quantization: Quantization | None = None,
     ) -> Self:
         """Open a model folder, by default the small model that comes with the package.
 
-        dtype is the backbone's; codecs stay in float32. Raises ModelError, ConfigError or
-        WeightsError, each naming the file.
+        dtype is the backbone's; codecs stay in float32. quantization: see `quantize`. Raises
+        ModelError, ConfigError or WeightsError, each naming the file.
         """
         folder = SHIPPED if folder is None else Path(folder)
         config = config_at(folder)
@@ -109,7 +112,7 @@ class OmniModel:
         tensors = weights.read(folder / BACKBONE_FILE)
         where = f"the weights at {folder / BACKBONE_FILE}"
         weights.load_into(backbone, tensors, rename=dream.rename, where=where)
-        return cls(config, codecs, backbone.to(place))
+        return cls(config, codecs, backbone.to(place)).quantize(quantization)
 
     @classmethod
     def from_pretrained(
@@ -120,12 +123,14 @@ class OmniModel:
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
         revision: str | None = None,
+        quantization: Quantization | None = None,
     ) -> Self:
         """Open a folder of ours, of Omni-Diffusion or of Dream-7B, or such a one on the hub.
 
         source: the folder, or owner/name on the hub; a folder of that name here comes first.
         parts: where codecs are that a published folder lacks; ours holds all. dtype: the
         backbone's; None = as published, float32 for ours. revision: of `source` on the hub.
+        quantization: see `quantize`; the weights are read whole first.
         Dream-7B gets rows for all ids and a new adapter, to be trained: see
         `published.widened`. Raises ModelError, ConfigError or WeightsError, each naming the file.
         """
@@ -134,7 +139,7 @@ class OmniModel:
         if _is_ours(folder):
             stored = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
             published.check_memory(stored, folder)
-            return cls.open(folder, place, dtype or torch.float32)
+            return cls.open(folder, place, dtype or torch.float32, quantization)
         found = published.read(folder, parts or Parts(), dtype, place)
         config = ModelConfig(
             found.name,
@@ -143,10 +148,26 @@ class OmniModel:
             found.codecs.config,
             GenerationConfig(longest=published.LONGEST),
         )
-        return cls(config, found.codecs, found.backbone)
+        return cls(config, found.codecs, found.backbone).quantize(quantization)
+
+    def quantize(self, how: Quantization | None) -> Self:
+        """The model itself, the linear layers of its blocks now in 8 bits; None changes nothing.
+
+        Embeddings, head and codecs stay as they are. For answers alone: it is neither trained nor
+        saved. Raises ModelError for another `how`, and without torchao.
+        """
+        if how is not None:
+            quantize(self.backbone, how)
+            self.quantization = how
+        return self
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model to a folder, config.json last; `dtype` may be a smaller one to store."""
+        """Write the model to a folder, config.json last; `dtype` may be a smaller one to store.
+
+        Raises ModelError for a quantized one, StorageError.
+        """
+        if self.quantization is not None:
+            raise ModelError("a quantized model is not saved; save it before, quantize when opened")
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
