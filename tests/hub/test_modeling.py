@@ -12,7 +12,7 @@ import torch
 from tests.tasks.scenes import CONVERSATIONS
 from tests.tiny import tiny_model
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from omni_diffusion import weights
 from omni_diffusion.backbone.config import DreamConfig
@@ -221,6 +221,35 @@ def test_sampling_is_asked_for_or_the_generation_configs(
         model.generate(**inputs, max_new_tokens=5)
     with pytest.raises(SamplingError, match="steps is 0"):
         model.generate(**inputs, steps=0)
+
+
+def test_the_trainer_of_transformers_trains_and_its_checkpoint_is_a_model_folder(
+    omni: OmniModel, folder: Path, processor: OmniDiffusionProcessor, tmp_path: Path
+) -> None:
+    model = AutoModel.from_pretrained(folder)
+    laid = processor(text=["a dog", "a cat"], task="t2i")
+    filled = model.generate(**laid, steps=1)
+    rows = [
+        {"input_ids": ids, "labels": full}
+        for ids, full in zip(laid["input_ids"], filled, strict=True)
+    ]
+    options = TrainingArguments(
+        str(tmp_path), max_steps=2, save_steps=2, report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    Trainer(model, options, train_dataset=rows, processing_class=processor).train()
+    again = OmniModel.from_pretrained(tmp_path / "checkpoint-2")
+    same(again.backbone, model.backbone)
+    assert not torch.equal(again.backbone.lm_head.weight, omni.backbone.lm_head.weight)
+
+
+def test_blocks_may_lie_on_the_disk(folder: Path, tmp_path: Path) -> None:
+    backbone = "backbone.model"
+    near = {f"{backbone}.{name}": "cpu" for name in ("embed_tokens", "norm", "audio_projection")}
+    far = {f"{backbone}.layers": "disk"}
+    places = {**near, **far, "backbone.lm_head": "cpu"}
+    spread = AutoModel.from_pretrained(folder, device_map=places, offload_folder=tmp_path)
+    with torch.no_grad():
+        assert torch.equal(spread(IDS).logits, AutoModel.from_pretrained(folder)(IDS).logits)
 
 
 def test_to_an_omni_model_and_back(omni: OmniModel, model: OmniDiffusionModel) -> None:

@@ -19,7 +19,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature
+from transformers.utils import PushToHubMixin
 
 from omni_diffusion import published
 from omni_diffusion.canvas import Canvas
@@ -48,15 +49,14 @@ class Inputs(BatchFeature):
         self.prepared = tuple(prepared)
 
 
-class OmniDiffusionProcessor(ProcessorMixin):
+class OmniDiffusionProcessor(PushToHubMixin):
     """The codecs of one model folder, with its vocabulary and its way to answer.
 
-    There is no Jinja template: how long an answer is, and where its speech begins, is part of the
-    layout.
+    No ProcessorMixin, which takes its parts for tokenizers and extractors of transformers. There is
+    no Jinja template: how long an answer is, and where its speech begins, is part of the layout.
     """
 
     def __init__(self, config: ModelConfig, codecs: CodecSuite) -> None:
-        super().__init__()
         self.config, self.codecs = config, codecs
 
     def __repr__(self) -> str:
