@@ -256,3 +256,5 @@ def test_to_an_omni_model_and_back(omni: OmniModel, model: OmniDiffusionModel) -
     again = model.to_omni(omni.codecs)
     assert again.config == omni.config
     assert again.backbone is omni.backbone
+    with pytest.raises(ModelError, match="the model is quantized"):
+        OmniDiffusionModel.from_omni(tiny_model().quantize("int8"))

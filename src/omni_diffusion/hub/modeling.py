@@ -168,7 +168,9 @@ class OmniDiffusionModel(PreTrainedModel):
 
     @classmethod
     def from_omni(cls, omni: OmniModel) -> Self:
-        """The backbone of an opened model, not copied."""
+        """The backbone of an opened model, not copied; raises ModelError for a quantized one."""
+        if omni.quantization is not None:
+            raise ModelError("the model is quantized; open it without, or use it as it is")
         config = OmniDiffusionConfig.of(omni.config)
         with torch.device("meta"):
             model = cls(config)
