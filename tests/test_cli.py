@@ -228,7 +228,9 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("run", "t2i", "a", "--sampler", "luck"), "'luck'", "entropy, margin, max_prob"),
         (nothing, ("run", "t2i", "a", "--steps", "0"), "steps is 0", "give 1 or more"),
         (nothing, ("run", "t2i", "a", "--device", "abacus"), "'abacus'", "give cpu"),
-        (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "holds model.json"),
+        (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "holds config.json"),
+        (nothing, ("run", "t2i", "a", "--quantization", "int4"), "'int4'", "give int8"),
+        (nothing, ("doctor", "--quantization", "int4"), "'int4'", "give int8"),
         (picture, ("run", "inpaint", "--image", "it.png"), "needs --image", "left,top"),
         (picture, ("run", "inpaint", "--image", "it.png", "--mask", "1,2"), "'1,2'", "left,top"),
         (
@@ -264,7 +266,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert left() == before
 
 
-@pytest.mark.parametrize("name", ["model.json", "backbone.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("share", [0.5, 0.0, None])
 def test_a_truncated_model_names_the_file(
     call: Call, model: Path, name: str, share: float | None
@@ -293,6 +295,11 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     assert said.code == 2
     assert said.err.endswith("No space left on device; free some space or choose another disk\n")
     assert left() == set()
+
+
+def test_a_picture_is_painted_in_8_bits(call: Call) -> None:
+    assert call("run", "t2i", "a dog", "--steps", "2", "--quantization", "int8").code == 0
+    assert left() == {"t2i.png"}
 
 
 def test_words_given_twice_are_a_usage_error(call: Call) -> None:

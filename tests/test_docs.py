@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
+import torch
 import typer.main
 from tests.tiny import tiny_model
 
 import omni_diffusion
 from omni_diffusion import cli
+from omni_diffusion.model import OmniModel
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "omni_diffusion"
@@ -157,6 +160,23 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     used = re.findall(r"from omni_diffusion import (.*)", script)
     assert {name for line in used for name in line.split(", ")} <= set(omni_diffusion.__all__)
+
+
+def test_the_examples_for_hugging_face_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    for number, block in enumerate(PAGES["hugging-face.md"].split("```python\n")[1:]):
+        exec(compile(block.partition("```")[0], f"hugging-face.md, block {number}", "exec"), made)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("mine", "adapter", "dog.png", "mended.png")
+    }
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        assert torch.equal(made["same"].backbone(ids), OmniModel.open().backbone(ids))
+        tuned = made["tuned"].eval()(input_ids=ids).logits
+        torch.testing.assert_close(made["merged"].backbone(ids), tuned, atol=1e-4, rtol=1e-4)
+    assert made["small"].quantization == "int8"
+    assert made["pipe"].interrupt is False
 
 
 @pytest.mark.skipif(not RESULTS.is_file(), reason="no evaluation is committed")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from omni_diffusion import cli, doctor
+from omni_diffusion.backbone.quantization import bytes_saved
 from omni_diffusion.errors import ModelError
 from omni_diffusion.model import OmniModel
 
@@ -46,11 +47,26 @@ def test_a_folder_is_counted_as_it_opens() -> None:
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
-    assert doctor.missing(tmp_path)[:2] == ["model.json", "backbone.safetensors"]
-    (tmp_path / "backbone.safetensors.index.json").touch()
-    assert "backbone.safetensors" not in doctor.missing(tmp_path)
+    names = ["config.json", "generation_config.json", "model.safetensors"]
+    assert doctor.missing(tmp_path)[:3] == names
+    (tmp_path / "model.safetensors.index.json").touch()
+    assert "model.safetensors" not in doctor.missing(tmp_path)
     with pytest.raises(ModelError, match="no model at"):
         doctor.folder(tmp_path)
+
+
+def test_eight_bits_take_less_and_change_no_count() -> None:
+    for whole, less in (
+        (doctor.official(), doctor.official(quantization="int8")),
+        (doctor.folder(), doctor.folder(quantization="int8")),
+    ):
+        assert {n: p.parameters for n, p in whole.parts.items()} == {
+            n: p.parameters for n, p in less.parts.items()
+        }
+        saved = bytes_saved(whole.backbone, whole.dtype)
+        assert whole.bytes - less.bytes == saved
+        assert whole.parts["backbone"].bytes - less.parts["backbone"].bytes == saved
+        assert 0.4 < saved / whole.parts["backbone"].bytes < 0.75
 
 
 def test_needs_grow_with_batch_and_way_of_training() -> None:

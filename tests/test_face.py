@@ -12,10 +12,11 @@ NAMES = [
     *("Request", "Result", "SamplingParams", "Speech", "Text", "Waveform"),
     *("box", "cloze", "inpainting"),
 ]
+OPTIONAL = ("transformers", "peft", "torchao", "diffusers", "accelerate", "huggingface_hub")
 QUIET = """
 import sys
 {body}
-heavy = {{"torch", "numpy", "PIL", "tokenizers"}} & set(sys.modules)
+heavy = {{"torch", "numpy", "PIL", "tokenizers", *{optional}}} & set(sys.modules)
 assert not heavy, heavy
 """
 HELP = """
@@ -48,6 +49,21 @@ def test_another_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize("body", ["import omni_diffusion", HELP], ids=["import", "help"])
 def test_nothing_heavy_is_imported(body: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", QUIET.format(body=body)], capture_output=True, text=True
+        [sys.executable, "-c", QUIET.format(body=body, optional=OPTIONAL)],
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
+
+
+def test_answering_needs_no_optional_library() -> None:
+    body = f"""
+import sys
+sys.modules.update(dict.fromkeys({OPTIONAL}))  # an import of any of them fails
+from omni_diffusion import Engine, Message, OmniModel, Request, SamplingParams, Text
+asked = Request("chat", [Message("user", (Text("a"),))], SamplingParams(steps=1))
+(result,) = Engine(OmniModel.open()).run([asked])
+assert result.error is None
+"""
+    done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

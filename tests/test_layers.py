@@ -11,7 +11,7 @@ LINES = (  # top to bottom; those on one line never import one another
     "omni_diffusion __main__",  # the face, and the command line as a module
     "cli",
     "recipes",
-    "demo doctor serving evaluation training",
+    "demo doctor hub serving evaluation training",
     "handover",
     "engine data",
     "tasks model",
@@ -19,7 +19,7 @@ LINES = (  # top to bottom; those on one line never import one another
     "codecs backbone diffusion",
     "conversation canvas",
     "media vocab weights config",
-    "files",
+    "files extras",
     "errors",
 )
 HEIGHT = {room: -line for line, rooms in enumerate(LINES) for room in rooms.split()}

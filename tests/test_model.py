@@ -10,9 +10,12 @@ from tests.tiny import tiny_model
 
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.codecs.suite import SuiteConfig
+from omni_diffusion.conversation import Message, Text
 from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.engine.engine import Engine
+from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import ConfigError, ModelError, StorageError, WeightsError
-from omni_diffusion.model import ModelConfig, OmniModel
+from omni_diffusion.model import GenerationConfig, ModelConfig, OmniModel
 from omni_diffusion.vocab import Vocabulary
 
 IDS = torch.arange(12)[None]
@@ -47,7 +50,8 @@ def test_half_precision_weights_open_as_asked(tmp_path: Path) -> None:
 def test_its_own_lengths_and_sampling_come_back(tmp_path: Path) -> None:
     tiny = tiny_model()
     config = replace(
-        tiny.config, lengths={"tts": (4.0, 8)}, sampling={"t2i": SamplingParams(guidance=1.5)}
+        tiny.config,
+        generation=GenerationConfig({"tts": (4.0, 8)}, {"t2i": SamplingParams(guidance=1.5)}),
     )
     OmniModel(config, tiny.codecs, tiny.backbone).save(tmp_path)
     again = OmniModel.open(tmp_path)
@@ -67,22 +71,69 @@ def test_no_model_here(tmp_path: Path) -> None:
 
 
 def test_missing_and_cut_weights_are_named(folder: Path) -> None:
-    path = folder / "backbone.safetensors"
+    path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match=r"backbone\.safetensors is truncated"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors is truncated"):
         OmniModel.open(folder)
     path.unlink()
-    with pytest.raises(WeightsError, match=r"no weights at .*backbone\.safetensors"):
+    with pytest.raises(WeightsError, match=r"no weights at .*model\.safetensors"):
         OmniModel.open(folder)
 
 
 def test_a_misspelt_key_is_named(folder: Path) -> None:
-    path = folder / "model.json"
+    path = folder / "config.json"
     data = json.loads(path.read_text())
     data["backbone"]["hidden"] = 3
     path.write_text(json.dumps(data))
     with pytest.raises(ConfigError, match="unknown key 'hidden'"):
         OmniModel.open(folder)
+
+
+def test_a_folder_of_another_kind_is_told_apart(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"omni_diffusion"', '"Dream"'))
+    with pytest.raises(ModelError, match=r"config\.json is not of model_type 'omni_diffusion'"):
+        OmniModel.open(folder)
+    path.write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json is no valid JSON"):
+        OmniModel.open(folder)
+
+
+def test_generation_config_is_wanted_and_honoured(folder: Path) -> None:
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"sampling": {"t2i": {"steps": 3}}, "longest": 7}))
+    again = OmniModel.open(folder)
+    assert (again.sampling["t2i"].steps, again.config.generation.longest) == (3, 7)
+    path.write_text(json.dumps({"sampling": {"t2i": {"step": 3}}}))
+    with pytest.raises(ConfigError, match=r"sampling\.t2i has an unknown key 'step'"):
+        OmniModel.open(folder)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"cannot read .*generation_config\.json"):
+        OmniModel.open(folder)
+
+
+def test_quantized_when_opened_and_not_to_be_saved(folder: Path, tmp_path: Path) -> None:
+    exact, close = OmniModel.open(folder), OmniModel.from_pretrained(folder, quantization="int8")
+    assert (exact.quantization, close.quantization) == (None, "int8")
+    weight = close.backbone.model.layers[0].mlp.up_proj.weight
+    assert type(weight.data) is not type(exact.backbone.lm_head.weight.data)
+    assert torch.equal(close.backbone.lm_head.weight, exact.backbone.lm_head.weight)
+    with torch.inference_mode():
+        torch.testing.assert_close(close.backbone(IDS), exact.backbone(IDS), atol=0.02, rtol=0.05)
+    with pytest.raises(ModelError, match="a quantized model is not saved"):
+        close.save(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_shipped_model_paints_nearly_the_same_in_8_bits() -> None:
+    asked = Request("t2i", [Message("user", (Text("three pianos on a blue background"),))])
+    painted = []
+    for quantization in (None, "int8"):
+        model = OmniModel.open(quantization=quantization)
+        (result,) = Engine(model).run([asked])
+        assert result.canvas is not None
+        painted.append(result.canvas.ids[slice(*result.canvas.answer)])
+    assert float((painted[0] == painted[1]).float().mean()) > 0.9
 
 
 def test_parts_of_different_models_are_refused() -> None:

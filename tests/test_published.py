@@ -318,7 +318,7 @@ def test_converted_and_opened_again(
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = OmniModel.from_pretrained("../out", dtype=None if dtype else BF16)
     same(again, made.model)
-    stored = weights.read(tmp_path / "out/backbone.safetensors")["lm_head.weight"].dtype
+    stored = weights.read(tmp_path / "out/model.safetensors")["lm_head.weight"].dtype
     assert stored == (torch.float32 if dtype else BF16)
 
 

@@ -17,6 +17,7 @@ import typer
 from omni_diffusion.errors import OmniError, TrainingError
 
 if TYPE_CHECKING:
+    from omni_diffusion.backbone.quantization import Quantization
     from omni_diffusion.diffusion.params import SamplingParams
     from omni_diffusion.engine.engine import Progress
     from omni_diffusion.engine.request import Request, Result
@@ -36,6 +37,10 @@ ModelFolder = Annotated[
     Path | None, typer.Option("--model", help="A model folder; default: the small one shipped.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+Quantized = Annotated[
+    str | None,
+    typer.Option("--quantization", help="int8: the blocks' weights in 8 bits; needs torchao."),
+]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; default: the task's own.")]
 ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture of any size.")]
 SpeechFile = Annotated[Path | None, typer.Option("--speech", help="WAV, FLAC, OGG or MP3.")]
@@ -112,6 +117,7 @@ def run(
     ] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
+    quantization: Quantized = None,
 ) -> None:
     """Run one task on your own files: words to stdout, a picture or sound to a file."""
     from dataclasses import replace
@@ -134,14 +140,14 @@ def run(
     path = handover.plan_out(found, out)
     if trace is not None:
         handover.in_a_folder(trace)
-    opened = _open(model, device)
+    opened = _open(model, device, quantization)
     handover.check_size(drafts, opened.max_positions)
     params = replace(opened.sampling.get(task, found.params), **changes) if changes else None
     if setting is not None:
         settled, length = setting.settle(drafts, opened, length)
         params = replace(settled, **changes)
     if task == "tts" and named.text and path and not (setting or length or trace):
-        passages = spoken_passages(named.text, opened, most=opened.config.longest)
+        passages = spoken_passages(named.text, opened, most=opened.config.generation.longest)
         if len(passages) > 1:
             _recite(opened, passages, params).write(path)
             typer.echo(f"wrote {path}, spoken in {len(passages)} passages", err=True)
@@ -200,6 +206,7 @@ def doctor(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     device: Device = "cpu",
+    quantization: Quantized = None,
 ) -> None:
     """Say what is here, what is missing, whether a model fits, and about how long it takes."""
     from rich.console import Console
@@ -216,7 +223,10 @@ def doctor(
     if json is not None:
         handover.in_a_folder(json)
     place = place_of(device)
-    sizes = doctors.official() if preset else doctors.folder(model)
+    how = _quantization(quantization)
+    sizes = (
+        doctors.official(quantization=how) if preset else doctors.folder(model, quantization=how)
+    )
     found = doctors.examine(sizes, place, [] if preset else doctors.missing(model))
     for table in doctors.tables(found):
         Console().print(table)
@@ -289,10 +299,17 @@ def convert(
     typer.echo(f"wrote {out}", err=True)
 
 
-def _open(folder: Path | None, device: str) -> OmniModel:
+def _open(folder: Path | None, device: str, quantization: str | None = None) -> OmniModel:
     from omni_diffusion.model import OmniModel
 
-    return OmniModel.open(folder, device)
+    return OmniModel.open(folder, device, quantization=_quantization(quantization))
+
+
+def _quantization(name: str | None) -> Quantization | None:
+    """A quantization by its name; raises ModelError for another."""
+    from omni_diffusion.backbone.quantization import quantization
+
+    return None if name is None else quantization(name)
 
 
 @contextmanager

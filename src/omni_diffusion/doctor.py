@@ -21,6 +21,7 @@ from rich.table import Table
 
 from omni_diffusion import config as configs
 from omni_diffusion.backbone.config import DreamConfig
+from omni_diffusion.backbone.quantization import Quantization, bytes_saved
 from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
 from omni_diffusion.codecs.glm_voice.codec import GlmVoiceConfig
 from omni_diffusion.codecs.suite import (
@@ -31,7 +32,13 @@ from omni_diffusion.codecs.suite import (
     SuiteConfig,
 )
 from omni_diffusion.errors import ModelError
-from omni_diffusion.model import BACKBONE_FILE, CONFIG_FILE, SHIPPED, config_at
+from omni_diffusion.model import (
+    BACKBONE_FILE,
+    CONFIG_FILE,
+    GENERATION_FILE,
+    SHIPPED,
+    config_at,
+)
 from omni_diffusion.published import free_memory, parameters
 from omni_diffusion.weights import INDEX
 
@@ -39,6 +46,10 @@ EXTRAS = {  # what each optional library is for, and what installs it
     "faster_whisper": ("judging speech in `eval`", "pip install omni-diffusion[eval]"),
     "jiwer": ("word errors in `eval`", "pip install omni-diffusion[eval]"),
     "huggingface_hub": ("opening a model by its hub id", "pip install huggingface_hub"),
+    "transformers": ("AutoModel and AutoProcessor", "pip install omni-diffusion[hub]"),
+    "peft": ("training with LoRA", "pip install omni-diffusion[lora]"),
+    "torchao": ("weights of 8 bits", "pip install omni-diffusion[quant]"),
+    "diffusers": ("the diffusers pipeline", "pip install omni-diffusion[diffusers]"),
 }
 STAGE_PLACES = 3072  # the longest training row of the paper
 LORA_RANK = 16
@@ -84,17 +95,27 @@ class Sizes:
         return sum(part.bytes for part in self.parts.values())
 
 
-def official(dtype: torch.dtype = torch.bfloat16) -> Sizes:
-    """The published model; `dtype` is that of backbone and projector, codecs are in float32."""
-    return _sizes(DreamConfig.dream_7b(), SuiteConfig.official(), GlmVoiceConfig.official(), dtype)
+def official(
+    dtype: torch.dtype = torch.bfloat16, quantization: Quantization | None = None
+) -> Sizes:
+    """The published model; `dtype` is that of backbone and projector, codecs are in float32.
+
+    quantization: as `OmniModel.from_pretrained` takes it.
+    """
+    parts = (DreamConfig.dream_7b(), SuiteConfig.official(), GlmVoiceConfig.official())
+    return _sizes(*parts, dtype, quantization)
 
 
-def folder(path: Path | None = None, dtype: torch.dtype = torch.float32) -> Sizes:
+def folder(
+    path: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
+) -> Sizes:
     """The model of a folder, by its configs alone; raises ModelError where there is none."""
     path = SHIPPED if path is None else Path(path)
     found = config_at(path)
     voice = configs.load(GlmVoiceConfig, path / SPEECH_FOLDER / SPEECH_CONFIG)
-    return _sizes(found.backbone, found.codecs, voice, dtype)
+    return _sizes(found.backbone, found.codecs, voice, dtype, quantization)
 
 
 def missing(path: Path | None = None) -> list[str]:
@@ -102,19 +123,27 @@ def missing(path: Path | None = None) -> list[str]:
     path = SHIPPED if path is None else Path(path)
     index = f"{BACKBONE_FILE}{INDEX}"
     lacking = [] if (path / index).is_file() else [BACKBONE_FILE]
-    names = [CONFIG_FILE, *lacking, TEXT_FILE, IMAGE_FILE, HEARING_FILE]
+    names = [CONFIG_FILE, GENERATION_FILE, *lacking, TEXT_FILE, IMAGE_FILE, HEARING_FILE]
     names.append(f"{SPEECH_FOLDER}/{SPEECH_CONFIG}")
     return [name for name in names if not (path / name).is_file()]
 
 
 def _sizes(
-    backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig, dtype: torch.dtype
+    backbone: DreamConfig,
+    codecs: SuiteConfig,
+    voice: GlmVoiceConfig,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
 ) -> Sizes:
     own = ("backbone", "speech_projector")  # what has the backbone's dtype
     parts = {
         name: Part(count, count * (dtype if name in own else torch.float32).itemsize)
         for name, count in parameters(backbone, codecs, voice).items()
     }
+    if quantization is not None:
+        whole = parts["backbone"]
+        saved = bytes_saved(backbone, dtype)
+        parts["backbone"] = Part(whole.parameters, whole.bytes - saved)
     image = codecs.image
     seen, made = image.tokens(image.understanding_size), image.tokens(image.generation_size)
     return Sizes(parts, backbone, dtype, seen, made)

@@ -1,7 +1,8 @@
 """One model opened from its folder: vocabulary, codecs and backbone, which belong together.
 
-A folder holds model.json (a `ModelConfig`), backbone.safetensors and the files of the codec
-suite; folders as others published them are read by `published`. Knows nothing of tasks.
+A folder holds config.json, generation_config.json, model.safetensors and the files of the codec
+suite; the first three are what the transformers library expects under these names. Folders as
+others published them are read by `published`. Knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import torch
 
@@ -18,35 +19,62 @@ from omni_diffusion import published, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.backbone.quantization import Quantization, quantize
 from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig, stored
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import ModelError, StorageError
 from omni_diffusion.published import BACKBONE_FILES, Parts, Place
 from omni_diffusion.vocab import Vocabulary
 
-CONFIG_FILE = "model.json"
-BACKBONE_FILE = "backbone.safetensors"
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+BACKBONE_FILE = "model.safetensors"
+MODEL_TYPE: Final = "omni_diffusion"  # tells our config.json from a published one
+ARCHITECTURE = "OmniDiffusionModel"  # what the transformers library calls the backbone
 SHIPPED = Path(__file__).parent / "pretrained" / "mini"
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """What model.json holds.
+class GenerationConfig:
+    """What generation_config.json holds: how a model answers, where not as the tasks say.
 
-    lengths: by task name, the (factor, extra) of its answer's length where this model's differ
-    from the task's own; sampling, answers: the same for how its answer is sampled and what it is
-    made of. longest: places of the longest canvas that it learned to speak on, as far as is known;
-    longer texts are spoken in passages.
+    lengths: by task name, the (factor, extra) of an answer's length; sampling, answers: the same
+    for how it is sampled and what it is made of. longest: places of the longest canvas that the
+    model learned to speak on, as far as is known; longer texts are spoken in passages.
+    """
+
+    lengths: dict[str, tuple[float, int]] = field(default_factory=dict)
+    sampling: dict[str, SamplingParams] = field(default_factory=dict)
+    answers: dict[str, tuple[Literal["text", "image", "speech"], ...]] = field(default_factory=dict)
+    longest: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is made of, and how it answers."""
+
+    name: str
+    vocabulary: Vocabulary
+    backbone: DreamConfig
+    codecs: SuiteConfig
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What config.json holds: a `ModelConfig` without `generation`, and what transformers asks.
+
+    dtype: what the backbone computes in; its weights may be stored in a smaller one.
     """
 
     name: str
     vocabulary: Vocabulary
     backbone: DreamConfig
     codecs: SuiteConfig
-    lengths: dict[str, tuple[float, int]] = field(default_factory=dict)
-    sampling: dict[str, SamplingParams] = field(default_factory=dict)
-    answers: dict[str, tuple[Literal["text", "image", "speech"], ...]] = field(default_factory=dict)
-    longest: int | None = None
+    dtype: str = "float32"
+    model_type: Literal["omni_diffusion"] = MODEL_TYPE
+    architectures: tuple[str, ...] = (ARCHITECTURE,)
+    transformers_version: str | None = None
 
 
 class OmniModel:
@@ -59,6 +87,7 @@ class OmniModel:
         self.config = config
         self.codecs = codecs
         self.backbone = backbone.eval()
+        self.quantization: Quantization | None = None
         _check(config, codecs)
 
     @classmethod
@@ -67,11 +96,12 @@ class OmniModel:
         folder: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        quantization: Quantization | None = None,
     ) -> Self:
         """Open a model folder, by default the small model that comes with the package.
 
-        dtype is the backbone's; codecs stay in float32. Raises ModelError, ConfigError or
-        WeightsError, each naming the file.
+        dtype is the backbone's; codecs stay in float32. quantization: see `quantize`. Raises
+        ModelError, ConfigError or WeightsError, each naming the file.
         """
         folder = SHIPPED if folder is None else Path(folder)
         config = config_at(folder)
@@ -82,7 +112,7 @@ class OmniModel:
         tensors = weights.read(folder / BACKBONE_FILE)
         where = f"the weights at {folder / BACKBONE_FILE}"
         weights.load_into(backbone, tensors, rename=dream.rename, where=where)
-        return cls(config, codecs, backbone.to(place))
+        return cls(config, codecs, backbone.to(place)).quantize(quantization)
 
     @classmethod
     def from_pretrained(
@@ -93,38 +123,51 @@ class OmniModel:
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
         revision: str | None = None,
+        quantization: Quantization | None = None,
     ) -> Self:
         """Open a folder of ours, of Omni-Diffusion or of Dream-7B, or such a one on the hub.
 
         source: the folder, or owner/name on the hub; a folder of that name here comes first.
         parts: where codecs are that a published folder lacks; ours holds all. dtype: the
         backbone's; None = as published, float32 for ours. revision: of `source` on the hub.
+        quantization: see `quantize`; the weights are read whole first.
         Dream-7B gets rows for all ids and a new adapter, to be trained: see
         `published.widened`. Raises ModelError, ConfigError or WeightsError, each naming the file.
         """
         place = place_of(device)
         folder = published.locate(source, BACKBONE_FILES, revision)
-        if (folder / CONFIG_FILE).is_file():
+        if _is_ours(folder):
             stored = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
             published.check_memory(stored, folder)
-            return cls.open(folder, place, dtype or torch.float32)
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"no model at {folder}; give a folder that holds {CONFIG_FILE} (ours) or"
-                " config.json (Omni-Diffusion, Dream-7B)"
-            )
+            return cls.open(folder, place, dtype or torch.float32, quantization)
         found = published.read(folder, parts or Parts(), dtype, place)
         config = ModelConfig(
             found.name,
             found.vocabulary,
             found.backbone.config,
             found.codecs.config,
-            longest=published.LONGEST,
+            GenerationConfig(longest=published.LONGEST),
         )
-        return cls(config, found.codecs, found.backbone)
+        return cls(config, found.codecs, found.backbone).quantize(quantization)
+
+    def quantize(self, how: Quantization | None) -> Self:
+        """The model itself, the linear layers of its blocks now in 8 bits; None changes nothing.
+
+        Embeddings, head and codecs stay as they are. For answers alone: it is neither trained nor
+        saved. Raises ModelError for another `how`, and without torchao.
+        """
+        if how is not None:
+            quantize(self.backbone, how)
+            self.quantization = how
+        return self
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model to a folder, model.json last; `dtype` may be a smaller one to store."""
+        """Write the model to a folder, config.json last; `dtype` may be a smaller one to store.
+
+        Raises ModelError for a quantized one, StorageError.
+        """
+        if self.quantization is not None:
+            raise ModelError("a quantized model is not saved; save it before, quantize when opened")
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +176,7 @@ class OmniModel:
             raise StorageError(problem) from error
         self.codecs.save(folder, dtype)
         weights.write(stored(self.backbone, dtype), folder / BACKBONE_FILE)
-        configs.save(self.config, folder / CONFIG_FILE)
+        save_config(self.config, folder, self.backbone.model.embed_tokens.weight.dtype)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -148,17 +191,17 @@ class OmniModel:
     @property
     def lengths(self) -> Mapping[str, tuple[float, int]]:
         """This model's own answer lengths, by task name."""
-        return self.config.lengths
+        return self.config.generation.lengths
 
     @property
     def answers(self) -> Mapping[str, tuple[Literal["text", "image", "speech"], ...]]:
         """What this model's own answers are made of, by task name."""
-        return self.config.answers
+        return self.config.generation.answers
 
     @property
     def sampling(self) -> Mapping[str, SamplingParams]:
         """This model's own sampling parameters, by task name."""
-        return self.config.sampling
+        return self.config.generation.sampling
 
     @property
     def device(self) -> torch.device:
@@ -188,11 +231,40 @@ def _check(config: ModelConfig, codecs: CodecSuite) -> None:
 
 
 def config_at(folder: Path) -> ModelConfig:
-    """What a model folder says of itself; raises ModelError when it is none, or ConfigError."""
+    """What a folder of ours says of itself; raises ModelError when it is none, ConfigError."""
+    if not _is_ours(folder):
+        raise ModelError(
+            f"{folder / CONFIG_FILE} is not of model_type {MODEL_TYPE!r}; open a published folder"
+            " with OmniModel.from_pretrained, or convert it"
+        )
+    found = configs.load(ConfigFile, folder / CONFIG_FILE)
+    return ModelConfig(
+        found.name, found.vocabulary, found.backbone, found.codecs, generation_at(folder)
+    )
+
+
+def generation_at(folder: Path) -> GenerationConfig:
+    """How the model of a folder answers; raises ConfigError naming the file."""
+    return configs.load(GenerationConfig, folder / GENERATION_FILE)
+
+
+def save_config(config: ModelConfig, folder: Path, dtype: torch.dtype) -> None:
+    """Write generation_config.json and, last, config.json; `dtype` is the backbone's."""
+    configs.save(config.generation, folder / GENERATION_FILE)
+    sizes = (config.name, config.vocabulary, config.backbone, config.codecs)
+    stored = ConfigFile(*sizes, dtype=str(dtype).removeprefix("torch."))
+    configs.save(stored, folder / CONFIG_FILE)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether config.json is ours; raises ModelError where there is none."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ModelError(f"no model at {folder}; give a folder that holds {CONFIG_FILE}")
-    return configs.load(ModelConfig, path)
+        raise ModelError(
+            f"no model at {folder}; give a folder that holds {CONFIG_FILE} (ours, Omni-Diffusion"
+            " or Dream-7B)"
+        )
+    return published.read_json(path).get("model_type") == MODEL_TYPE
 
 
 def place_of(device: str | torch.device) -> torch.device:

@@ -247,7 +247,7 @@ def free_memory() -> int | None:
 def _config(folder: Path) -> dict[str, Any]:
     """config.json of a Dream; ModelError for that of another model."""
     path = folder / "config.json"
-    data = _json(path)
+    data = read_json(path)
     architectures = data.get("architectures") or []
     names = [data.get("model_type"), *architectures]
     if not all(str(name).lower().startswith("dream") for name in names):
@@ -258,7 +258,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return data
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; raises ModelError naming the file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -283,7 +284,7 @@ def _check_ids(folder: Path, data: Mapping[str, Any], text: TextCodec) -> bool:
     Raises ModelError when they are neither, or have other ids.
     """
     count = text.vocabulary_size
-    words = _json(folder / "vocab.json")
+    words = read_json(folder / "vocab.json")
     if sorted(words.values()) != [*range(count)]:
         raise ModelError(f"{folder / 'vocab.json'} has gaps in its ids 0..{count - 1}; fetch it")
     added = _added(folder)
@@ -309,8 +310,8 @@ def _added(folder: Path) -> dict[str, int]:
     """Ids of the tokens beside the byte pairs: added_tokens.json, else tokenizer_config.json."""
     path = folder / "added_tokens.json"
     if path.is_file():
-        return _json(path)
-    rows: Any = _json(folder / "tokenizer_config.json").get("added_tokens_decoder")
+        return read_json(path)
+    rows: Any = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     try:
         return {row["content"]: int(id) for id, row in rows.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -368,7 +369,7 @@ def _located(parts: Parts, with_encoder: bool) -> Parts:
 def _voice_sizes(tokenizer: Path, sizes: Sizes) -> GlmVoiceConfig:
     """Sizes of the speech codec: the tokenizer's from its config.json, the others as given."""
     path = tokenizer / "config.json"
-    data = _json(path)
+    data = read_json(path)
     for name, wanted in (("model_type", "whisper"), ("pooling_type", "avg")):
         if data.get(name, wanted) != wanted:
             raise ModelError(

@@ -81,6 +81,12 @@ def write(
     files.remove(path)  # `read` would prefer an old single file
 
 
+def remove(path: str | Path) -> None:
+    """Remove a .safetensors file and its shards, where they are."""
+    files.remove(Path(path))
+    _remove_shards(Path(path))
+
+
 def load_into(
     module: nn.Module,
     tensors: Mapping[str, Tensor],

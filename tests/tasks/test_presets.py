@@ -15,7 +15,7 @@ from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import TaskError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.model import GenerationConfig, OmniModel
 from omni_diffusion.tasks import presets
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.encode import encode
@@ -143,11 +143,11 @@ def test_an_unknown_setting_names_the_known_ones() -> None:
 
 # ------------------------------------------------------------------------ for a conversation
 def test_a_preset_comes_before_the_models_own_numbers(model: OmniModel) -> None:
-    config = replace(
-        model.config,
+    generation = GenerationConfig(
         lengths={"tts": (2.0, 30), "vqa": (0.0, 17)},
         sampling={"tts": SamplingParams(steps=5)},
     )
+    config = replace(model.config, generation=generation)
     own = OmniModel(config, model.codecs, model.backbone)
     tokens = len(model.codecs.text.encode(SAID.text))
     params, length = preset("official").of("tts").settle(CONVERSATIONS["tts"], own)
@@ -200,7 +200,7 @@ def test_upstream_runs_every_task(name: str, model: OmniModel) -> None:
 # ----------------------------------------------------------------------------------- command line
 def steps_of(monkeypatch: pytest.MonkeyPatch, model: OmniModel, *words: str) -> tuple[int, int]:
     """Steps made and places of the answer, when `omni-diffusion run asr` is typed."""
-    monkeypatch.setattr(cli, "_open", lambda folder, device: model)
+    monkeypatch.setattr(cli, "_open", lambda folder, device, quantization: model)
     typed = ["omni-diffusion", "run", "asr", "--speech", "hum.wav", "--trace", "told.json", *words]
     monkeypatch.setattr(sys, "argv", typed)
     with pytest.raises(SystemExit) as end:

@@ -10,7 +10,7 @@ from omni_diffusion.conversation import Image, Message, Speech, Text
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.media import Waveform
-from omni_diffusion.model import OmniModel
+from omni_diffusion.model import GenerationConfig, OmniModel
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.parts import Codes, Draft, Frames, Turn
@@ -91,11 +91,11 @@ def test_steps_follow_the_tasks_pace_unless_asked_otherwise(model: OmniModel) ->
 
 
 def test_a_models_own_lengths_and_sampling_come_first(model: OmniModel) -> None:
-    config = replace(
-        model.config,
+    generation = GenerationConfig(
         lengths={"tts": (2.0, 30), "vqa": (0.0, 17)},
         sampling={"t2i": SamplingParams(steps=5, guidance=1.0)},
     )
+    config = replace(model.config, generation=generation)
     own = OmniModel(config, model.codecs, model.backbone)
 
     def length(name: str) -> int:
@@ -110,7 +110,8 @@ def test_a_models_own_lengths_and_sampling_come_first(model: OmniModel) -> None:
 
 
 def test_a_model_may_answer_with_other_parts_than_the_task(model: OmniModel) -> None:
-    config = replace(model.config, answers={"s2i": ("text", "image")}, lengths={"s2i": (0.0, 12)})
+    generation = GenerationConfig(answers={"s2i": ("text", "image")}, lengths={"s2i": (0.0, 12)})
+    config = replace(model.config, generation=generation)
     own = OmniModel(config, model.codecs, model.backbone)
     prepared = render(task("s2i"), CONVERSATIONS["s2i"], own)
     text, image = prepared.sections

@@ -41,7 +41,7 @@ from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import DataError
 from omni_diffusion.evaluation.speech import WhisperJudge
 from omni_diffusion.media import Waveform
-from omni_diffusion.model import ModelConfig, OmniModel
+from omni_diffusion.model import GenerationConfig, ModelConfig, OmniModel
 from omni_diffusion.tasks.task import Answer
 from omni_diffusion.training import hearing, speech_codec, speech_flow
 from omni_diffusion.training.denoising import DenoisingObjective, give_geometry
@@ -314,10 +314,7 @@ class Mini:
             vocabulary,
             self._sizes(vocabulary),
             suite.config,
-            LENGTHS,
-            SAMPLING,
-            ANSWERS,
-            LONGEST,
+            GenerationConfig(LENGTHS, SAMPLING, ANSWERS, LONGEST),
         )
         model = OmniModel(config, suite, self.stage(len(stages()) - 1))
         model.save(self.out / "model", torch.float16)

@@ -109,10 +109,16 @@ def render(
             f" {laid.canvas.answer[0]} before the answer; the model has {model.max_positions},"
             " shorten it"
         )
-    if chosen.steps is None:
-        chosen = replace(chosen, steps=max(1, math.ceil(task.pace * laid.canvas.blanks)))
+    chosen = with_steps(chosen, task, laid.canvas.blanks)
     null = lay_out(null=True).canvas if chosen.guidance else None
     return Prepared(task, laid.canvas, null, chosen, laid.sections)
+
+
+def with_steps(params: SamplingParams, task: Task, blanks: int) -> SamplingParams:
+    """The parameters with steps: as given, or at the task's pace for so many blanks."""
+    if params.steps is not None:
+        return params
+    return replace(params, steps=max(1, math.ceil(task.pace * blanks)))
 
 
 def lay(
