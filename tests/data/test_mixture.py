@@ -265,20 +265,40 @@ def test_what_is_heard_may_be_written_before_it_is_drawn() -> None:
     rng = random.Random(0)
     canvases = [mix.sample("s2i", rng) for _ in range(200)]
     others = 0
+    pictures = 0
     for canvas in canvases:
         sample = read(canvas)
         assert sample.heard is not None
-        assert canvas.ids[canvas.answer[1] - 3] == VOCABULARY.end_of_image
-        if sample.text:
-            assert sample.text == sample.heard.text
-            assert sample.drawn == world.parse(sample.heard.text)
-        else:  # learned with the text given, which then stands before the answer
+        start, stop = canvas.answer
+        if canvas.ids[start] == VOCABULARY.begin_of_image:  # the text is given before it
             written = sample.prompt.split("assistant\n")[-1]
             assert sample.drawn == world.parse(written)
+            assert canvas.ids[stop - 3] == VOCABULARY.end_of_image
             others += written != sample.heard.text
-    assert others > 100  # the sound is another line's: only the text tells
-    shares_given = sum(not read(canvas).text for canvas in canvases) / len(canvases)
-    assert shares_given == pytest.approx(WRITTEN, abs=0.1)
+            pictures += 1
+        else:  # the text is asked while its picture is hidden
+            assert sample.text == sample.heard.text
+            assert canvas.ids[stop:].unique().tolist() == [VOCABULARY.mask]
+            assert canvas.length - stop == 4 + 2 + 2
+    assert others > 80  # the sound is another line's: only the text tells
+    assert pictures / len(canvases) == pytest.approx(WRITTEN, abs=0.1)
+
+
+def test_distortion_swaps_some_cells_of_what_is_seen() -> None:
+    shares = [Share("vqa", 1), Share("t2i", 1)]
+    mix = WorldMixture(shares, VOCABULARY, TEXT, SCENES, distort=True, null=0.0)
+    rng = random.Random(0)
+
+    def cells(name: str) -> list[torch.Tensor]:
+        found = [mix.sample(name, rng).ids for _ in range(200)]
+        return [image_ids(ids[VOCABULARY.image.holds(ids)], VOCABULARY) for ids in found]
+
+    powers = 16 ** torch.arange(4)
+    scenes = {int((ids * powers).sum()) for ids in cells("t2i")}
+    assert all(not world.held_out(EVERY[number]) for number in scenes)  # what is painted is whole
+    seen = [int((ids * powers).sum()) for ids in cells("vqa")]
+    strange = [n for n in seen if n >= len(EVERY) or world.held_out(EVERY[n])]
+    assert 0 < len(strange) < len(seen) / 4
 
 
 def test_distortion_changes_what_is_heard_and_nothing_else() -> None:

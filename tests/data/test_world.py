@@ -277,3 +277,17 @@ def test_the_judge_sees_another_object() -> None:
 def test_the_judge_looks_at_one_size() -> None:
     with pytest.raises(DataError, match=r"64x64 pictures, got \(8, 8, 3\)"):
         world.look(Picture(torch.zeros(8, 8, 3, dtype=torch.uint8)))
+
+
+def test_no_training_question_is_always_answered_no() -> None:
+    """Else "no" is learned by heart for the very scenes that are held out."""
+    rng = random.Random(0)
+    refused = set()
+    for scene in (world.sample_scene(rng) for _ in range(4000)):
+        (question,) = (q for q in world.questions(scene, rng) if q.kind == "presence")
+        if question.answer == "no":
+            refused.add((question.text, scene.background))
+    for text, background in refused:
+        noun = next(o for o in OBJECTS if text == f"is there {world.article(o)}?")
+        pairs = [Scene("row", (noun, o), background) for o in OBJECTS if o != noun]
+        assert not all(map(world.held_out, pairs))

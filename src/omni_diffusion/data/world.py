@@ -239,10 +239,22 @@ def _presence(noun: str, there: bool) -> Question:
     return Question("presence", f"is there {article(noun)}?", answer, sentence)
 
 
+def _likely(noun: str, scene: Scene) -> bool:
+    """Whether a scene of this background, and number if its objects are alike, may hold `noun`."""
+    if held_out(scene):
+        return True
+    count = scene.uniform and _tenth("count", noun, str(scene.count))
+    return not (count or _tenth("background", noun, scene.background))
+
+
 def questions(scene: Scene, rng: random.Random) -> list[Question]:
-    """One question of each kind that the scene can answer; presence is balanced yes and no."""
+    """One question of each kind that the scene can answer; presence is balanced yes and no.
+
+    A training scene is not asked for objects that none like it may hold: their answer would always
+    be no, which the held-out scenes that do hold them then get as well.
+    """
     present = rng.choice(scene.objects)
-    absent = rng.choice([o for o in OBJECTS if o not in scene.objects])
+    absent = rng.choice([o for o in OBJECTS if o not in scene.objects and _likely(o, scene)])
     found = [
         Question(
             "background", "what color is the background?", scene.background,
