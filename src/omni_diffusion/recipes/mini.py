@@ -80,10 +80,11 @@ LONGEST = 224  # places of a spoken sentence with its prompt; few are longer
 # far sooner than frames are, of which each speaker has others.
 ANSWERS: dict[str, Answer] = {"s2i": ("text", "image")}
 # A small world repeats itself, in plain backgrounds as in speech, so no penalty for repetition.
-PLAIN = ("inpaint", "s2i")
 SAMPLING: dict[str, SamplingParams] = {
     "t2i": SamplingParams(guidance=1.0),
-    **dict.fromkeys(PLAIN, SamplingParams()),
+    "inpaint": SamplingParams(),
+    # The first block is the text's places: it is whole before the picture is begun.
+    "s2i": SamplingParams(block_length=LENGTHS["s2i"][1]),
     # Learned in blocks, so written in blocks.
     **dict.fromkeys(SPOKEN, SamplingParams(block_length=16)),
 }
