@@ -213,12 +213,49 @@ def test_a_long_sound_fails_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_streamed_flac_tells_no_length() -> None:
-    data = bytearray(sound_bytes(tone(seconds=2), "FLAC"))
+    data = streamed(tone(seconds=2))
+    assert Waveform.read(data).seconds == 2
+    assert media.sound_header(data).seconds is None
+    with pytest.raises(MediaError, match=r"cut it to 1 s at most"):
+        Waveform.read(data, max_seconds=1)
+    with pytest.raises(MediaError, match="no section 0 to 1 s: it lasts no known time"):
+        Waveform.read(data, section=(0, 1))
+
+
+def streamed(wave: Waveform) -> bytes:
+    """A FLAC whose header does not say how long it is."""
+    data = bytearray(sound_bytes(wave, "FLAC"))
     data[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
     data[22:26] = bytes(4)
-    assert Waveform.read(bytes(data)).seconds == 2
-    with pytest.raises(MediaError, match=r"cut it to 1 s at most"):
-        Waveform.read(bytes(data), max_seconds=1)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_a_section_is_that_part_of_the_whole(kind: str) -> None:
+    data = sound_bytes(tone(seconds=3, channels=2), kind)
+    whole = Waveform.read(data)
+    part = Waveform.read(data, section=(0.5, 2.25))
+    assert part.seconds == 1.75
+    assert torch.allclose(part.samples, whole.samples[:, 8_000:36_000], atol=1e-4)
+    assert Waveform.read(data, section=(1, 2), max_seconds=1).seconds == 1
+    for wrong in ((2.0, 3.5), (2.0, 2.0), (-1.0, 2.0)):
+        with pytest.raises(MediaError, match="it lasts 3 s"):
+            Waveform.read(data, section=wrong)
+
+
+def test_headers_tell_rate_length_and_size_without_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
+    header = media.sound_header(sound_bytes(tone(8_000, 2.5, channels=2), "OGG"))
+    assert header == media.SoundHeader(rate=8_000, channels=2, seconds=2.5)
+    png = picture(6, 9).png_bytes()
+    assert media.picture_size(png[:60]) == (9, 6)
+    with pytest.raises(MediaError, match="is 9 x 6; scale it to 53 pixels"):
+        media.picture_size(png, max_pixels=53)
+    for read in (media.sound_header, media.picture_size):
+        with pytest.raises(MediaError, match="is no readable"):
+            read(b"neither")
 
 
 def test_sound_that_cannot_be_made_or_written(tmp_path: Path) -> None:

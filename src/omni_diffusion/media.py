@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias, get_args
@@ -96,22 +98,23 @@ class Waveform:
         return Waveform(torch.from_numpy(np.ascontiguousarray(resampled.T)), rate)
 
     @classmethod
-    def read(cls, source: Source, *, max_seconds: float = MAX_SECONDS) -> Waveform:
+    def read(
+        cls,
+        source: Source,
+        *,
+        max_seconds: float = MAX_SECONDS,
+        section: tuple[float, float] | None = None,
+    ) -> Waveform:
         """Decode WAV, FLAC, OGG or MP3 of any rate and channel count, from a path, bytes or file.
 
-        Raises MediaError for a missing, empty, corrupt or over-long sound and for samples that
-        are not finite.
+        section: (start, stop) in seconds, to decode that alone. Raises MediaError for a missing,
+        empty, corrupt or over-long sound, a section outside of it, and for samples that are not
+        finite.
         """
         stream, name = _open(source)
-        with stream:
-            try:
-                with soundfile.SoundFile(stream) as sound:
-                    rate = int(sound.samplerate)
-                    data = _decode(sound, name, max_seconds)
-            except (soundfile.SoundFileError, TypeError, ValueError) as error:
-                raise MediaError(
-                    f"{name} is no readable sound ({_line(error)}); give WAV, FLAC, OGG or MP3"
-                ) from error
+        with stream, _sound_told(name), soundfile.SoundFile(stream) as sound:
+            rate = int(sound.samplerate)
+            data = _decode(sound, name, max_seconds, section)
         if not data.size:
             raise MediaError(f"{name} holds no samples; give a sound of some length")
         if not np.isfinite(data).all():
@@ -182,25 +185,8 @@ class Picture:
         Raises MediaError for a missing, empty, corrupt or too large picture.
         """
         stream, name = _open(source)
-        with stream:
-            try:
-                with warnings.catch_warnings():  # of sizes that are refused in the next line
-                    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-                    image = PIL.Image.open(stream, formats=READABLE_PICTURES)
-                _check_size(image.width, image.height, name, max_pixels)
-                return cls.from_pil(image)
-            except MediaError:
-                raise
-            except PIL.Image.DecompressionBombError as error:  # before the size can be asked for
-                raise MediaError(
-                    f"{name} is far too large; scale it to {max_pixels} pixels and {MAX_SIDE} a"
-                    " side at most"
-                ) from error
-            except Exception as error:  # what decoders raise on broken bytes has no common root
-                kinds = ", ".join(READABLE_PICTURES)
-                raise MediaError(
-                    f"{name} is no readable picture ({_line(error)}); give {kinds}"
-                ) from error
+        with stream, _picture_told(name, max_pixels):
+            return cls.from_pil(_undecoded(stream, name, max_pixels))
 
     @classmethod
     def from_pil(cls, image: PIL.Image.Image) -> Picture:
@@ -237,6 +223,35 @@ class Picture:
             size = f"{self.width} x {self.height}"
             raise MediaError(f"{kind} cannot hold {size} ({_line(error)}); choose PNG") from error
         return out.getvalue()
+
+
+@dataclass(frozen=True)
+class SoundHeader:
+    """What a sound says of itself; `seconds` is None where its header does not tell."""
+
+    rate: int
+    channels: int
+    seconds: float | None
+
+
+def sound_header(source: Source) -> SoundHeader:
+    """Rate and length of a sound without decoding it; raises MediaError if it is no sound."""
+    stream, name = _open(source)
+    with stream, _sound_told(name), soundfile.SoundFile(stream) as sound:
+        rate = int(sound.samplerate)
+        known = sound.frames < UNKNOWN_LENGTH
+        return SoundHeader(rate, sound.channels, sound.frames / rate if known else None)
+
+
+def picture_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture without decoding it.
+
+    Raises MediaError for what is no picture or too large; broken pixels are not noticed.
+    """
+    stream, name = _open(source)
+    with stream, _picture_told(name, max_pixels):
+        image = _undecoded(stream, name, max_pixels)
+        return image.width, image.height
 
 
 def _sinc_resampled(samples: Tensor, old: int, new: int) -> Tensor:
@@ -302,18 +317,74 @@ def _open_path(path: Path) -> tuple[BinaryIO, str]:
         raise MediaError(f"cannot read {path}: {error.strerror}; check the path") from error
 
 
-def _decode(sound: soundfile.SoundFile, name: str, max_seconds: float) -> Columns:
-    """All samples [n, channels]; a sound over the limit fails before much of it is decoded."""
+@contextmanager
+def _sound_told(name: str) -> Iterator[None]:
+    """Turn what the sound library raises into one line."""
+    try:
+        yield
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        raise MediaError(
+            f"{name} is no readable sound ({_line(error)}); give WAV, FLAC, OGG or MP3"
+        ) from error
+
+
+@contextmanager
+def _picture_told(name: str, max_pixels: int) -> Iterator[None]:
+    """Turn what the picture library raises into one line."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except PIL.Image.DecompressionBombError as error:  # before the size can be asked for
+        raise MediaError(
+            f"{name} is far too large; scale it to {max_pixels} pixels and {MAX_SIDE} a"
+            " side at most"
+        ) from error
+    except Exception as error:  # what decoders raise on broken bytes has no common root
+        kinds = ", ".join(READABLE_PICTURES)
+        raise MediaError(f"{name} is no readable picture ({_line(error)}); give {kinds}") from error
+
+
+def _undecoded(stream: BinaryIO, name: str, max_pixels: int) -> PIL.Image.Image:
+    """A picture of which only the header was read; raises MediaError for too large a one."""
+    with warnings.catch_warnings():  # of sizes that are refused in the next line
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        image = PIL.Image.open(stream, formats=READABLE_PICTURES)
+    _check_size(image.width, image.height, name, max_pixels)
+    return image
+
+
+def _decode(
+    sound: soundfile.SoundFile,
+    name: str,
+    max_seconds: float,
+    section: tuple[float, float] | None,
+) -> Columns:
+    """Samples [n, channels]; a sound over the limit fails before much of it is decoded."""
+    frames = sound.frames if section is None else _seek(sound, name, section)
     limit = int(min(max_seconds * sound.samplerate, MAX_VALUES // sound.channels))
     too_long = f"{name} is too long; cut it to {limit / sound.samplerate:g} s at most"
-    if limit < sound.frames < UNKNOWN_LENGTH:
-        raise MediaError(f"{too_long} (it lasts {sound.frames / sound.samplerate:.1f} s)")
-    if sound.frames == UNKNOWN_LENGTH:
+    if limit < frames < UNKNOWN_LENGTH:
+        raise MediaError(f"{too_long} (it lasts {frames / sound.samplerate:.1f} s)")
+    if frames == UNKNOWN_LENGTH:
         sound.seekable = lambda: False  # the wrapper would seek to its end, which fails
-    data: Columns = sound.read(min(sound.frames, limit + 1), dtype="float32", always_2d=True)
+    data: Columns = sound.read(min(frames, limit + 1), dtype="float32", always_2d=True)
     if len(data) > limit:
         raise MediaError(too_long)
     return data
+
+
+def _seek(sound: soundfile.SoundFile, name: str, section: tuple[float, float]) -> int:
+    """Go to where a section begins; returns how many frames it has."""
+    rate = int(sound.samplerate)
+    start, stop = (round(seconds * rate) for seconds in section)
+    if not 0 <= start < stop <= sound.frames or sound.frames == UNKNOWN_LENGTH:
+        length = "no known time" if sound.frames == UNKNOWN_LENGTH else f"{sound.frames / rate:g} s"
+        raise MediaError(
+            f"{name} has no section {section[0]:g} to {section[1]:g} s: it lasts {length}"
+        )
+    sound.seek(start)
+    return stop - start
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -1,0 +1,261 @@
+"""Lines become samples with every word in place; a broken line is told where and why."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import checkers, tone
+
+from omni_diffusion.conversation import Image, Message, Speech, Text
+from omni_diffusion.data import manifest, wording
+from omni_diffusion.data.manifest import Entry, Medium, Place
+from omni_diffusion.errors import DataError
+
+# What the published README shows for each task, its words shortened, one sample a line. The last
+# two miss commas there, and one has a comma too many.
+ASR = r"""{"messages": [{"content": "Convert the speech to text.\n<|audio|>", "role": "user"},
+ {"content": "misery and horror", "role": "assistant"}], "audios": ["clean/4853.wav"]}"""
+TTS = r"""{"messages": [{"content": "Convert the text to speech.\nThe King", "role": "user"},
+ {"content": "<|audio|>", "role": "assistant"}], "audios": ["libritts/7178.wav"]}"""
+T2I = r"""{"messages": [{"content": "Generate an image based on the provided text description.\nGirls",
+ "role": "user"}, {"content": "<|image|>", "role": "assistant"}], "images": ["00000001.jpg"]}"""
+VQA = r"""{"messages": [{"content": "How many triangles are there?\nA. 3\nB. 2\n<|image|>",
+ "role": "user"}, {"content": "A", "role": "assistant"}], "images": ["tqa(x,llava)/16.png"]}"""
+S2I = r"""{"messages": [{"content": "Please generate an image based on the input audio.",
+ "role": "system"} {"content": "<|audio|>", "role": "user"}, {"content": "<|image|>",
+ "role": "assistant"}], "audios": ["1.wav"], "images": ["1.jpg"]}"""
+SVQA = r"""{"messages": [{"content": "Please response the input audio based on the given image.",
+ "role": "system"} {"content": "<|audio|>\n<|image|>", "role": "user"}, {"content":
+ "He is angling himself.\n<|audio|>", "role": "assistant"}], "audios": ["8_q.wav", "8_a.wav",],
+ "images": ["c6.png"]}"""
+PUBLISHED = {
+    name: sample.replace("\n", "")
+    for name, sample in [
+        *(("asr", ASR), ("tts", TTS), ("t2i", T2I), ("vqa", VQA), ("s2i", S2I), ("svqa", SVQA))
+    ]
+}
+MENDED = {
+    name: sample.replace("} {", "}, {").replace(",]", "]") for name, sample in PUBLISHED.items()
+}
+HERE = Place(Path("set/train.jsonl"), 7)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A good row, with changes."""
+    messages = [
+        {"role": "user", "content": "<|audio|> and <|image|>"},
+        {"role": "assistant", "content": "both"},
+    ]
+    return {"messages": messages, "audios": ["a.wav"], "images": ["b.png"], **changes}
+
+
+def told(line: str | bytes | dict[str, Any]) -> list[str]:
+    """What is said of a line, without its place."""
+    text = json.dumps(line) if isinstance(line, dict) else line
+    sample, problems = manifest.parse(text if isinstance(text, bytes) else text.encode(), HERE)
+    assert (sample is None) == any(not problem.warning for problem in problems)
+    assert all(problem.place == HERE and "\n" not in str(problem) for problem in problems)
+    return [problem.message for problem in problems]
+
+
+# ------------------------------------------------------------------------------ the published form
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_samples_are_read_word_for_word(name: str) -> None:
+    sample, problems = manifest.parse(MENDED[name].encode(), HERE)
+    assert problems == []
+    assert sample is not None
+    given = json.loads(MENDED[name])
+    assert [{"content": e.content, "role": e.role} for e in sample.entries] == given["messages"]
+    paths = [str(medium.path.relative_to("set")) for medium in sample.media]
+    assert sorted(paths) == sorted(given.get("audios", []) + given.get("images", []))
+    found = wording.recognise(sample.entries)
+    assert found is not None
+    assert found.task.name == name
+
+
+def test_published_samples_with_a_slip_are_told_where() -> None:
+    column = S2I.replace("\n", "").index("} {") + 3
+    assert told(PUBLISHED["s2i"]) == [
+        f"no JSON: a comma is missing before column {column}, at '}} {{'; add it"
+    ]
+    once = PUBLISHED["svqa"].replace("} {", "}, {")
+    column = once.index(",]") + 2
+    (message,) = told(once)
+    assert message.startswith(f"no JSON: a comma too many before column {column}, at ', ]'")
+
+
+def test_media_follow_their_tags_across_messages() -> None:
+    sample, _ = manifest.parse(MENDED["svqa"].encode(), HERE)
+    assert sample is not None
+    _, user, assistant = sample.entries
+    asked = Medium("speech", Path("set/8_q.wav"))
+    assert user.parts == (asked, Text("\n"), Medium("image", Path("set/c6.png")))
+    said = Medium("speech", Path("set/8_a.wav"))
+    assert assistant.parts == (Text("He is angling himself.\n"), said)
+
+
+# --------------------------------------------------------------------------------------- our form
+def test_paths_are_relative_to_the_manifest_or_to_a_root() -> None:
+    line = json.dumps(row(images=["/data/b.png"])).encode()
+    sample, _ = manifest.parse(line, HERE)
+    assert sample is not None
+    assert [m.path for m in sample.media] == [Path("set/a.wav"), Path("/data/b.png")]
+    sample, _ = manifest.parse(line, HERE, "/corpus")
+    assert sample is not None
+    assert sample.media[0].path == Path("/corpus/a.wav")
+
+
+def test_a_section_of_a_long_sound_and_a_name() -> None:
+    section = {"path": "podcast.opus", "start": 1, "stop": 2.5}
+    sample, problems = manifest.parse(json.dumps(row(audios=[section], id="pod-1")).encode(), HERE)
+    assert problems == []
+    assert sample is not None
+    assert sample.name == "pod-1"
+    assert sample.media[0] == Medium("speech", Path("set/podcast.opus"), (1.0, 2.5))
+
+
+def test_what_exporters_write_for_nothing_is_nothing() -> None:
+    asked = {"role": "user", "content": "hello"}
+    messages = [asked, {"role": "assistant", "content": "hi"}]
+    assert told({"messages": messages, "audios": None, "images": [], "id": None}) == []
+
+
+# ---------------------------------------------------------------------------------------- reading
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    tone(2.0).write(tmp_path / "a.wav")
+    checkers().write(tmp_path / "b.png")
+    path = tmp_path / "train.jsonl"
+    section = {"path": "a.wav", "start": 0.5, "stop": 1.0}
+    rows = [row(), row(audios=[section]), row(images=["none.png"])]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    return path
+
+
+def test_conversations_have_their_media(corpus: Path) -> None:
+    whole, part = islice(manifest.conversations(corpus), 2)
+    (heard, words, seen), (answer,) = whole[0].parts, whole[1].parts
+    assert [message.role for message in whole] == ["user", "assistant"]
+    assert isinstance(heard, Speech)
+    assert isinstance(seen, Image)
+    assert (words, answer) == (Text(" and "), Text("both"))
+    assert torch.equal(seen.picture.pixels, checkers().pixels)
+    cut = part[0].parts[0]
+    assert isinstance(cut, Speech)
+    assert torch.equal(cut.waveform.samples, heard.waveform.samples[:, 8_000:16_000])
+
+
+def test_a_missing_file_names_its_line(corpus: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.jsonl:3: cannot read .*none\.png"):
+        list(manifest.conversations(corpus))
+
+
+def test_nothing_is_read_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(_: Path) -> Iterator[tuple[Place, bytes]]:
+        yield HERE, json.dumps(row()).encode()
+        raise AssertionError("read on")
+
+    monkeypatch.setattr(manifest, "lines", endless)
+    first = next(manifest.read("endless.jsonl"))
+    assert first.entries[1] == Entry("assistant", "both")
+
+
+def test_a_bad_line_ends_the_reading_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row()) + "\n\n" + json.dumps(row()), encoding="utf-8")
+    found = manifest.read(path)
+    next(found)
+    with pytest.raises(DataError, match=r"train\.jsonl:2: the line is empty; remove it"):
+        next(found)
+    with pytest.raises(DataError, match=r"cannot read .*gone\.jsonl"):
+        next(manifest.read(tmp_path / "gone.jsonl"))
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+def asked(content: Any, role: Any = "user") -> dict[str, Any]:
+    return row(
+        messages=[{"role": role, "content": content}, {"role": "assistant", "content": "yes"}]
+    )
+
+
+def roles(*names: str) -> dict[str, Any]:
+    return {"messages": [{"role": name, "content": "words"} for name in names]}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "the line is empty; remove it"),
+        ("{", "the line ends where the sample begins; write each sample on one line"),
+        ("[1, 2]", "the line is a list; give an object with 'messages'"),
+        ('{"messages": 1, "messages": 2}', "the key 'messages' stands twice"),
+        (b'{"id": "\xff"}', "byte 9 is no UTF-8"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        ("[" * 100_000, "nested too deeply"),
+        ({}, "'messages' is missing"),
+        (row(messages=[]), "'messages' is empty"),
+        (row(audio=["a.wav"]), "unknown key 'audio'; did you mean 'audios'?"),
+        (row(videos=[]), "unknown key 'videos'"),
+        (row(id=7), "'id' is a number; give text"),
+        (row(audios="a.wav"), "'audios' is text; give a list of paths"),
+        (row(audios=[None]), "audios[0] is None; give the path"),
+        (row(images=[{"path": "b.png"}]), "images[0] is {'path': 'b.png'}; give the path"),
+        (row(audios=[]), "hold <|audio|> 1 times, 'audios' has 0 paths"),
+        (row(images=["b.png", "c.png"]), "hold <|image|> 1 times, 'images' has 2 paths"),
+        (row(audios=[{"path": "a", "start": 2, "stop": 2}]), "audios[0] goes from 2 to 2"),
+        (row(audios=[{"path": "a", "start": "0"}]), "audios[0] goes from nan to nan"),
+        (row(audios=[{"start": 0, "stop": 1}]), "audios[0] is None; give the path"),
+        (row(messages=["hello"]), "message 1 is text; give an object"),
+        (asked(["hello"]), "content of message 1 is a list; give text"),
+        (asked("<|audio|><|image|>", "human"), "role 'human'; give 'user'"),
+        (asked("<|audio|><|image|>", "tool"), "role 'tool'; give one of system, user, assistant"),
+        (roles("user", "user", "assistant"), "roles are user, user, assistant; give user and"),
+        (roles("user"), "the assistant last"),
+        (roles("assistant", "user"), "roles are assistant, user"),
+        (roles("user", "system", "assistant"), "roles are user, system, assistant"),
+        (roles("system"), "roles are system"),
+        (asked(" \n"), "message 1 (user) is empty"),
+        (asked("\ud800 <|audio|><|image|>"), "half of a surrogate pair"),
+    ],
+)
+def test_each_mistake_says_what_was_expected(line: str | dict[str, Any], message: str) -> None:
+    assert any(message in problem for problem in told(line)), told(line)
+
+
+def test_an_empty_answer_and_a_tag_for_the_system() -> None:
+    messages = [
+        {"role": "system", "content": "Look: <|image|>"},
+        {"role": "user", "content": "<|audio|>"},
+        {"role": "assistant", "content": " "},
+    ]
+    assert told(row(messages=messages)) == [
+        "message 1 (system) holds a tag; move it to the user's message",
+        "message 3 (assistant) is empty; give it words or a tag, or remove the line",
+    ]
+
+
+def test_all_problems_of_a_line_are_told_at_once() -> None:
+    bad = asked("", "human") | {"extra": 1}
+    assert len(told(bad)) == 5  # key, role, content, and both tags without their media
+
+
+@pytest.mark.parametrize("alike", ["<image>", "<|video|>", "<audio>"])
+def test_what_looks_like_a_tag_is_a_warning(alike: str) -> None:
+    sample, (problem,) = manifest.parse(
+        json.dumps(asked(f"{alike} <|audio|><|image|>")).encode(), HERE
+    )
+    assert sample is not None
+    assert str(problem).startswith(f"set/train.jsonl:7: warning: message 1 (user) holds {alike}")
+
+
+def test_what_is_read_are_messages() -> None:
+    sample, _ = manifest.parse(json.dumps(roles("user", "assistant")).encode(), HERE)
+    assert sample is not None
+    assert sample.conversation() == (
+        Message("user", (Text("words"),)),
+        Message("assistant", (Text("words"),)),
+    )
