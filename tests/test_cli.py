@@ -45,7 +45,8 @@ def call(
     monkeypatch.chdir(tmp_path)
 
     def typed(*words: str) -> Said:
-        folder = [] if "--model" in words or words[0] == "train" else ["--model", str(model)]
+        bare = "--model" in words or words[0] in ("train", "data")
+        folder = [] if bare else ["--model", str(model)]
         monkeypatch.setattr(sys, "argv", ["omni-diffusion", *words, *folder])
         code = 0
         try:
@@ -244,6 +245,8 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("eval", "maxi"), "no evaluation is called 'maxi'", "give mini"),
         (nothing, ("eval", "mini", "--tasks", "cap"), "'cap'", "caption"),
         (nothing, ("eval", "mini", "--json", "no/a.json"), "no folder no", "create it"),
+        (nothing, ("data", "check", "no.jsonl"), "cannot read no.jsonl", "give a JSONL manifest"),
+        (nothing, ("data", "check", "a", "--json", "no/a.json"), "no folder no", "create it"),
         (
             nothing,
             ("train", "maxi", "--out", "runs", "--bank", "bank"),
@@ -354,3 +357,38 @@ def test_eval_shows_a_table_and_writes_json(call: Call, monkeypatch: pytest.Monk
     assert asked == [(3, 4, ["caption", "vqa"], None)]
     assert "50.0 %" in said.out
     assert json.loads(Path("it.json").read_text())["caption"]["n"] == 4
+
+
+# ------------------------------------------------------------------------------------------ data
+SOUND = {
+    "messages": [
+        {"role": "user", "content": "Describe the image.\n<|image|>"},
+        {"role": "assistant", "content": "a dog"},
+    ],
+    "images": ["it.png"],
+}
+
+
+def test_a_manifest_without_mistakes_is_counted(call: Call) -> None:
+    checkers(32).write("it.png")
+    Path("train.jsonl").write_text(json.dumps(SOUND) + "\n")
+    said = call("data", "check", "train.jsonl", "--json", "report.json")
+    assert (said.code, said.err) == (0, "")
+    for told in ("train.jsonl", "task caption", "32 x 32", "words of an answer"):
+        assert told in said.out
+    assert json.loads(Path("report.json").read_text())["tasks"] == {"caption": 1}
+
+
+def test_each_mistake_in_a_manifest_is_a_line_and_code_1(call: Call) -> None:
+    checkers(32).write("it.png")
+    rows = [SOUND, SOUND | {"image": 1}, {"messages": SOUND["messages"]}]
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{,}\n")
+    said = call("data", "check", "train.jsonl", "--json", "report.json", "--most", "2")
+    assert said.code == 1
+    first, second, more, *_ = said.out.splitlines()
+    assert first.startswith("train.jsonl:2: the line has an unknown key 'image'; did you mean")
+    assert second.startswith("train.jsonl:3: the messages hold <|image|> 1 times, 'images' has 0")
+    assert more.startswith("and 1 more")
+    report = json.loads(Path("report.json").read_text())
+    assert [problem["line"] for problem in report["problems"]] == [2, 3, 4]
+    assert (report["errors"], report["lines"], report["samples"]) == (3, 4, 1)

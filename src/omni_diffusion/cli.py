@@ -1,4 +1,4 @@
-"""The command line: demo, run, eval, doctor, train, convert.
+"""The command line: demo, run, eval, doctor, train, convert, data.
 
 Each command imports what it needs when it is called, so that --help and a mistyped option answer
 at once. A user's mistake is one line on stderr and exit code 2.
@@ -19,12 +19,12 @@ from omni_diffusion.errors import OmniError, TrainingError
 if TYPE_CHECKING:
     from omni_diffusion.backbone.quantization import Quantization
     from omni_diffusion.diffusion.params import SamplingParams
-    from omni_diffusion.engine.engine import Progress
     from omni_diffusion.engine.request import Request, Result
     from omni_diffusion.media import Waveform
     from omni_diffusion.model import OmniModel
 
 NO_MEDIA = 1  # exit code of an answer without the picture or sound that the task is for
+UNSOUND = 1  # exit code of a manifest that has errors
 
 app = typer.Typer(
     help="One masked discrete diffusion model that reads and makes text, images and speech.",
@@ -32,6 +32,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+data_app = typer.Typer(help="Training data: check manifests.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 ModelFolder = Annotated[
     Path | None, typer.Option("--model", help="A model folder; default: the small one shipped.")
@@ -299,6 +302,46 @@ def convert(
     typer.echo(f"wrote {out}", err=True)
 
 
+@data_app.command("check")
+def check_data(
+    manifest: Annotated[Path, typer.Argument(help="JSONL: one sample a line.")],
+    root: Annotated[
+        Path | None,
+        typer.Option(help="What paths are relative to; default: the manifest's folder."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Read media whole, not their headers alone: slow.")
+    ] = False,
+    max_seconds: Annotated[float, typer.Option(help="The longest sound.")] = 180.0,
+    most: Annotated[int, typer.Option(help="Problems to show; --json has all.")] = 100,
+) -> None:
+    """Look for mistakes in a manifest, line by line, and count what is in it."""
+    from json import dumps
+
+    from rich.console import Console
+
+    from omni_diffusion import files, handover
+    from omni_diffusion.data import report as reports
+    from omni_diffusion.data.check import Limits, check
+
+    if json is not None:
+        handover.in_a_folder(json)
+    limits = Limits(max_seconds=max_seconds)
+    with _bar(manifest.name) as show:
+        found = check(manifest, root, limits=limits, decode=decode, progress=show)
+    for problem in found.problems[:most]:
+        typer.echo(problem)
+    if len(found.problems) > most:
+        typer.echo(f"and {len(found.problems) - most} more: --most or --json shows them")
+    for table in reports.tables(found):
+        Console().print(table)
+    if json is not None:
+        files.write_text(json, dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
+    if found.errors:
+        raise typer.Exit(UNSOUND)
+
+
 def _open(folder: Path | None, device: str, quantization: str | None = None) -> OmniModel:
     from omni_diffusion.model import OmniModel
 
@@ -313,15 +356,15 @@ def _quantization(name: str | None) -> Quantization | None:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr for a run of the engine."""
+def _bar(name: str) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr, moved by the share that is done."""
     from rich import progress as rich
     from rich.console import Console
 
     screen = Console(stderr=True)
     with rich.Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
         bar = bars.add_task(name, total=1.0)
-        yield lambda progress: bars.update(bar, completed=progress.share)
+        yield lambda share: bars.update(bar, completed=share)
 
 
 def _answer(model: OmniModel, request: Request) -> Result:
@@ -329,7 +372,7 @@ def _answer(model: OmniModel, request: Request) -> Result:
     from omni_diffusion.engine.engine import Engine
 
     with _bar(request.task_name) as show:
-        (result,) = Engine(model).run([request], show)
+        (result,) = Engine(model).run([request], lambda progress: show(progress.share))
     if result.error is not None:
         raise result.error
     return result
@@ -341,7 +384,9 @@ def _recite(model: OmniModel, passages: Sequence[str], params: SamplingParams | 
     from omni_diffusion.engine.recital import recite_passages
 
     with _bar("tts") as show:
-        return recite_passages(Engine(model), passages, params, progress=show)
+        return recite_passages(
+            Engine(model), passages, params, progress=lambda progress: show(progress.share)
+        )
 
 
 def _hand_back(result: Result, path: Path | None, notes: list[str]) -> None:

@@ -21,8 +21,9 @@ ASR = r"""{"messages": [{"content": "Convert the speech to text.\n<|audio|>", "r
  {"content": "misery and horror", "role": "assistant"}], "audios": ["clean/4853.wav"]}"""
 TTS = r"""{"messages": [{"content": "Convert the text to speech.\nThe King", "role": "user"},
  {"content": "<|audio|>", "role": "assistant"}], "audios": ["libritts/7178.wav"]}"""
-T2I = r"""{"messages": [{"content": "Generate an image based on the provided text description.\nGirls",
- "role": "user"}, {"content": "<|image|>", "role": "assistant"}], "images": ["00000001.jpg"]}"""
+T2I = r"""{"messages": [{"role": "user", "content":
+ "Generate an image based on the provided text description.\nTwo girls"},
+ {"content": "<|image|>", "role": "assistant"}], "images": ["00000001.jpg"]}"""
 VQA = r"""{"messages": [{"content": "How many triangles are there?\nA. 3\nB. 2\n<|image|>",
  "role": "user"}, {"content": "A", "role": "assistant"}], "images": ["tqa(x,llava)/16.png"]}"""
 S2I = r"""{"messages": [{"content": "Please generate an image based on the input audio.",

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 
 from omni_diffusion.data.manifest import AUDIO, IMAGE, KINDS, TAG, Entry
-from omni_diffusion.tasks.catalog import TASKS
+from omni_diffusion.tasks.catalog import CATALOG, TASKS
 from omni_diffusion.tasks.task import Answer, Task
 
 TAGS = {"speech": AUDIO, "image": IMAGE}
+ANSWERS = (("text",), ("image",), ("speech",), ("text", "speech"), ("text", "image"))
+"""What an answer can be made of where its length is set by a rule; any other needs `infill`."""
 
 
 def prompt(task: Task, text: str = "") -> str:
@@ -52,6 +54,19 @@ def recognise(entries: Sequence[Entry]) -> Prompt | None:
         if match and (text is None or text.strip()):
             return Prompt(task, text)
     return None
+
+
+def task_of(entries: Sequence[Entry]) -> Task:
+    """The task that a sample is for: the one whose words it has, else `chat`, else `infill`."""
+    found = recognise(entries)
+    return found.task if found else open_task(kinds(entries[-1]))
+
+
+def open_task(answer: Answer) -> Task:
+    """The task without words of its own whose answer is made of these parts."""
+    if answer in ANSWERS:
+        return CATALOG["chat"].answering({"chat": answer})
+    return CATALOG["infill"]
 
 
 def kinds(entry: Entry) -> Answer:
