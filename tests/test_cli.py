@@ -245,6 +245,8 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("eval", "maxi"), "no evaluation is called 'maxi'", "give mini"),
         (nothing, ("eval", "mini", "--tasks", "cap"), "'cap'", "caption"),
         (nothing, ("eval", "mini", "--json", "no/a.json"), "no folder no", "create it"),
+        (nothing, ("data", "import", "tulu", "a", "b"), "no corpus is called 'tulu'", "tulu-3"),
+        (nothing, ("data", "import", "libritts", "a", "a"), "below a", "give the folder"),
         (nothing, ("data", "check", "no.jsonl"), "cannot read no.jsonl", "give a JSONL manifest"),
         (nothing, ("data", "check", "a", "--json", "no/a.json"), "no folder no", "create it"),
         (
@@ -392,3 +394,15 @@ def test_each_mistake_in_a_manifest_is_a_line_and_code_1(call: Call) -> None:
     report = json.loads(Path("report.json").read_text())
     assert [problem["line"] for problem in report["problems"]] == [2, 3, 4]
     assert (report["errors"], report["lines"], report["samples"]) == (3, 4, 1)
+
+
+def test_a_corpus_is_imported_and_what_is_left_out_is_told(call: Call) -> None:
+    Path("corpus").mkdir()
+    Path("corpus", "1-2.trans.txt").write_text("1-2-0000 A DOG\n1-2-0001 A CAT\n")
+    tone().write("corpus/1-2-0000.flac")
+    said = call("data", "import", "librispeech", "corpus", "made")
+    assert (said.code, said.out) == (0, "")
+    wrote, note = said.err.splitlines()
+    assert wrote == "wrote made/manifest.jsonl: 1 samples"
+    assert note == "note: 1 rows are no samples, see made/skipped.txt"
+    assert call("data", "check", "made/manifest.jsonl").code == 0

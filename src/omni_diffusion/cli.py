@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Training data: check manifests.", no_args_is_help=True)
+data_app = typer.Typer(help="Training data: import corpora, check manifests.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 ModelFolder = Annotated[
@@ -340,6 +340,32 @@ def check_data(
         files.write_text(json, dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
     if found.errors:
         raise typer.Exit(UNSOUND)
+
+
+@data_app.command("import")
+def import_data(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="librispeech, libritts, common-voice, gigaspeech, llava-onevision, blip3o, tulu-3"
+            " or voiceassistant."
+        ),
+    ],
+    source: Annotated[Path, typer.Argument(help="The corpus's folder, as it was unpacked.")],
+    out: Annotated[Path, typer.Argument(help="The folder to fill; resumed if it was begun.")],
+    split: Annotated[
+        str | None, typer.Option(help="A part of the corpus alone, by the corpus's own name.")
+    ] = None,
+) -> None:
+    """Write a public corpus as a manifest; media stay where they are, or leave their archives."""
+    from omni_diffusion.data.importers.catalog import importer
+    from omni_diffusion.data.importers.run import MANIFEST, SKIPPED, run
+
+    with _bar(name) as show:
+        record = run(importer(name), source, out, split, show)
+    typer.echo(f"wrote {out / MANIFEST}: {record.samples} samples", err=True)
+    if record.skipped:
+        typer.echo(f"note: {record.skipped} rows are no samples, see {out / SKIPPED}", err=True)
 
 
 def _open(folder: Path | None, device: str, quantization: str | None = None) -> OmniModel:

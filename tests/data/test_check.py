@@ -135,10 +135,12 @@ def test_twins_are_told_with_the_line_of_the_first(corpus: Path) -> None:
     one = row(HEAR, "a dog", audios=["two.wav"])
     two = row(HEAR, "a dog", audios=["four.flac"])
     path = manifest(corpus, one, two | {"id": "x"}, one | {"id": "y"}, row("a", "b", id="x"))
-    assert told(check(path).errors) == [
+    found = check(path).problems
+    assert told(found) == [
         (3, "the same sample stands on line 1; remove one"),
         (4, "the id 'x' stands on line 2; give each sample its own"),
     ]
+    assert [problem.warning for problem in found] == [False, True]
 
 
 def test_problems_come_in_the_order_of_lines_and_a_bad_line_stops_nothing(corpus: Path) -> None:

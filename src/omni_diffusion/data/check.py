@@ -81,7 +81,7 @@ def check(
     rows = manifest.lines(path)
     with ThreadPoolExecutor(READERS) as pool:
         while some := list(islice(rows, LINES)):
-            for (place, line), found in zip(some, pool.map(examine, some), strict=True):
+            for (_, line), found in zip(some, pool.map(examine, some), strict=True):
                 sample, problems, headers = found
                 if sample is not None:
                     problems += _twins(sample, seen, names)
@@ -118,9 +118,9 @@ def _odd(medium: Medium, header: Header, limits: Limits) -> Iterator[tuple[str, 
     if header.seconds is None:
         yield f"{path} does not say how long it is; decode it to know", section is None
         return
-    if medium.section is not None and medium.section[1] > header.seconds:
+    if section is not None and section[1] > header.seconds:
         yield (
-            f"{path} lasts {header.seconds:g} s, its section ends at {medium.section[1]:g}; move it",
+            f"{path} lasts {header.seconds:g} s, its section ends at {section[1]:g}; move it",
             False,
         )
     seconds = seconds_of(medium, header)
@@ -145,4 +145,4 @@ def _twins(sample: Sample, seen: dict[bytes, int], names: dict[str, int]) -> Ite
         first = names.setdefault(sample.name, sample.place.line)
         if first != sample.place.line:
             message = f"the id {sample.name!r} stands on line {first}; give each sample its own"
-            yield Problem(sample.place, message)
+            yield Problem(sample.place, message, warning=True)

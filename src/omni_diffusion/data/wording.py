@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from omni_diffusion.data.manifest import AUDIO, IMAGE, KINDS, TAG, Entry
 from omni_diffusion.tasks.catalog import CATALOG, TASKS
@@ -26,6 +27,23 @@ def prompt(task: Task, text: str = "") -> str:
     for kind, tag in TAGS.items():
         filled = filled.replace(f"{{{kind}}}", tag)
     return filled.replace("{text}", text)
+
+
+def row(
+    task: Task,
+    *,
+    answer: str,
+    text: str = "",
+    audios: Sequence[str | dict[str, Any]] = (),
+    images: Sequence[str] = (),
+    name: str | None = None,
+) -> dict[str, Any]:
+    """A line of a manifest: what a task asks, and the answer with tags."""
+    messages = [] if task.system is None else [{"role": "system", "content": task.system}]
+    messages.append({"role": "user", "content": prompt(task, text)})
+    messages.append({"role": "assistant", "content": answer})
+    named = {"id": name, "messages": messages, "audios": list(audios), "images": list(images)}
+    return {key: value for key, value in named.items() if value}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,349 @@
+"""Every corpus in its own layout, a few rows of it, becomes a manifest without a mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tiny import checkers, tone
+
+from omni_diffusion.data import manifest
+from omni_diffusion.data.check import check
+from omni_diffusion.data.importers import run as running
+from omni_diffusion.data.importers import speech
+from omni_diffusion.data.importers.catalog import CATALOG, importer
+from omni_diffusion.errors import DataError, ModelError, StorageError
+
+HEAR = "Convert the speech to text.\n<|audio|>"
+
+
+def librispeech(folder: Path) -> None:
+    chapter = folder / "train-clean-100" / "19" / "198"
+    chapter.mkdir(parents=True)
+    text = "19-198-0000 NORTHANGER ABBEY\n19-198-0001 IT'S A\n19-198-0002 LOST\n"
+    (chapter / "19-198.trans.txt").write_text(text)
+    for name in ("19-198-0000", "19-198-0001"):
+        tone().write(chapter / f"{name}.flac")
+
+
+def libritts(folder: Path) -> None:
+    chapter = folder / "train-clean-100" / "103" / "1240"
+    chapter.mkdir(parents=True)
+    for name, text in (("103_0", "Chapter one."), ("103_1", "Mrs. Lynde!"), ("103_2", "Lost")):
+        (chapter / f"{name}.normalized.txt").write_text(text)
+        (chapter / f"{name}.original.txt").write_text("other")
+        if text != "Lost":
+            tone(rate=24_000).write(chapter / f"{name}.wav")
+
+
+def common_voice(folder: Path) -> None:
+    (folder / "clips").mkdir(parents=True)
+    rows = ["client_id\tpath\tsentence\tup_votes", 'a\ten_1.wav\tHe said "no\t2']
+    rows += ["b\ten_2.wav\tIt's late.\t3", "b\ten_3.wav\tLost\t3"]
+    (folder / "train.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "dev.tsv").write_text(rows[0] + "\n")
+    for name in ("en_1", "en_2"):
+        tone().write(folder / "clips" / f"{name}.wav")
+
+
+def gigaspeech(folder: Path) -> None:
+    (folder / "audio" / "podcast").mkdir(parents=True)
+    tone(5.0).write(folder / "audio" / "podcast" / "POD1.flac")
+
+    def segment(sid: str, start: float, text: str, subset: str = "{XL}") -> dict[str, Any]:
+        return {"sid": sid, "begin_time": start, "end_time": start + 1.5, "text_tn": text} | {
+            "subsets": [subset]
+        }
+
+    said = "AS THEY WERE <COMMA> IS IT <QUESTIONMARK>"
+    segments = [segment("S0", 0.25, said), segment("S1", 2, "<MUSIC>"), segment("S2", 3, "SO")]
+    segments.append(segment("S3", 1, "NO", "{DEV}"))
+    audios = [
+        {"aid": "POD1", "path": "audio/podcast/POD1.flac", "segments": segments},
+        {"aid": "POD2", "path": "audio/podcast/POD2.flac", "segments": [segment("S4", 0, "LOST")]},
+    ]
+    whole = {"dataset": "GigaSpeech", "language": "EN", "audios": audios, "version": "1"}
+    (folder / "GigaSpeech.json").write_text(json.dumps(whole, indent=2))
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+
+
+def llava_onevision(folder: Path) -> None:
+    def row(name: str, picture: bytes | None, *said: str) -> dict[str, Any]:
+        roles = ("human", "gpt") * len(said)
+        turns = [{"from": role, "value": value} for role, value in zip(roles, said, strict=False)]
+        image = None if picture is None else {"bytes": picture, "path": f"{name}.png"}
+        return {"id": name, "image": image, "conversations": turns, "data_source": "tqa"}
+
+    png = checkers(32).png_bytes()
+    rows = [
+        row("one", png, "<image>\nHow many?\nA. 3\nB. 2", "A"),
+        row("two", png, "What is it?\n<image>", "A dog.", "What color?", "Red."),
+        row("words", None, "Is 2 even?", "Yes."),
+        row("broken", b"nothing", "<image>\nWhat?", "A cat."),
+        row("unanswered", png, "<image>\nWhat?"),
+    ]
+    table(folder / "tqa(cauldron,llava_format)" / "train-00000-of-00002.parquet", rows[:2])
+    table(folder / "tqa(cauldron,llava_format)" / "train-00001-of-00002.parquet", rows[2:])
+
+
+def blip3o(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    jpg = io.BytesIO()
+    checkers(32).to_pil().save(jpg, "JPEG")
+    members = {
+        "00000.jpg": jpg.getvalue(),
+        "00000.txt": b"a tower at dusk\n",
+        "00001.txt": "zwei Türme".encode(),
+        "00001.jpg": checkers(20).png_bytes(),
+        "00002.jpg": jpg.getvalue(),
+        "00003.jpg": b"nothing",
+        "00003.txt": b"lost",
+        "00004.jpg": jpg.getvalue(),
+        "00004.txt": b"\xff",
+    }
+    with tarfile.open(folder / "JourneyDB_000.tar", "w") as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def tulu(folder: Path) -> None:
+    def row(name: str, *contents: str) -> dict[str, Any]:
+        roles = ("system", "user", "assistant")[-len(contents) :]
+        pairs = zip(roles, contents, strict=True)
+        return {"id": name, "source": "ai2", "messages": [
+            {"role": role, "content": content} for role, content in pairs
+        ]}  # fmt: skip
+
+    rows = [row("a", "Say hi.", "hi"), row("b", "Be brief.", "Why?", "So.")]
+    rows += [row("c", "Say nothing.", ""), row("d", "What is <|image|>?", "A tag.")]
+    table(folder / "data" / "train-00000-of-00001.parquet", rows)
+
+
+def voice_assistant(folder: Path) -> None:
+    def row(sound: bytes, answer: str) -> dict[str, Any]:
+        return {"question": "q", "question_audio": {"bytes": sound, "path": None}} | {
+            "answer": answer, "answer_snac": "1 # 2", "index": "0",
+        }  # fmt: skip
+
+    rows = [row(tone().wav_bytes(), "Paris."), row(tone(0.7).wav_bytes(), "Rome.")]
+    table(folder / "data" / "train-00000-of-00325.parquet", [*rows, row(b"", "Lost.")])
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "librispeech": librispeech,
+    "libritts": libritts,
+    "common-voice": common_voice,
+    "gigaspeech": gigaspeech,
+    "llava-onevision": llava_onevision,
+    "blip3o": blip3o,
+    "tulu-3": tulu,
+    "voiceassistant": voice_assistant,
+}
+SAID = {  # the messages of each first sample, the tasks, and what is said of skipped rows
+    "librispeech": ([HEAR, "northanger abbey"], {"asr": 2}, ["19-198-0002: it has no sound"]),
+    "libritts": (
+        ["Convert the text to speech.\nChapter one.", "<|audio|>"],
+        {"tts": 2},
+        ["103_2: it has no sound"],
+    ),
+    "common-voice": ([HEAR, 'He said "no'], {"asr": 2}, ["en_3: it has no sound"]),
+    "gigaspeech": (
+        [HEAR, "as they were, is it?"],
+        {"asr": 2},
+        ["S1: it is <MUSIC>, no speech", "S4: it has no sound .*POD2.flac"],
+    ),
+    "llava-onevision": (
+        ["How many?\nA. 3\nB. 2\n<|image|>", "A"],
+        {"vqa": 1, "chat": 2},
+        ["row 1: its picture is of no known format", "unanswered: the roles are user; give"],
+    ),
+    "blip3o": (
+        ["Generate an image based on the provided text description.\na tower at dusk", "<|image|>"],
+        {"t2i": 2},
+        [
+            "00002: it is jpg, no picture with its txt",
+            "00003: its picture is of no known format",
+            "00004: its text is no UTF-8",
+        ],
+    ),
+    "tulu-3": (
+        ["Say hi.", "hi"],
+        {"chat": 2},
+        [r"c: message 2 \(assistant\) is empty", r"d: the messages hold <\|image\|> 1 times"],
+    ),
+    "voiceassistant": (
+        ["<|audio|>", "Paris."],
+        {"chat": 2},
+        ["row 2: its question is no sound of a known format"],
+    ),
+}
+
+
+def test_every_importer_is_tried_here() -> None:
+    assert set(LAYOUTS) == set(SAID) == set(CATALOG)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_corpus_becomes_a_manifest_without_mistakes(name: str, tmp_path: Path) -> None:
+    LAYOUTS[name](tmp_path / "corpus")
+    shares: list[float] = []
+    out = tmp_path / "out"
+    record = running.run(importer(name), tmp_path / "corpus", out, None, shares.append)
+    said, tasks, skipped = SAID[name]
+    first = next(manifest.read(out / "manifest.jsonl"))
+    assert [entry.content for entry in first.entries] == said
+    report = check(out / "manifest.jsonl", decode=True)
+    assert report.problems == []
+    assert dict(report.tasks) == tasks
+    assert (record.samples, record.skipped) == (sum(tasks.values()), len(skipped))
+    told = (out / "skipped.txt").read_text().splitlines()
+    assert len(told) == len(skipped)
+    for line, reason in zip(told, skipped, strict=True):
+        assert re.search(": " + reason, line), line
+    assert shares[-1] == 1
+    assert not (out / "parts").exists()
+
+
+def test_sounds_stay_where_they_are_and_pictures_are_taken_out(tmp_path: Path) -> None:
+    librispeech(tmp_path / "corpus")
+    blip3o(tmp_path / "tars")
+    running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "heard")
+    (row, _) = (tmp_path / "heard" / "manifest.jsonl").read_text().splitlines()
+    sound = "../corpus/train-clean-100/19/198/19-198-0000.flac"
+    assert json.loads(row)["audios"] == [sound]
+    running.run(importer("blip3o"), tmp_path / "tars", tmp_path / "drawn")
+    pictures = sorted(path.name for path in (tmp_path / "drawn" / "media").rglob("*.*"))
+    assert pictures == ["000000.jpg", "000001.png"]  # by what they are, not by their names
+
+
+def test_sections_are_named_and_a_split_is_chosen(tmp_path: Path) -> None:
+    gigaspeech(tmp_path / "corpus")
+    running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "dev", "DEV")
+    (sample,) = manifest.read(tmp_path / "dev" / "manifest.jsonl")
+    assert (sample.name, sample.media[0].section) == ("S3", (1.0, 2.5))
+    assert sample.entries[-1].content == "no"
+    common_voice(tmp_path / "voices")
+    running.run(importer("common-voice"), tmp_path / "voices", tmp_path / "none", "dev")
+    assert list(manifest.read(tmp_path / "none" / "manifest.jsonl")) == []
+
+
+@pytest.mark.parametrize("piece", [7, 40, 500])
+def test_a_large_json_is_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    gigaspeech(tmp_path / "corpus")
+    monkeypatch.setattr(speech, "PIECE", piece)
+    assert running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out").samples == 2
+
+
+def test_an_interrupted_import_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for chapter in ("198", "200", "300"):
+        folder = tmp_path / "corpus" / "19" / chapter
+        folder.mkdir(parents=True)
+        (folder / f"19-{chapter}.trans.txt").write_text(f"19-{chapter}-0000 WORDS\n")
+        tone().write(folder / f"19-{chapter}-0000.flac")
+    whole = running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "whole")
+    asked: list[str] = []
+    read = speech._text
+
+    def failing(path: Path) -> str:
+        asked.append(path.name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(speech, "_text", failing)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        running.run(importer("librispeech"), tmp_path / "corpus", out)
+    assert not (out / "manifest.jsonl").exists()
+    assert len(list((out / "parts").glob("*.jsonl"))) == 1
+    record = running.run(importer("librispeech"), tmp_path / "corpus", out)
+    assert asked == ["19-198.trans.txt", "19-200.trans.txt", "19-200.trans.txt", "19-300.trans.txt"]
+    assert record == whole
+    lines = [(out / "manifest.jsonl").read_text(), (tmp_path / "whole/manifest.jsonl").read_text()]
+    assert lines[0] == lines[1]
+    running.run(importer("librispeech"), tmp_path / "corpus", out)
+    assert len(asked) == 4  # what is complete is left alone
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("librispeech", r"no \*\.trans\.txt below .*empty"),
+        ("common-voice", r"no train\.tsv in .*empty; give the folder of one language"),
+        ("gigaspeech", r"no GigaSpeech\.json below"),
+        ("tulu-3", r"no \*\.parquet below"),
+        ("tulu", "no corpus is called 'tulu'; did you mean tulu-3"),
+    ],
+)
+def test_a_folder_of_another_layout(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        running.run(importer(name), tmp_path / "empty", tmp_path / "out")
+
+
+def test_what_breaks_off_is_told(tmp_path: Path) -> None:
+    gigaspeech(tmp_path / "corpus")
+    whole = (tmp_path / "corpus" / "GigaSpeech.json").read_text()
+    for length, message in ((len(whole) - 80, "breaks off"), (20, "has no list of audios")):
+        (tmp_path / "corpus" / "GigaSpeech.json").write_text(whole[:length])
+        with pytest.raises(DataError, match=message):
+            running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out")
+    (tmp_path / "corpus" / "GigaSpeech.json").write_text('{"audios": [{"aid": 1}]}')
+    with pytest.raises(DataError, match=r"has other entries .'path'.; give GigaSpeech"):
+        running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out")
+    blip3o(tmp_path / "tars")
+    tar = tmp_path / "tars" / "JourneyDB_000.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    with pytest.raises(DataError, match=r"cannot read .*JourneyDB_000\.tar"):
+        running.run(importer("blip3o"), tmp_path / "tars", tmp_path / "drawn")
+    (tmp_path / "corpus" / "train.tsv").write_text("a\tb\n")
+    with pytest.raises(DataError, match="lacks the columns path and sentence"):
+        running.run(importer("common-voice"), tmp_path / "corpus", tmp_path / "voices")
+
+
+def test_parquet_of_another_corpus_or_none(tmp_path: Path) -> None:
+    tulu(tmp_path / "corpus")
+    with pytest.raises(DataError, match="lacks the columns question_audio, answer"):
+        running.run(importer("voiceassistant"), tmp_path / "corpus", tmp_path / "out")
+    (tmp_path / "corpus" / "data" / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"cannot read .*broken\.parquet"):
+        running.run(importer("tulu-3"), tmp_path / "corpus", tmp_path / "again")
+
+
+def test_without_pyarrow_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(ModelError, match=r"pip install 'omni-diffusion\[data\]'"):
+        running.run(importer("tulu-3"), tmp_path, tmp_path / "out")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    librispeech(tmp_path / "corpus")
+    running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "out")
+    with pytest.raises(DataError, match=r"holds librispeech from .*; give another folder"):
+        running.run(importer("libritts"), tmp_path / "corpus", tmp_path / "out")
+    with pytest.raises(DataError, match="holds other files; give an empty folder"):
+        running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "corpus")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot create"):
+        running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "file" / "out")
