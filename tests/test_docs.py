@@ -21,6 +21,8 @@ from tests.tiny import tiny_model
 
 import omni_diffusion
 from omni_diffusion import cli
+from omni_diffusion.data import manifest, wording
+from omni_diffusion.data.importers.catalog import CATALOG as CORPORA
 from omni_diffusion.model import OmniModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +39,7 @@ ROOMS = {
 }
 PATH = re.compile(r"(?:src|tests|docs|benchmarks|\.ci)/[\w./-]+(?:::\w+)?|Makefile|NOTICE|LICENSE")
 NAME = re.compile(r"[a-z_]+(?:\.\w+)+(?:\(.*\))?")
-FILE = re.compile(r"\w+\.(?:json|png|wav)")
+FILE = re.compile(r"\w+\.(?:json|tsv|png|wav|jpg|txt)")
 
 
 def code(text: str) -> list[str]:
@@ -126,8 +128,11 @@ def command_lines() -> list[str]:
 
 @pytest.mark.parametrize("line", command_lines())
 def test_command_lines_can_be_typed(line: str) -> None:
-    _, name, *words = shlex.split(line, comments=True)
-    command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+    _, *words = shlex.split(line, comments=True)
+    command: Any = typer.main.get_command(cli.app)
+    while hasattr(command, "commands"):  # data has commands of its own
+        name, *words = words
+        command = command.commands[name]
     assert command.make_context(name, [*words]).params
     for word in words:
         if word.startswith("$IN/"):
@@ -177,6 +182,32 @@ def test_the_examples_for_hugging_face_run(tmp_path: Path, monkeypatch: pytest.M
         torch.testing.assert_close(made["merged"].backbone(ids), tuned, atol=1e-4, rtol=1e-4)
     assert made["small"].quantization == "int8"
     assert made["pipe"].interrupt is False
+
+
+def test_the_example_manifest_has_a_sample_of_every_kind() -> None:
+    lines = fenced(PAGES["training-data.md"], "jsonl").strip().splitlines()
+    named = []
+    for number, line in enumerate(lines, start=1):
+        place = manifest.Place(Path("train.jsonl"), number)
+        sample, problems = manifest.parse(line.encode(), place)
+        assert sample is not None
+        assert problems == []
+        named.append(wording.task_of(sample.entries).name)
+    assert named == ["asr", "tts", "t2i", "s2i", "vqa", "svqa", "asr", "chat", "infill"]
+
+
+def test_mistakes_are_told_as_the_page_shows() -> None:
+    page = PAGES["training-data.md"]
+    told = []
+    for number, line in enumerate(fenced(page, "json lines").strip().splitlines(), start=1):
+        place = manifest.Place(Path("train.jsonl"), number)
+        told += [str(problem) for problem in manifest.parse(line.encode(), place)[1]]
+    assert told == fenced(page, "text").strip().splitlines()
+
+
+def test_the_table_of_corpora_is_whole() -> None:
+    table = PAGES["training-data.md"].split("| name | layout")[1]
+    assert re.findall(r"^\| `([\w-]+)` ", table, flags=re.MULTILINE) == list(CORPORA)
 
 
 @pytest.mark.skipif(not RESULTS.is_file(), reason="no evaluation is committed")

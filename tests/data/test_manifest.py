@@ -241,7 +241,7 @@ def test_an_empty_answer_and_a_tag_for_the_system() -> None:
 
 def test_all_problems_of_a_line_are_told_at_once() -> None:
     bad = asked("", "human") | {"extra": 1}
-    assert len(told(bad)) == 5  # key, role, content, and both tags without their media
+    assert len(told(bad)) == 5  # the key, the role, the words, and no tag for either medium
 
 
 @pytest.mark.parametrize("alike", ["<image>", "<|video|>", "<audio>"])

@@ -24,7 +24,7 @@ def test_what_a_task_asks_is_recognised_with_its_text(name: str) -> None:
     assert recognised == wording.Prompt(found, "is it\nred? " if "text" in found.inputs else None)
     bare = wording.recognise(entries(prompt.strip(), answer, found.system))
     assert bare is not None
-    assert bare.task is found
+    assert bare.task == found
 
 
 @pytest.mark.parametrize(

@@ -117,11 +117,7 @@ def read(path: str | Path, root: str | Path | None = None) -> Iterator[Sample]:
     root: what the media's paths are relative to, by default the manifest's own folder. Raises
     DataError at the first line with a problem, naming file and line.
     """
-    for place, line in lines(path):
-        sample, problems = parse(line, place, root)
-        if sample is None:
-            raise DataError(str(next(p for p in problems if not p.warning)))
-        yield sample
+    return (sound(line, place, root) for place, line in lines(path))
 
 
 def conversations(path: str | Path, root: str | Path | None = None) -> Iterator[Conversation]:
@@ -138,6 +134,14 @@ def lines(path: str | Path) -> Iterator[tuple[Place, bytes]]:
                 yield Place(path, number), line
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; give a JSONL manifest") from error
+
+
+def sound(line: bytes, place: Place, root: str | Path | None = None) -> Sample:
+    """A line's sample; raises DataError with the first thing that is wrong."""
+    sample, problems = parse(line, place, root)
+    if sample is None:
+        raise DataError(str(next(problem for problem in problems if not problem.warning)))
+    return sample
 
 
 def parse(
@@ -201,15 +205,16 @@ class _Row:
                 self.wrong(f"{where} has an unknown key {key!r}; {hint}")
 
     def _messages(self, value: Any) -> list[dict[str, Any]]:
-        """Those messages that can be looked at; their order and words are checked."""
+        """Those messages that have words, in which tags can be counted."""
         if not isinstance(value, list) or not value:
             told = "missing" if value is None else "empty" if value == [] else _kind(value)
             self.wrong(f"'messages' is {told}; give a list of messages")
             return []
-        usable = [message for i, message in enumerate(value) if self._message(message, i)]
-        if len(usable) == len(value):
-            self._check_order([message["role"] for message in usable])
-        return usable
+        worded = [message for i, message in enumerate(value) if self._message(message, i)]
+        roles = [message.get("role") for message in worded]
+        if len(worded) == len(value) and all(role in get_args(Role) for role in roles):
+            self._check_order(roles)
+        return worded
 
     def _message(self, message: Any, at: int) -> bool:
         where = f"message {at + 1}"
@@ -226,7 +231,7 @@ class _Row:
             self.wrong(f"the content of {where} is {_kind(content)}; give text with tags")
         else:
             self._check_content(content, f"{where} ({_shown(role).strip(chr(39))})", role)
-        return isinstance(content, str) and role in get_args(Role)
+        return isinstance(content, str)
 
     def _check_content(self, content: str, where: str, role: Any) -> None:
         if not content.strip():

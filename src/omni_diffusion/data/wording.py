@@ -7,7 +7,7 @@ is recognised as a task's prompt is laid by the task, as inference would ask.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -54,23 +54,26 @@ class Prompt:
     text: str | None
 
 
-def recognise(entries: Sequence[Entry]) -> Prompt | None:
+def recognise(
+    entries: Sequence[Entry], answers: Mapping[str, Answer] | None = None
+) -> Prompt | None:
     """The task whose own words a sample has; None if they are no task's.
 
     Compared are the system text, what the answer is made of, and the prompt, up to blank space at
-    the prompt's ends.
+    the prompt's ends. answers: by task name, what a model's answers are made of instead.
     """
     system = entries[0].content if entries[0].role == "system" else None
     turns = entries if system is None else entries[1:]
     if [entry.role for entry in turns] != ["user", "assistant"]:
         return None
+    made = kinds(turns[1])
     for task, pattern in _patterns():
-        if task.system != system or task.answer != kinds(turns[1]):
+        if task.system != system or made not in (task.answer, (answers or {}).get(task.name)):
             continue
         match = pattern.fullmatch(turns[0].content)
         text = match.groupdict().get("text") if match else None
         if match and (text is None or text.strip()):
-            return Prompt(task, text)
+            return Prompt(task.answering({task.name: made}), text)
     return None
 
 
