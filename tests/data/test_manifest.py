@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.tiny import checkers, tone
 
 from omni_diffusion.conversation import Image, Message, Speech, Text
@@ -251,6 +253,44 @@ def test_what_looks_like_a_tag_is_a_warning(alike: str) -> None:
     )
     assert sample is not None
     assert str(problem).startswith(f"set/train.jsonl:7: warning: message 1 (user) holds {alike}")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "path", "start", "stop"]), inner)
+    ),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "assistant", "system"]) | VALUES,
+        "content": st.sampled_from(["<|audio|>", "hello", ""]) | VALUES,
+    }
+)
+ROW = st.dictionaries(
+    st.sampled_from(["messages", "audios", "images", "id"]),
+    st.lists(MESSAGE, max_size=3) | st.lists(st.just("a.wav"), max_size=2) | VALUES,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(VALUES | ROW)
+def test_whatever_a_line_holds_it_is_a_sample_or_told(value: Any) -> None:
+    sample, problems = manifest.parse(json.dumps(value).encode(), HERE)
+    assert (sample is None) == any(not problem.warning for problem in problems)
+    if sample is not None:
+        joined = [entry.content for entry in sample.entries]
+        assert sum(content.count("<|audio|>") for content in joined) == len(sample.media)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=40))
+def test_whatever_bytes_a_line_has_it_is_told(line: bytes) -> None:
+    sample, problems = manifest.parse(line, HERE)
+    assert sample is None
+    assert len(problems) == 1 or "missing" in problems[0].message
 
 
 def test_what_is_read_are_messages() -> None:
