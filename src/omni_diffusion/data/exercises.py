@@ -88,7 +88,7 @@ def canvases(
     pads = iter(repeat(0) if tails is None else tails)
     for place, line in manifest.lines(path):
         try:
-            sample = manifest.sound(line, place, root)
+            sample = manifest.sample_of(line, place, root)
             laid = [
                 (each, each.canvas(model.vocabulary, model.codecs.text, tail=next(pads)))
                 for each in exercises(sample, model)

@@ -117,7 +117,7 @@ def read(path: str | Path, root: str | Path | None = None) -> Iterator[Sample]:
     root: what the media's paths are relative to, by default the manifest's own folder. Raises
     DataError at the first line with a problem, naming file and line.
     """
-    return (sound(line, place, root) for place, line in lines(path))
+    return (sample_of(line, place, root) for place, line in lines(path))
 
 
 def conversations(path: str | Path, root: str | Path | None = None) -> Iterator[Conversation]:
@@ -136,7 +136,7 @@ def lines(path: str | Path) -> Iterator[tuple[Place, bytes]]:
         raise DataError(f"cannot read {path}: {error.strerror}; give a JSONL manifest") from error
 
 
-def sound(line: bytes, place: Place, root: str | Path | None = None) -> Sample:
+def sample_of(line: bytes, place: Place, root: str | Path | None = None) -> Sample:
     """A line's sample; raises DataError with the first thing that is wrong."""
     sample, problems = parse(line, place, root)
     if sample is None:

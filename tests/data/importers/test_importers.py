@@ -93,6 +93,8 @@ def llava_onevision(folder: Path) -> None:
         row("words", None, "Is 2 even?", "Yes."),
         row("broken", b"nothing", "<image>\nWhat?", "A cat."),
         row("unanswered", png, "<image>\nWhat?"),
+        row("many", png, "<image>\n<image>\nWhat?", "Two."),
+        {"id": "none", "image": None, "conversations": None, "data_source": "tqa"},
     ]
     table(folder / "tqa(cauldron,llava_format)" / "train-00000-of-00002.parquet", rows[:2])
     table(folder / "tqa(cauldron,llava_format)" / "train-00001-of-00002.parquet", rows[2:])
@@ -169,7 +171,12 @@ SAID = {  # the messages of each first sample, the tasks, and what is said of sk
     "llava-onevision": (
         ["How many?\nA. 3\nB. 2\n<|image|>", "A"],
         {"vqa": 1, "chat": 2},
-        ["row 1: its picture is of no known format", "unanswered: the roles are user; give"],
+        [
+            "row 1: its picture is of no known format",
+            "unanswered: the roles are user; give",
+            "row 3: it speaks of several pictures",
+            "none: 'messages' is empty",
+        ],
     ),
     "blip3o": (
         ["Generate an image based on the provided text description.\na tower at dusk", "<|image|>"],

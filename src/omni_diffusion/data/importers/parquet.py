@@ -49,8 +49,8 @@ def llava_onevision(row: dict[str, Any], shelf: Shelf) -> dict[str, Any] | str:
     That is where the task `vqa` has it; without a picture it is a conversation in words.
     """
     messages = [
-        {"role": OTHER_ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
-        for turn in row["conversations"]
+        {"role": OTHER_ROLES.get(turn["from"], turn["from"]), "content": turn["value"] or ""}
+        for turn in row["conversations"] or ()
     ]
     if sum(message["content"].count(THEIR_IMAGE) for message in messages) > 1:
         return "it speaks of several pictures"
@@ -71,7 +71,7 @@ def llava_onevision(row: dict[str, Any], shelf: Shelf) -> dict[str, Any] | str:
 
 def tulu(row: dict[str, Any], shelf: Shelf) -> dict[str, Any] | str:
     """`messages` with role and content, words alone."""
-    messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+    messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"] or ()]
     return {**_named(row["id"]), "messages": messages}
 
 
