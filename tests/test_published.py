@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.tasks.scenes import CONVERSATIONS
 from tests.tiny import FLOW, SPEECH_TOKENIZER, tiny_model
 from torch import Tensor
 
-from omni_diffusion import cli, published, weights
+from omni_diffusion import cli, model, published, weights
 from omni_diffusion import config as configs
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
@@ -31,8 +32,8 @@ from omni_diffusion.conversation import Image, Speech
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request
-from omni_diffusion.errors import ConfigError, ModelError, OmniError, WeightsError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.errors import ConfigError, ModelError, OmniError, StorageError, WeightsError
+from omni_diffusion.model import OmniModel, convert
 from omni_diffusion.published import DREAM_TOKENS, Parts, Sizes
 from omni_diffusion.vocab import Vocabulary
 
@@ -322,6 +323,58 @@ def test_converted_and_opened_again(
     assert stored == (torch.float32 if dtype else BF16)
 
 
+def test_shards_of_a_converted_folder(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the 7B model is written: several files with the usual index, opened as one."""
+    real = weights.write
+
+    def in_shards(*args: Any, **options: Any) -> None:
+        real(*args, **options, max_shard_bytes=20_000)
+
+    monkeypatch.setattr(weights, "write", in_shards)
+    convert(made.omni, tmp_path / "out", parts=made.parts)
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 2
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == made.model.backbone.state_dict().keys()
+    same(OmniModel.open(tmp_path / "out", dtype=BF16), made.model)
+    shutil.copytree(tmp_path / "out", tmp_path / "again")
+    monkeypatch.undo()
+    made.model.save(tmp_path / "again")  # one file now
+    assert not list((tmp_path / "again").glob("model-*"))
+    same(OmniModel.open(tmp_path / "again"), made.model)
+
+
+def test_the_backbone_is_not_in_memory_while_it_is_converted(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tensors are written from the published files' mapping, and its bytes ask for no room."""
+    checked: list[int] = []
+    monkeypatch.setattr(published, "check_memory", lambda needed, what: checked.append(needed))
+    published.read(made.omni, made.parts, None, torch.device("cpu"))
+    convert(made.omni, tmp_path / "a", parts=made.parts)
+    convert(made.dream, tmp_path / "b", parts=made.parts)
+    whole, omni, widened = checked
+    backbone = made.model.backbone.state_dict()
+    assert whole - omni == 2 * sum(tensor.numel() for tensor in backbone.values())
+    assert widened - omni == 2 * (backbone[EMBEDDED].numel() + backbone["lm_head.weight"].numel())
+
+
+def test_a_conversion_without_room_or_cut_short_leaves_nothing(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(StorageError, match=r"out takes .* its disk has 1e-06 GB free; free"):
+            convert(made.omni, tmp_path / "out", parts=made.parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "save_config", lambda *args: pytest.fail("cut short"))
+        with pytest.raises(pytest.fail.Exception):
+            convert(made.omni, tmp_path / "out", parts=made.parts)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_of_convert_are_one_line(
     made: Files,
     tmp_path: Path,
@@ -336,6 +389,12 @@ def test_mistakes_of_convert_are_one_line(
     assert type_in(monkeypatch, "convert", "no where", "out") == 2
     assert capsys.readouterr().err.startswith("error: nothing at no where; give a folder")
     assert not (tmp_path / "out").exists()
+    made.model.save(tmp_path / "ours")
+    assert type_in(monkeypatch, "convert", "ours", "out") == 2
+    assert "ours is a folder of ours already" in capsys.readouterr().err
+    wanted = options(made, tmp_path / "sizes.json")
+    assert type_in(monkeypatch, "convert", made.omni, "ours", *wanted) == 2
+    assert "ours is there and not empty; remove it" in capsys.readouterr().err
 
 
 # -- Dream-7B ----------------------------------------------------------------------------------

@@ -253,7 +253,9 @@ def convert(
     source: Annotated[
         str, typer.Argument(help="Omni-Diffusion or Dream-7B: a folder, or owner/name on the hub.")
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write, in our own layout.")],
+    out: Annotated[
+        Path, typer.Argument(help="The folder to write, new or empty, in our own layout.")
+    ],
     image_codec: Annotated[
         str | None,
         typer.Option(help="magvitv2: a folder, or owner/name[@revision]; default: on the hub."),
@@ -279,8 +281,8 @@ def convert(
 ) -> None:
     """Bring published files into one folder that --model takes."""
     from omni_diffusion import config, published
+    from omni_diffusion import model as models
     from omni_diffusion.errors import ModelError
-    from omni_diffusion.model import OmniModel
 
     if dtype is not None and dtype not in published.DTYPES:
         raise typer.BadParameter(f"dtype is {dtype!r}; give one of {', '.join(published.DTYPES)}")
@@ -295,7 +297,7 @@ def convert(
     }
     parts = published.Parts(**{name: place for name, place in places.items() if place is not None})
     wanted = None if dtype is None else published.DTYPES[dtype]
-    OmniModel.from_pretrained(source, parts=parts, dtype=wanted, revision=revision).save(out)
+    models.convert(source, out, parts=parts, dtype=wanted, revision=revision)
     typer.echo(f"wrote {out}", err=True)
 
 

@@ -15,15 +15,15 @@ from typing import Final, Literal, Self
 import torch
 
 from omni_diffusion import config as configs
-from omni_diffusion import published, weights
+from omni_diffusion import files, published, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.backbone.quantization import Quantization, quantize
-from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig, stored
+from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import ModelError, StorageError
-from omni_diffusion.published import BACKBONE_FILES, Parts, Place
+from omni_diffusion.published import BACKBONE_FILES, Opened, Parts, Place
 from omni_diffusion.vocab import Vocabulary
 
 CONFIG_FILE = "config.json"
@@ -141,6 +141,10 @@ class OmniModel:
             published.check_memory(stored, folder)
             return cls.open(folder, place, dtype or torch.float32, quantization)
         found = published.read(folder, parts or Parts(), dtype, place)
+        return cls._of(found).quantize(quantization)
+
+    @classmethod
+    def _of(cls, found: Opened) -> Self:
         config = ModelConfig(
             found.name,
             found.vocabulary,
@@ -148,7 +152,7 @@ class OmniModel:
             found.codecs.config,
             GenerationConfig(longest=published.LONGEST),
         )
-        return cls(config, found.codecs, found.backbone).quantize(quantization)
+        return cls(config, found.codecs, found.backbone)
 
     def quantize(self, how: Quantization | None) -> Self:
         """The model itself, the linear layers of its blocks now in 8 bits; None changes nothing.
@@ -164,19 +168,24 @@ class OmniModel:
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model to a folder, config.json last; `dtype` may be a smaller one to store.
 
-        Raises ModelError for a quantized one, StorageError.
+        Raises ModelError for a quantized one, StorageError, also for too little room on the disk.
         """
         if self.quantization is not None:
             raise ModelError("a quantized model is not saved; save it before, quantize when opened")
         folder = Path(folder)
+        files.check_space(folder, self._stored_bytes(dtype, dtype))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problem = f"cannot create {folder}: {error.strerror}; choose another folder"
             raise StorageError(problem) from error
         self.codecs.save(folder, dtype)
-        weights.write(stored(self.backbone, dtype), folder / BACKBONE_FILE)
-        save_config(self.config, folder, self.backbone.model.embed_tokens.weight.dtype)
+        weights.write(self.backbone.state_dict(), folder / BACKBONE_FILE, dtype=dtype)
+        save_config(self.config, folder, self._dtype)
+
+    def _stored_bytes(self, codecs: torch.dtype | None, backbone: torch.dtype | None) -> int:
+        own = weights.stored_bytes(self.backbone.state_dict(), backbone)
+        return own + self.codecs.stored_bytes(codecs)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -207,6 +216,36 @@ class OmniModel:
     def device(self) -> torch.device:
         """Where the backbone lies."""
         return self.backbone.model.embed_tokens.weight.device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.backbone.model.embed_tokens.weight.dtype
+
+
+def convert(
+    source: Place,
+    out: str | Path,
+    *,
+    parts: Parts | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> None:
+    """Write Omni-Diffusion or Dream-7B as a folder of ours, whole or not at all.
+
+    Arguments as of `OmniModel.from_pretrained`; `out` is new or empty. The backbone goes from
+    file to file piece by piece, so that only the codecs need memory. Raises ModelError for a
+    folder of ours, StorageError, and what opening raises.
+    """
+    folder = published.locate(source, BACKBONE_FILES, revision)
+    if _is_ours(folder):
+        raise ModelError(f"{folder} is a folder of ours already; give it to --model as it is")
+    with files.atomic_folder(Path(out)) as staged:
+        cpu = torch.device("cpu")
+        model = OmniModel._of(published.read(folder, parts or Parts(), None, cpu, mapped=True))
+        files.check_space(Path(out), model._stored_bytes(None, dtype))
+        model.codecs.save(staged)
+        weights.write(model.backbone.state_dict(), staged / BACKBONE_FILE, dtype=dtype)
+        save_config(model.config, staged, dtype or model._dtype)
 
 
 def _check(config: ModelConfig, codecs: CodecSuite) -> None:

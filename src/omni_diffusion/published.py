@@ -134,12 +134,20 @@ def locate(place: Place, files: Sequence[str], revision: str | None = None) -> P
     return Path(found)
 
 
-def read(folder: Path, parts: Parts, dtype: torch.dtype | None, device: torch.device) -> Opened:
+def read(
+    folder: Path,
+    parts: Parts,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    *,
+    mapped: bool = False,
+) -> Opened:
     """Open Omni-Diffusion's or Dream-7B's folder together with its other parts.
 
-    dtype is the backbone's, None = as stored. Dream-7B is widened: see `widened`. Raises
-    ModelError for another model, other ids and too little memory, all before weights are read;
-    WeightsError for weights that are missing, broken or of other sizes; ConfigError.
+    dtype is the backbone's, None = as stored. mapped: the backbone is not computed with, only
+    written elsewhere, so that its weights stay in their files. Dream-7B is widened: see `widened`.
+    Raises ModelError for another model, other ids and too little memory, all before weights are
+    read; WeightsError for weights that are missing, broken or of other sizes; ConfigError.
     """
     data = _config(folder)
     text = TextCodec.from_bpe(folder / "vocab.json", folder / "merges.txt")
@@ -155,7 +163,10 @@ def read(folder: Path, parts: Parts, dtype: torch.dtype | None, device: torch.de
     _check_count(folder, vocabulary, stored, trained)
     sizes = replace(stored, vocab_size=vocabulary.size)
     dtype = dtype or _stored_dtype(data)
-    check_memory(_bytes(sizes, voice, parts.sizes, dtype), folder)
+    needed = _bytes(sizes, voice, parts.sizes, dtype)
+    if mapped:
+        needed -= _mapped_bytes(sizes, trained, dtype)
+    check_memory(needed, folder)
     tensors = weights.read(folder)
     start = tensors if trained else widened(tensors, stored, vocabulary)
     return Opened(
@@ -387,6 +398,14 @@ def _bytes(sizes: DreamConfig, voice: GlmVoiceConfig, given: Sizes, dtype: torch
     counts = parameters(sizes, SuiteConfig(given.image, given.hearing), voice)
     own = counts.pop("backbone") + counts.pop("speech_projector")
     return own * dtype.itemsize + 4 * sum(counts.values())
+
+
+def _mapped_bytes(sizes: DreamConfig, trained: bool, dtype: torch.dtype) -> int:
+    """What of the backbone stays in its files: all, but for embeddings and head if widened."""
+    with torch.device("meta"):
+        dream = Dream(sizes)
+    grown = 0 if trained else 2 * sizes.vocab_size * sizes.hidden_size
+    return (_count(dream) - grown) * dtype.itemsize
 
 
 def _count(module: nn.Module) -> int:

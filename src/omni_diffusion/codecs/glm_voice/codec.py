@@ -94,14 +94,14 @@ class GlmVoice(nn.Module):
             HiFT.load(Path(decoder) / "hift.pt"),
         ).eval()
 
-    def save(self, folder: str | Path) -> None:
-        """Write config and weights, each file whole or not at all."""
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config and weights, each file whole or not at all; `dtype`: a smaller one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights.write(self.tokenizer.state_dict(), folder / TOKENIZER_FILE)
-        weights.write(self.flow.state_dict(), folder / FLOW_FILE)
+        weights.write(self.tokenizer.state_dict(), folder / TOKENIZER_FILE, dtype=dtype)
+        weights.write(self.flow.state_dict(), folder / FLOW_FILE, dtype=dtype)
         if isinstance(self.vocoder, HiFT):
-            weights.write(self.vocoder.state_dict(), folder / VOCODER_FILE)
+            weights.write(self.vocoder.state_dict(), folder / VOCODER_FILE, dtype=dtype)
         configs.save(self.config, folder / CONFIG_FILE)
 
     @property
@@ -131,8 +131,8 @@ class GlmVoice(nn.Module):
     def decode(self, ids: Tensor, steps: int | None = None, seed: int = 42) -> Waveform:
         """Sound at 22,050 Hz of local codes [n]; no codes give no sound.
 
-        `steps` of the flow decoder, its config's by default: time grows in proportion. The same codes, steps and seed
-        give the same sound; 42 is the published seed.
+        `steps` of the flow decoder, its config's by default: time grows in proportion. The same
+        codes, steps and seed give the same sound; 42 is the published seed.
         """
         ids = self.flow.checked(ids)
         generator = torch.Generator().manual_seed(seed)
