@@ -8,14 +8,14 @@ import shutil
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.published import BF16, EMBEDDED, Files, published_files, put
 from tests.tasks.scenes import CONVERSATIONS
-from tests.tiny import FLOW, SPEECH_TOKENIZER, tiny_model
 from torch import Tensor
 
 from omni_diffusion import cli, model, published, weights
@@ -24,64 +24,21 @@ from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.codecs import fbank
-from omni_diffusion.codecs.glm_voice.codec import GlmVoice
-from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
+from omni_diffusion.codecs.glm_voice.vocoder import HiFT
 from omni_diffusion.codecs.sensevoice import OMNI_PREFIX
-from omni_diffusion.codecs.suite import CodecSuite
 from omni_diffusion.conversation import Image, Speech
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import ConfigError, ModelError, OmniError, StorageError, WeightsError
 from omni_diffusion.model import OmniModel, convert
-from omni_diffusion.published import DREAM_TOKENS, Parts, Sizes
+from omni_diffusion.published import Sizes
 from omni_diffusion.vocab import Vocabulary
-
-BF16 = torch.bfloat16
-HIFT = HiFTConfig(base_channels=16, f0_channels=8)
-FILLERS = 9  # rows of the tiny Dream that no token owns
-EMBEDDED = "model.embed_tokens.weight"
-PLAIN_CONVS = ("source_downs", "l_linear", "classifier")  # of HiFT, without weight norm
-
-
-@dataclass(frozen=True)
-class Files:
-    """One published set: the folders and what they were made from."""
-
-    root: Path
-    model: OmniModel
-
-    @property
-    def omni(self) -> Path:
-        return self.root / "omni"
-
-    @property
-    def dream(self) -> Path:
-        return self.root / "dream"
-
-    @property
-    def parts(self) -> Parts:
-        codecs = self.model.codecs
-        return Parts(
-            image_codec=self.root / "magvitv2",
-            speech_tokenizer=self.root / "tokenizer",
-            speech_decoder=self.root / "decoder",
-            hearing=self.root / "sensevoice",
-            sizes=Sizes(codecs.image.config, codecs.hearing.config, FLOW, HIFT),
-        )
-
-    def open(self, folder: Path | None = None, **changes: object) -> OmniModel:
-        parts = replace(self.parts, **changes)  # type: ignore[arg-type]
-        return OmniModel.from_pretrained(folder or self.omni, parts=parts)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    made = Files(tmp_path_factory.mktemp("published"), published_model())
-    write_omni(made)
-    write_dream(made)
-    write_codecs(made)
-    return made
+    return published_files(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
@@ -89,121 +46,6 @@ def own(made: Files, tmp_path: Path) -> Files:
     """A copy to damage."""
     shutil.copytree(made.root, tmp_path / "own")
     return Files(tmp_path / "own", made.model)
-
-
-def published_model() -> OmniModel:
-    """The tiny model, all numbers such as the files can hold, speaking through a HiFT."""
-    tiny = tiny_model()
-    speech = GlmVoice(tiny.codecs.speech.tokenizer, tiny.codecs.speech.flow, HiFT(HIFT).eval())
-    with torch.no_grad():
-        for module in (tiny.backbone, tiny.codecs.hearing):
-            for weight in module.parameters():
-                weight.copy_(weight.to(BF16))
-    codecs = CodecSuite(tiny.codecs.text, tiny.codecs.image, tiny.codecs.hearing, speech)
-    return OmniModel(tiny.config, codecs, tiny.backbone)
-
-
-def write_omni(made: Files) -> None:
-    tensors = made.model.backbone.state_dict()
-    for name, tensor in made.model.codecs.hearing.state_dict().items():
-        tensors[OMNI_PREFIX + name] = tensor
-    tensors[f"{OMNI_PREFIX}ctc.ctc_lo.weight"] = torch.zeros(5, 16)  # nobody reads these two
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
-    vocabulary = made.model.vocabulary
-    ids = range(vocabulary.specials.start, vocabulary.size)
-    write_backbone(made, made.omni, tensors, {vocabulary.token(id): id for id in ids}, len(ids))
-
-
-def write_dream(made: Files) -> None:
-    start = made.model.vocabulary.text_size
-    named = start + len(DREAM_TOKENS)
-    tensors = made.model.backbone.state_dict()
-    tensors = {name: t for name, t in tensors.items() if "audio_projection" not in name}
-    for name in (EMBEDDED, "lm_head.weight"):
-        tensors[name] = torch.cat([tensors[name][:named], torch.zeros(FILLERS, 32)])
-    added = {token: id for id, token in enumerate(DREAM_TOKENS, start)}
-    write_backbone(made, made.dream, tensors, added, len(added) + FILLERS)
-
-
-def write_backbone(
-    made: Files, folder: Path, tensors: dict[str, Tensor], added: dict[str, int], more: int
-) -> None:
-    folder.mkdir()
-    tensors = {name: tensor.to(BF16) for name, tensor in tensors.items()}
-    weights.write(tensors, folder / "model.safetensors", max_shard_bytes=20_000)
-    made.model.codecs.text.save(folder / "whole.json")
-    bpe = json.loads((folder / "whole.json").read_text())["model"]
-    (folder / "whole.json").unlink()
-    put(folder / "vocab.json", bpe["vocab"])
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
-    put(folder / "added_tokens.json", added)
-    sizes = made.model.config.backbone
-    put(
-        folder / "config.json",
-        {
-            "architectures": ["DreamModel"],
-            "model_type": "Dream",
-            "hidden_act": "silu",
-            "hidden_size": sizes.hidden_size,
-            "intermediate_size": sizes.intermediate_size,
-            "num_hidden_layers": sizes.num_layers,
-            "num_attention_heads": sizes.num_heads,
-            "num_key_value_heads": sizes.num_kv_heads,
-            "max_position_embeddings": sizes.max_positions,
-            "mask_token_id": added["<|mask|>"],
-            "pad_token_id": added["<|endoftext|>"],
-            "rms_norm_eps": 1e-6,
-            "rope_scaling": None,
-            "rope_theta": 1e6,
-            "tie_word_embeddings": False,
-            "torch_dtype": "bfloat16",
-            "use_cache": True,
-            "vocab_size": len(bpe["vocab"]) + more,
-        },
-    )
-
-
-def write_codecs(made: Files) -> None:
-    codecs, root = made.model.codecs, made.root
-    for name in ("magvitv2", "tokenizer", "decoder", "sensevoice"):
-        (root / name).mkdir()
-    image = codecs.image.state_dict() | {"quantize.embedding": torch.zeros(16, 4)}
-    weights.write(image, root / "magvitv2/pytorch_model.safetensors")
-    count, width = SPEECH_TOKENIZER.codebook_size, SPEECH_TOKENIZER.d_model
-    sums = {"ema_count": torch.zeros(count), "ema_weight": torch.zeros(count, width)}
-    tokenizer = codecs.speech.tokenizer.state_dict() | sums
-    weights.write(tokenizer, root / "tokenizer/model.safetensors")
-    sizes = configs.to_dict(SPEECH_TOKENIZER)
-    told = {theirs: sizes[ours] for ours, theirs in published.TOKENIZER_FIELDS.items()}
-    put(
-        root / "tokenizer/config.json",
-        {"model_type": "whisper", "encoder_layers": 32, "pooling_type": "avg", **told},
-    )
-    torch.save(codecs.speech.flow.state_dict(), root / "decoder/flow.pt")
-    vocoder = codecs.speech.vocoder
-    assert isinstance(vocoder, HiFT)
-    torch.save(with_weight_norm(vocoder.state_dict()), root / "decoder/hift.pt")
-    (root / "decoder/config.yaml").write_text("!!python/object/apply:os.abort []")
-    torch.save({"state_dict": codecs.hearing.state_dict()}, root / "sensevoice/model.pt")
-    assert codecs.hearing.cmvn is not None
-    fbank.write_cmvn(codecs.hearing.cmvn, root / "sensevoice/am.mvn")
-
-
-def with_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As HiFT is published: a size and a direction for each convolution."""
-    split: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 3 and not any(part in name for part in PLAIN_CONVS):
-            size = tensor.flatten(1).norm(dim=1).view(-1, 1, 1)
-            split |= {f"{name}_g": size, f"{name}_v": tensor}
-        else:
-            split[name] = tensor
-    return split
-
-
-def put(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data))
 
 
 def change(path: Path, **values: object) -> None:
