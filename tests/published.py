@@ -71,6 +71,7 @@ class Files:
 
 def published_files(root: Path) -> Files:
     """All folders, written to `root`."""
+    root.mkdir(exist_ok=True)
     made = Files(root, published_model())
     write_omni(made)
     write_dream(made)
