@@ -19,7 +19,7 @@ LINES = (  # top to bottom; those on one line never import one another
     "codecs backbone diffusion",
     "conversation canvas",
     "media vocab weights config",
-    "files extras",
+    "files extras memory",
     "errors",
 )
 HEIGHT = {room: -line for line, rooms in enumerate(LINES) for room in rooms.split()}

@@ -18,14 +18,16 @@ from tests.published import BF16, EMBEDDED, Files, published_files, put
 from tests.tasks.scenes import CONVERSATIONS
 from torch import Tensor
 
-from omni_diffusion import cli, model, published, weights
+from omni_diffusion import cli, memory, model, published, weights
 from omni_diffusion import config as configs
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.backbone.quantization import bytes_saved
 from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.glm_voice.vocoder import HiFT
 from omni_diffusion.codecs.sensevoice import OMNI_PREFIX
+from omni_diffusion.codecs.suite import SuiteConfig
 from omni_diffusion.conversation import Image, Speech
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
@@ -192,7 +194,7 @@ def test_the_backbone_is_not_in_memory_while_it_is_converted(
 ) -> None:
     """Its tensors are written from the published files' mapping, and its bytes ask for no room."""
     checked: list[int] = []
-    monkeypatch.setattr(published, "check_memory", lambda needed, what: checked.append(needed))
+    monkeypatch.setattr(memory, "check", lambda needed, what, device: checked.append(needed))
     published.read(made.omni, made.parts, None, torch.device("cpu"))
     convert(made.omni, tmp_path / "a", parts=made.parts)
     convert(made.dream, tmp_path / "b", parts=made.parts)
@@ -420,19 +422,35 @@ def test_files_that_are_missing_or_broken(own: Files, file: str) -> None:
 
 def test_too_little_memory(made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.model.save(tmp_path)
-    monkeypatch.setattr(published, "free_memory", lambda: 1000)
-    monkeypatch.setattr(published.weights, "read", lambda path: pytest.fail("read too early"))
+    monkeypatch.setattr(memory, "free_on", lambda device: 1000)
+    monkeypatch.setattr(weights, "read", lambda path: pytest.fail("read too early"))
     for folder in (made.omni, made.dream, tmp_path):
-        with pytest.raises(ModelError, match=r"of memory, 1e-06 GB are free"):
+        with pytest.raises(ModelError, match=r"of memory, cpu has 1e-06 GB free; give a smaller"):
             made.open(folder)
+    with pytest.raises(ModelError, match=r"cpu has 1e-06 GB free"):
+        OmniModel.open(tmp_path)
 
 
-def test_memory_is_only_looked_at_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = published.free_memory()
-    assert free is None or free > 0
-    monkeypatch.setattr(Path, "read_text", lambda *args, **options: "MemTotal: 5 kB\n")
-    assert published.free_memory() is None
-    published.check_memory(2**70, Path("anything"))
+def test_eight_bits_need_less_memory_unless_a_cast_comes_first(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.model.save(tmp_path)
+    needed: list[int] = []
+
+    def check(bytes: int, what: object, device: torch.device) -> None:
+        needed.append(bytes)
+
+    monkeypatch.setattr(memory, "check", check)
+    sizes, f32 = made.model.config.backbone, torch.float32
+    for folder, kept in ((tmp_path, f32), (made.omni, BF16)):
+        for dtype in (BF16, f32):
+            for quantization in (None, "int8"):
+                OmniModel.from_pretrained(
+                    folder, parts=made.parts, dtype=dtype, quantization=quantization
+                )
+            whole, less = needed[-2:]
+            assert whole - less == (bytes_saved(sizes, dtype) if dtype == kept else 0)
+    assert len(needed) == 8
 
 
 # -- the hub -----------------------------------------------------------------------------------
@@ -502,6 +520,6 @@ def test_the_full_checkpoint_is_read_name_by_name(parity_dir: Path) -> None:
 
 def test_full_size_takes_the_memory_it_should() -> None:
     parts, official = Sizes(), Vocabulary.official()
-    voice = published.GlmVoiceConfig.official()
+    voice, suite = published.GlmVoiceConfig.official(), SuiteConfig(parts.image, parts.hearing)
     sizes = replace(DreamConfig.dream_7b(), vocab_size=official.size)
-    assert published._bytes(sizes, voice, parts, BF16) == pytest.approx(18.9e9, rel=0.05)
+    assert published.needed_bytes(sizes, suite, voice, BF16) == pytest.approx(18.9e9, rel=0.05)

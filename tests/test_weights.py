@@ -150,6 +150,17 @@ def test_pickles_of_tensors(tmp_path: Path, suffix: str, nested: bool) -> None:
     assert same(weights.read(tmp_path), tensors)
 
 
+def test_an_outline_is_what_reading_would_give(tmp_path: Path) -> None:
+    weights.write(some(), tmp_path / "whole.safetensors")
+    weights.write(some(), tmp_path / "cut.safetensors", max_shard_bytes=40)
+    torch.save(some(), tmp_path / "a.pt")
+    for name in ("whole.safetensors", "cut.safetensors", "a.pt"):
+        told = weights.outline(tmp_path / name)
+        assert all(tensor.is_meta for tensor in told.values())
+        known = {name: (tensor.shape, tensor.dtype) for name, tensor in told.items()}
+        assert known == {name: (tensor.shape, tensor.dtype) for name, tensor in some().items()}
+
+
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (os.environ["BOMB"],)
@@ -180,10 +191,11 @@ def test_broken_files_are_one_line_errors(tmp_path: Path) -> None:
     broken = [p for p in tmp_path.iterdir() if not p.name.startswith("good")]
     assert len(broken) == 13
     for path in [*broken, tmp_path / "none.pt", tmp_path]:
-        with pytest.raises(WeightsError) as caught:
-            weights.read(path)
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
+        for look in (weights.read, weights.outline):
+            with pytest.raises(WeightsError) as caught:
+                look(path)
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
 
 
 def test_broken_indexes(tmp_path: Path) -> None:

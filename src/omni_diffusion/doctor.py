@@ -20,6 +20,7 @@ import torch
 from rich.table import Table
 
 from omni_diffusion import config as configs
+from omni_diffusion import memory
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.quantization import Quantization, bytes_saved
 from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
@@ -39,7 +40,7 @@ from omni_diffusion.model import (
     SHIPPED,
     config_at,
 )
-from omni_diffusion.published import free_memory, parameters
+from omni_diffusion.published import parameters
 from omni_diffusion.weights import INDEX
 
 EXTRAS = {  # what each optional library is for, and what installs it
@@ -213,16 +214,9 @@ def _wait(device: torch.device) -> None:
 
 
 # -------------------------------------------------------------------------------------- machine
-def memory(device: torch.device) -> int | None:
-    """Free bytes of the device; None where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return free_memory()
-
-
 def machine(device: torch.device) -> list[tuple[str, str]]:
     """What computes here, as names and values."""
-    free = memory(device)
+    free = memory.free_on(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     attention = "fused kernel" if device.type == "cuda" else "fused kernel, plain under bfloat16"
     return [
@@ -299,7 +293,7 @@ def examine(sizes: Sizes, device: torch.device, lacking: list[str]) -> Diagnosis
         for task, (canvas, blanks) in sizes.canvases.items()
     }
     return Diagnosis(
-        sizes, machine(device), extras(), lacking, memory(device), needed, rate, expected
+        sizes, machine(device), extras(), lacking, memory.free_on(device), needed, rate, expected
     )
 
 

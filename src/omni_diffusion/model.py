@@ -15,12 +15,14 @@ from typing import Final, Literal, Self
 import torch
 
 from omni_diffusion import config as configs
-from omni_diffusion import files, published, weights
+from omni_diffusion import files, memory, published, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
-from omni_diffusion.backbone.quantization import Quantization, quantize
-from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig
+from omni_diffusion.backbone.quantization import Quantization, bytes_saved, quantize
+from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
+from omni_diffusion.codecs.glm_voice.codec import GlmVoiceConfig
+from omni_diffusion.codecs.suite import SPEECH_FOLDER, CodecSuite, SuiteConfig
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import ModelError, StorageError
 from omni_diffusion.published import BACKBONE_FILES, Opened, Parts, Place
@@ -101,18 +103,19 @@ class OmniModel:
         """Open a model folder, by default the small model that comes with the package.
 
         dtype is the backbone's; codecs stay in float32. quantization: see `quantize`. Raises
-        ModelError, ConfigError or WeightsError, each naming the file.
+        ModelError, also for too little memory, ConfigError or WeightsError, naming the file.
         """
         folder = SHIPPED if folder is None else Path(folder)
         config = config_at(folder)
         place = place_of(device)
+        memory.check(_needed(folder, config, dtype, place, quantization), folder, place)
         codecs = CodecSuite.open(folder, config.codecs, place)
         with torch.device("meta"):  # no random start, no memory taken twice
             backbone = Dream(config.backbone).to(dtype)
         tensors = weights.read(folder / BACKBONE_FILE)
         where = f"the weights at {folder / BACKBONE_FILE}"
         weights.load_into(backbone, tensors, rename=dream.rename, where=where)
-        return cls(config, codecs, backbone.to(place)).quantize(quantization)
+        return cls(config, codecs, backbone)._placed(place, quantization)
 
     @classmethod
     def from_pretrained(
@@ -130,18 +133,16 @@ class OmniModel:
         source: the folder, or owner/name on the hub; a folder of that name here comes first.
         parts: where codecs are that a published folder lacks; ours holds all. dtype: the
         backbone's; None = as published, float32 for ours. revision: of `source` on the hub.
-        quantization: see `quantize`; the weights are read whole first.
+        quantization: see `quantize`; where dtype changes, the weights are whole first on the CPU.
         Dream-7B gets rows for all ids and a new adapter, to be trained: see
         `published.widened`. Raises ModelError, ConfigError or WeightsError, each naming the file.
         """
         place = place_of(device)
         folder = published.locate(source, BACKBONE_FILES, revision)
         if _is_ours(folder):
-            stored = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-            published.check_memory(stored, folder)
             return cls.open(folder, place, dtype or torch.float32, quantization)
-        found = published.read(folder, parts or Parts(), dtype, place)
-        return cls._of(found).quantize(quantization)
+        found = published.read(folder, parts or Parts(), dtype, place, quantization=quantization)
+        return cls._of(found)._placed(place, quantization)
 
     @classmethod
     def _of(cls, found: Opened) -> Self:
@@ -160,9 +161,14 @@ class OmniModel:
         Embeddings, head and codecs stay as they are. For answers alone: it is neither trained nor
         saved. Raises ModelError for another `how`, and without torchao.
         """
+        return self._placed(self.device, how)
+
+    def _placed(self, device: torch.device, how: Quantization | None) -> Self:
+        """The model itself, its backbone brought to `device`; quantized ones get there smaller."""
         if how is not None:
-            quantize(self.backbone, how)
+            quantize(self.backbone, how, device)
             self.quantization = how
+        self.backbone.to(device)
         return self
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -280,6 +286,24 @@ def config_at(folder: Path) -> ModelConfig:
     return ModelConfig(
         found.name, found.vocabulary, found.backbone, found.codecs, generation_at(folder)
     )
+
+
+def _needed(
+    folder: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization | None,
+) -> int:
+    """Bytes that a folder of ours takes on `device` when it is opened."""
+    voice = configs.load(GlmVoiceConfig, folder / SPEECH_FOLDER / SPEECH_CONFIG)
+    needed = published.needed_bytes(config.backbone, config.codecs, voice, dtype)
+    if quantization is None:
+        return needed
+    kept = {tensor.dtype for tensor in weights.outline(folder / BACKBONE_FILE).values()}
+    if device.type == "cpu" and kept != {dtype}:  # a cast on the CPU makes them whole first
+        return needed
+    return needed - bytes_saved(config.backbone, dtype)
 
 
 def generation_at(folder: Path) -> GenerationConfig:

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from omni_diffusion import config as configs
-from omni_diffusion import weights
+from omni_diffusion import memory, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.adapter import SpeechAdapter
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.backbone.quantization import Quantization, bytes_saved
 from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.glm_voice.codec import GlmVoice, GlmVoiceConfig
 from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
@@ -95,7 +96,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """All parts of one model, on the device asked for; the codecs are in float32."""
+    """All parts of one model: the backbone on the CPU, codecs where asked for and in float32."""
 
     name: str
     vocabulary: Vocabulary
@@ -140,14 +141,17 @@ def read(
     dtype: torch.dtype | None,
     device: torch.device,
     *,
+    quantization: Quantization | None = None,
     mapped: bool = False,
 ) -> Opened:
     """Open Omni-Diffusion's or Dream-7B's folder together with its other parts.
 
-    dtype is the backbone's, None = as stored. mapped: the backbone is not computed with, only
-    written elsewhere, so that its weights stay in their files. Dream-7B is widened: see `widened`.
-    Raises ModelError for another model, other ids and too little memory, all before weights are
-    read; WeightsError for weights that are missing, broken or of other sizes; ConfigError.
+    dtype is the backbone's, None = as stored; the backbone stays on the CPU. device: where the
+    codecs go, and all of it is to go, so that there must be room for it. quantization: what the
+    backbone will be. mapped: the backbone is not computed with, only written elsewhere, so that
+    its weights stay in their files. Dream-7B is widened: see `widened`. Raises ModelError for
+    another model, other ids and too little memory, all before weights are read; WeightsError for
+    weights that are missing, broken or of other sizes; ConfigError.
     """
     data = _config(folder)
     text = TextCodec.from_bpe(folder / "vocab.json", folder / "merges.txt")
@@ -162,17 +166,21 @@ def read(
     stored = DreamConfig.from_published(data, parts.sizes.hearing.dim)
     _check_count(folder, vocabulary, stored, trained)
     sizes = replace(stored, vocab_size=vocabulary.size)
-    dtype = dtype or _stored_dtype(data)
-    needed = _bytes(sizes, voice, parts.sizes, dtype)
+    kept = _stored_dtype(data)
+    dtype = dtype or kept
+    suite = SuiteConfig(parts.sizes.image, parts.sizes.hearing)
+    needed = needed_bytes(sizes, suite, voice, dtype)
     if mapped:
         needed -= _mapped_bytes(sizes, trained, dtype)
-    check_memory(needed, folder)
+    if quantization is not None and (dtype == kept or device.type != "cpu"):
+        needed -= bytes_saved(sizes, dtype)  # a cast on the CPU makes them whole first
+    memory.check(needed, folder, device)
     tensors = weights.read(folder)
     start = tensors if trained else widened(tensors, stored, vocabulary)
     return Opened(
         name="omni-diffusion" if trained else "dream",
         vocabulary=vocabulary,
-        backbone=_backbone(start, sizes, dtype, folder).to(device),
+        backbone=_backbone(start, sizes, dtype, folder),
         codecs=CodecSuite(
             text=text,
             image=Magvit2.load(found.image_codec, parts.sizes.image).to(device),
@@ -232,24 +240,13 @@ def parameters(backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig
     return {"backbone": _count(dream) - counts["speech_projector"], **counts}
 
 
-def check_memory(needed: int, what: Path) -> None:
-    """Raise ModelError when fewer than `needed` bytes of memory are free, where that is known."""
-    free = free_memory()
-    if free is not None and needed > free:
-        raise ModelError(
-            f"{what} takes {needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free; close"
-            " other programs, give a smaller dtype or use a larger machine"
-        )
-
-
-def free_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not say (not Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+def needed_bytes(
+    backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig, dtype: torch.dtype
+) -> int:
+    """Memory that all parts take: the backbone with its adapter in `dtype`, codecs in float32."""
+    counts = parameters(backbone, codecs, voice)
+    own = counts.pop("backbone") + counts.pop("speech_projector")
+    return own * dtype.itemsize + 4 * sum(counts.values())
 
 
 # -- what the folder says of itself -----------------------------------------------------------
@@ -391,13 +388,6 @@ def _voice_sizes(tokenizer: Path, sizes: Sizes) -> GlmVoiceConfig:
     listener = configs.from_dict(SpeechTokenizerConfig, told, where=str(path))
     heard = SpeechTokenizerConfig.official().resampling  # whatever its sizes
     return GlmVoiceConfig(replace(listener, resampling=heard), sizes.flow, sizes.vocoder)
-
-
-def _bytes(sizes: DreamConfig, voice: GlmVoiceConfig, given: Sizes, dtype: torch.dtype) -> int:
-    """Memory that all parts take: the backbone with its adapter in `dtype`, codecs in float32."""
-    counts = parameters(sizes, SuiteConfig(given.image, given.hearing), voice)
-    own = counts.pop("backbone") + counts.pop("speech_projector")
-    return own * dtype.itemsize + 4 * sum(counts.values())
 
 
 def _mapped_bytes(sizes: DreamConfig, trained: bool, dtype: torch.dtype) -> int:

@@ -40,16 +40,28 @@ KINDS = {  # what the format calls each dtype
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """Read tensors by name, on the CPU.
+    """Read tensors by name, on the CPU; those of .safetensors stay mapped from their file.
 
     `path` is a .safetensors file, a .bin/.pt/.pth/.ckpt pickle (also one that keeps its tensors
     under "state_dict"), an index of shards, or a folder that holds one of these. Raises
     WeightsError for what is missing, truncated, corrupt or would run code.
     """
-    path = Path(path)
+    return _read(Path(path), torch.device("cpu"))
+
+
+def outline(path: str | Path) -> dict[str, Tensor]:
+    """What `read` would give, names, shapes and dtypes alone: tensors on the meta device.
+
+    Reads headers only, and raises as `read` does.
+    """
+    return _read(Path(path), torch.device("meta"))
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
     if path.is_dir():
         path = _find(path)
     if not path.exists() and _index_of(path).exists():
@@ -57,11 +69,11 @@ def read(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; check the path")
     if path.name.endswith(INDEX):
-        return _read_shards(path)
+        return _read_shards(path, device)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, device)
     if path.suffix in PICKLES:
-        return _read_pickle(path)
+        return _read_pickle(path, device)
     kinds = ", ".join((".safetensors", *PICKLES))
     raise WeightsError(f"{path} is no file of weights; give one of {kinds} or a folder")
 
@@ -182,7 +194,7 @@ def _index_of(path: Path) -> Path:
     return path.with_name(path.name + INDEX)
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(places.values()))
@@ -196,23 +208,30 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         path = index.with_name(shard)
         if not path.is_file():
             raise WeightsError(f"{index.name} names the shard {path}, which is missing; fetch it")
-        tensors |= read(path)
+        tensors |= _read(path, device)
     lost = sorted(set(places) - set(tensors))
     if lost:
         raise WeightsError(f"{index} names {lost[0]!r}, which no shard holds; fetch them again")
     return {name: tensors[name] for name in places}
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load_file(path)
+        if device.type != "meta":
+            return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: torch.empty(each.get_shape(), dtype=DTYPES[each.get_dtype()], device=device)
+                for name, each in slices.items()
+            }
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _broken(path, error) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path, device: torch.device) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is corrupt or holds more than tensors, which might run code; convert it to"
