@@ -156,7 +156,8 @@ def write_codecs(made: Files) -> None:
     codecs, root = made.model.codecs, made.root
     for name in ("magvitv2", "tokenizer", "decoder", "sensevoice"):
         (root / name).mkdir()
-    image = codecs.image.state_dict() | {"quantize.embedding": torch.zeros(16, 4)}
+    tables = {"quantize.embedding": torch.zeros(16, 4), "quantize.power_vals": torch.arange(4)}
+    image = codecs.image.state_dict() | tables
     weights.write(image, root / "magvitv2/pytorch_model.safetensors")
     count, width = SPEECH_TOKENIZER.codebook_size, SPEECH_TOKENIZER.d_model
     sums = {"ema_count": torch.zeros(count), "ema_weight": torch.zeros(count, width)}
@@ -173,7 +174,8 @@ def write_codecs(made: Files) -> None:
     assert isinstance(vocoder, HiFT)
     torch.save(with_weight_norm(vocoder.state_dict()), root / "decoder/hift.pt")
     (root / "decoder/config.yaml").write_text("!!python/object/apply:os.abort []")
-    torch.save({"state_dict": codecs.hearing.state_dict()}, root / "sensevoice/model.pt")
+    head = {"ctc.ctc_lo.weight": torch.zeros(5, 16), "ctc.ctc_lo.bias": torch.zeros(5)}
+    torch.save({"state_dict": codecs.hearing.state_dict() | head}, root / "sensevoice/model.pt")
     assert codecs.hearing.cmvn is not None
     fbank.write_cmvn(codecs.hearing.cmvn, root / "sensevoice/am.mvn")
 

@@ -361,6 +361,47 @@ def test_one_table_of_all_names(own: Files) -> None:
         own.open()
 
 
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [
+        ("omni", "magvitv2/pytorch_model.safetensors"),
+        ("omni", "tokenizer/model.safetensors"),
+        ("omni", "decoder/flow.pt"),
+        ("omni", "decoder/hift.pt"),
+        ("dream", "sensevoice/model.pt"),
+    ],
+)
+def test_only_leftovers_of_training_are_passed_over(own: Files, folder: str, file: str) -> None:
+    """Those that are known by name are in the files already."""
+    tensors = weights.read(own.root / file)
+    stray = tensors | {"ema_counts": torch.zeros(1), "quantizer.embedding": torch.zeros(1)}
+    if file.endswith(".pt"):
+        torch.save(stray, own.root / file)
+    else:
+        weights.write(stray, own.root / file)
+    with pytest.raises(WeightsError) as caught:
+        own.open(own.root / folder)
+    lines = str(caught.value).splitlines()[1:]
+    assert lines == ["  unexpected ema_counts", "  unexpected quantizer.embedding"]
+
+
+@pytest.mark.parametrize("prefix", ["model.encoder.", "encoder."])
+def test_a_speech_tokenizer_within_its_whisper(own: Files, prefix: str) -> None:
+    path = own.root / "tokenizer/model.safetensors"
+    encoder = weights.read(path)
+    more = {"layer_norm.weight": torch.zeros(16), "layer_norm.bias": torch.zeros(16)}
+    more |= {f"layers.{n}.fc1.bias": torch.zeros(16) for n in (1, 15)}
+    weights.write({prefix + name: tensor for name, tensor in (encoder | more).items()}, path)
+    same(own.open(), own.model)
+    for name in ("layers.1.fc1.bias", "layer_norm.bias"):  # without it nothing comes after
+        weights.write(encoder | {name: torch.zeros(16)}, path)
+        with pytest.raises(WeightsError, match=f"unexpected {name}"):
+            own.open()
+    weights.write({f"decoder.{name}": tensor for name, tensor in encoder.items()}, path)
+    with pytest.raises(WeightsError, match=r"unexpected decoder\.codebook\.weight"):
+        own.open()
+
+
 def test_a_name_missing_from_each_part(own: Files) -> None:
     rewrite(own.omni, lambda t: t.pop(f"{OMNI_PREFIX}embed.weight"))
     with pytest.raises(WeightsError, match="do not fit SenseVoice"):
