@@ -49,6 +49,7 @@ ENCODER_FILE = "model.pt"
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DREAM_TOKENS = SPECIAL_TOKENS[: SPECIAL_TOKENS.index("<|mask|>") + 1]  # those of Dream-7B itself
+FIRST_OWN = "<|begin_of_audio|>"  # a token that Dream-7B lacks
 SPEECH_TOKEN = re.compile(r"<\|audio_\d+\|>")
 IMAGE_TOKEN = re.compile(r"<\|image_\d+\|>")
 LONGEST = 3072  # places of a row in the paper's training
@@ -133,6 +134,64 @@ def locate(place: Place, files: Sequence[str], revision: str | None = None) -> P
             " check the name and the connection"
         ) from error
     return Path(found)
+
+
+def fetched(place: Place, files: Sequence[str]) -> Path | None:
+    """Where the hub's package keeps what it fetched of `place` before; None = nowhere."""
+    name, _, pinned = str(place).partition("@")
+    try:
+        hub = import_module("huggingface_hub")
+        found = hub.snapshot_download(
+            name, revision=pinned or None, allow_patterns=list(files), local_files_only=True
+        )
+    except Exception:  # not installed, not fetched, no name of the hub
+        return None
+    return Path(found)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a folder's small files say: sizes of all parts, and the dtype of the backbone."""
+
+    backbone: DreamConfig
+    codecs: SuiteConfig
+    voice: GlmVoiceConfig
+    dtype: torch.dtype
+
+
+def told(folder: Path, parts: Parts) -> Told:
+    """Sizes of Omni-Diffusion's or Dream-7B's folder as it would open, by its small files alone.
+
+    The published sizes stand in for those of a speech tokenizer that is not here. Raises
+    ModelError or ConfigError for a config.json that is missing or of another model.
+    """
+    data, sizes = _config(folder), parts.sizes
+    place = parts.speech_tokenizer
+    tokenizer = Path(place) if Path(place).exists() else fetched(place, TOKENIZER_FILES)
+    if tokenizer is not None and (tokenizer / "config.json").is_file():
+        voice = _voice_sizes(tokenizer, sizes)
+    else:
+        listener = SpeechTokenizerConfig.official()
+        listener = replace(listener, codebook_size=sizes.flow.vocab_size)
+        voice = GlmVoiceConfig(listener, sizes.flow, sizes.vocoder)
+    backbone = DreamConfig.from_published(data, sizes.hearing.dim)
+    if not is_trained(folder):
+        vocabulary = Vocabulary.build(
+            text=len(read_json(folder / "vocab.json")),
+            speech=voice.tokenizer.codebook_size,
+            image=sizes.image.codes,
+        )
+        backbone = replace(backbone, vocab_size=vocabulary.size)
+    suite = SuiteConfig(sizes.image, sizes.hearing)
+    return Told(backbone, suite, voice, _stored_dtype(data))
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the tokens are Omni-Diffusion's, not Dream-7B's; where they are not told, yes."""
+    try:
+        return FIRST_OWN in _added(folder)
+    except ModelError:
+        return True
 
 
 def read(
@@ -296,7 +355,7 @@ def _check_ids(folder: Path, data: Mapping[str, Any], text: TextCodec) -> bool:
     if sorted(words.values()) != [*range(count)]:
         raise ModelError(f"{folder / 'vocab.json'} has gaps in its ids 0..{count - 1}; fetch it")
     added = _added(folder)
-    trained = "<|begin_of_audio|>" in added
+    trained = FIRST_OWN in added
     expected = _expected(added, count) if trained else _numbered(DREAM_TOKENS, count)
     for token in (*expected, *added):
         found, wanted = added.get(token), expected.get(token)

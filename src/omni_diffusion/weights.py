@@ -61,11 +61,24 @@ def outline(path: str | Path) -> dict[str, Tensor]:
     return _read(Path(path), torch.device("meta"))
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
+def files_of(path: str | Path) -> list[Path]:
+    """The files that `read` opens, whether they are there or not; raises WeightsError."""
+    path = _start(Path(path))
+    if not path.name.endswith(INDEX) or not path.is_file():
+        return [path]
+    return [path.with_name(name) for name in sorted(set(_places(path).values()))]
+
+
+def _start(path: Path) -> Path:
+    """The file or index that reading begins with."""
     if path.is_dir():
-        path = _find(path)
-    if not path.exists() and _index_of(path).exists():
-        path = _index_of(path)
+        return _find(path)
+    index = _index_of(path)
+    return index if not path.exists() and index.exists() else path
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
+    path = _start(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; check the path")
     if path.name.endswith(INDEX):
@@ -194,17 +207,22 @@ def _index_of(path: Path) -> Path:
     return path.with_name(path.name + INDEX)
 
 
-def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
+def _places(index: Path) -> dict[str, str]:
+    """Which shard, beside the index, holds each tensor."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(places.values()))
-        strays = [shard for shard in shards if Path(shard).name != shard]
+        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        strays = [shard for shard in sorted(set(places.values())) if Path(shard).name != shard]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index} is no index of shards ({error!r}); fetch it again") from error
     if strays:
         raise WeightsError(f"{index} names {strays[0]!r} outside of its folder; fetch it again")
+    return places
+
+
+def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
+    places = _places(index)
     tensors: dict[str, Tensor] = {}
-    for shard in shards:
+    for shard in sorted(set(places.values())):
         path = index.with_name(shard)
         if not path.is_file():
             raise WeightsError(f"{index.name} names the shard {path}, which is missing; fetch it")
