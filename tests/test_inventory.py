@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_each_lost_file_is_named_with_the_way_to_get_it(own: Files) -> None:
     ]
     assert found[f"backbone: {shards[0].name}"].note == f"missing: fetch it into {own.omni}"
     assert found["hearing: am.mvn"].note.endswith("or give --cmvn another folder")
+
+
+def test_a_part_that_is_nowhere(made: Files, tmp_path: Path) -> None:
+    place = tmp_path / "none"
+    entry = by_name(made.omni, replace(made.parts, image_codec=place))["picture codec"]
+    assert entry.note == f"missing: nothing at {place}; give --image-codec another folder"
 
 
 def test_a_cut_file_is_no_file(own: Files) -> None:

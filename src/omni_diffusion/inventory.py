@@ -117,6 +117,8 @@ def _part(place: Place, names: Sequence[str], option: str) -> tuple[Path | None,
     """Where a part lies, None if nowhere here, and how to get what it lacks."""
     if Path(place).exists():
         return Path(place), f"fetch it into {place}, or give {option} another folder"
+    if not published.HUB_ID.fullmatch(str(place).partition("@")[0]):
+        return None, f"nothing at {place}; give {option} another folder"
     found = published.fetched(place, names)
     return found, f"fetched from {place} on the hub when the model opens, or give {option} FOLDER"
 
