@@ -131,7 +131,7 @@ class GlmVoice(nn.Module):
     def decode(self, ids: Tensor, steps: int | None = None, seed: int = 42) -> Waveform:
         """Sound at 22,050 Hz of local codes [n]; no codes give no sound.
 
-        `steps` of the flow decoder, its config's by default: time grows in proportion. The same
+        `steps` of the flow decoder: time grows in proportion; None = as its config says. The same
         codes, steps and seed give the same sound; 42 is the published seed.
         """
         ids = self.flow.checked(ids)
