@@ -1,6 +1,6 @@
 """Memory that `convert` takes, as a share of the bytes that it converts.
 
-    python benchmarks/convert_memory.py [--layers 2 6] [--dtype float32] [--json FILE]
+    python benchmarks/convert_memory.py [--runs 2:bfloat16 6:bfloat16] [--json FILE]
 
 A folder in the official layout is made of random weights: all widths, the vocabulary and the codecs
 as published, fewer layers of the backbone. It is converted in a process of its own. Told are the
@@ -45,26 +45,30 @@ POLL = 0.005  # seconds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    help = "of the backbone, for each run; published: 28"
-    parser.add_argument("--layers", type=int, nargs="+", default=[2, 6], help=help)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="stored; default: as published")
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=["2:bfloat16", "6:bfloat16", "2:float32"],
+        help="layers of the backbone (published: 28) and the dtype that it is stored in",
+    )
     parser.add_argument("--scratch", type=Path, help="where the folders are made")
     parser.add_argument("--json", type=Path, default=RESULTS)
     given = parser.parse_args()
     rows = []
-    for layers in given.layers:
+    for wanted in given.runs:
+        layers, _, dtype = wanted.partition(":")
         with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-            rows.append(run(Path(scratch), layers, given.dtype))
+            rows.append(run(Path(scratch), int(layers), dtype))
         print(json.dumps(rows[-1], indent=2), flush=True)
     files.write_text(given.json, json.dumps(rows, indent=2) + "\n")
 
 
-def run(root: Path, layers: int, dtype: str | None) -> dict[str, object]:
+def run(root: Path, layers: int, dtype: str) -> dict[str, object]:
     """Make, convert, and compare with what was written."""
     backbone = make(root, layers)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=measured, args=(root, DTYPES.get(dtype or ""), theirs))
+    child = context.Process(target=measured, args=(root, DTYPES[dtype], theirs))
     child.start()
     theirs.close()  # so that a child that fails is noticed
     extra, resident = ours.recv()
@@ -74,7 +78,7 @@ def run(root: Path, layers: int, dtype: str | None) -> dict[str, object]:
     codecs = sum(p.stat().st_size for p in (root / "out").rglob("*.safetensors")) - written
     return {
         "layers": layers,
-        "dtype": dtype or "bfloat16",
+        "dtype": dtype,
         "backbone_bytes": backbone,
         "written_bytes": written + codecs,
         "codec_bytes": codecs,
@@ -86,7 +90,7 @@ def run(root: Path, layers: int, dtype: str | None) -> dict[str, object]:
     }
 
 
-def measured(root: Path, dtype: torch.dtype | None, told: Connection) -> None:
+def measured(root: Path, dtype: torch.dtype, told: Connection) -> None:
     """Convert, and tell the highest private bytes beyond those at the start, and all resident."""
     done = threading.Event()
     start = highest = memory("RssAnon")
