@@ -1,12 +1,15 @@
 """The report on what is here and what fits: sizes against real modules, estimates by hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tests.published import published_files
 
 from omni_diffusion import cli, doctor
+from omni_diffusion import config as configs
 from omni_diffusion.backbone.quantization import bytes_saved
 from omni_diffusion.errors import ModelError
 from omni_diffusion.model import OmniModel
@@ -43,16 +46,54 @@ def test_a_folder_is_counted_as_it_opens() -> None:
         "speech_flow": count(model.codecs.speech.flow),
         "speech_projector": projector,
     }
-    assert doctor.missing() == []
 
 
-def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
-    names = ["config.json", "generation_config.json", "model.safetensors"]
-    assert doctor.missing(tmp_path)[:3] == names
-    (tmp_path / "model.safetensors.index.json").touch()
-    assert "model.safetensors" not in doctor.missing(tmp_path)
-    with pytest.raises(ModelError, match="no model at"):
-        doctor.folder(tmp_path)
+def test_a_published_folder_is_counted_as_it_opens(tmp_path: Path) -> None:
+    made = published_files(tmp_path)
+    for folder in (made.omni, made.dream):
+        sizes, model = doctor.folder(folder, parts=made.parts), made.open(folder)
+        modules = (model.backbone, *vars(model.codecs).values())
+        counts = [
+            sum(p.numel() for p in module.parameters())
+            for module in modules
+            if isinstance(module, torch.nn.Module)
+        ]
+        assert sum(part.parameters for part in sizes.parts.values()) == sum(counts)
+        assert sizes.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("lost", ["config.json", "vocab.json", "model-00002", "tokenizer", None])
+def test_half_a_published_folder_is_reported(
+    lost: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = published_files(tmp_path)
+    configs.save(made.parts.sizes, tmp_path / "sizes.json")
+    names = ("image_codec", "speech_tokenizer", "speech_decoder")
+    given = [f"--{name.replace('_', '-')}={getattr(made.parts, name)}" for name in names]
+    given += [f"--cmvn={made.parts.hearing}", f"--sizes={tmp_path / 'sizes.json'}"]
+    out = tmp_path / "report.json"
+    if lost == "tokenizer":
+        shutil.rmtree(tmp_path / "tokenizer")
+    elif lost is not None:
+        next(made.omni.glob(f"{lost}*")).unlink()
+    words = ["omni-diffusion", "doctor", "--model", str(made.omni), *given, "--json", str(out)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr()
+    assert "its files" in told.out
+    assert "Traceback" not in told.err
+    if lost == "config.json":  # the files are told, sizes cannot be
+        assert ended.value.code == 2
+        assert told.err.startswith("error: cannot read")
+        return
+    assert ended.value.code == 0
+    missing = json.loads(out.read_text())["missing"]
+    wanted = {"tokenizer": ["speech tokenizer: config.json", "speech tokenizer"], None: []}
+    assert missing == wanted.get(lost) or [lost in name for name in missing] == [True]
 
 
 def test_eight_bits_take_less_and_change_no_count() -> None:

@@ -107,3 +107,43 @@ def test_remove_is_content_with_nothing(tmp_path: Path) -> None:
     files.remove(tmp_path / "a")
     assert issubclass(StorageError, OmniError)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_at_once_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    with files.atomic_folder(path) as staged:
+        (staged / "in").mkdir()
+        (staged / "in" / "a").write_text("a")
+        assert not path.exists()
+    assert (path / "in" / "a").read_text() == "a"
+    assert list(path.parent.iterdir()) == [path]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def fail(staged: Path) -> None:
+        (staged / "half").write_text("half")
+        raise ValueError
+
+    with pytest.raises(ValueError), files.atomic_folder(empty) as staged:  # noqa: PT011
+        fail(staged)
+    assert list(empty.iterdir()) == []
+    with files.atomic_folder(empty) as staged:
+        (staged / "b").touch()
+    assert [p.name for p in empty.iterdir()] == ["b"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "new"]
+
+
+def test_a_folder_with_content_and_a_file_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    for path in (tmp_path, tmp_path / "a"):
+        with pytest.raises(StorageError, match="not empty"), files.atomic_folder(path):
+            pytest.fail("entered")
+    folder = files.atomic_folder(tmp_path / "a" / "b")
+    with pytest.raises(StorageError, match="one of its folders is a file"), folder:
+        pytest.fail("entered")
+
+
+def test_room_on_the_disk_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
+    files.check_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(StorageError, match=r"yet takes 1\.15e\+09 GB, its disk has .* GB free"):
+        files.check_space(tmp_path / "not" / "yet", 2**60)

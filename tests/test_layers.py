@@ -12,14 +12,14 @@ LINES = (  # top to bottom; those on one line never import one another
     "cli",
     "recipes",
     "demo doctor hub serving evaluation training",
-    "handover",
+    "handover inventory",
     "engine data",
     "tasks model",
     "published",
     "codecs backbone diffusion",
     "conversation canvas",
     "media vocab weights config",
-    "files extras",
+    "files extras memory",
     "errors",
 )
 HEIGHT = {room: -line for line, rooms in enumerate(LINES) for room in rooms.split()}

@@ -8,79 +8,39 @@ import shutil
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.published import BF16, EMBEDDED, Files, published_files, put
 from tests.tasks.scenes import CONVERSATIONS
-from tests.tiny import FLOW, SPEECH_TOKENIZER, tiny_model
 from torch import Tensor
 
-from omni_diffusion import cli, published, weights
+from omni_diffusion import cli, memory, model, published, weights
 from omni_diffusion import config as configs
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.backbone.quantization import bytes_saved
 from omni_diffusion.codecs import fbank
-from omni_diffusion.codecs.glm_voice.codec import GlmVoice
-from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
+from omni_diffusion.codecs.glm_voice.vocoder import HiFT
 from omni_diffusion.codecs.sensevoice import OMNI_PREFIX
-from omni_diffusion.codecs.suite import CodecSuite
+from omni_diffusion.codecs.suite import SuiteConfig
 from omni_diffusion.conversation import Image, Speech
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request
-from omni_diffusion.errors import ConfigError, ModelError, OmniError, WeightsError
-from omni_diffusion.model import OmniModel
-from omni_diffusion.published import DREAM_TOKENS, Parts, Sizes
+from omni_diffusion.errors import ConfigError, ModelError, OmniError, StorageError, WeightsError
+from omni_diffusion.model import OmniModel, convert
+from omni_diffusion.published import Sizes
 from omni_diffusion.vocab import Vocabulary
-
-BF16 = torch.bfloat16
-HIFT = HiFTConfig(base_channels=16, f0_channels=8)
-FILLERS = 9  # rows of the tiny Dream that no token owns
-EMBEDDED = "model.embed_tokens.weight"
-PLAIN_CONVS = ("source_downs", "l_linear", "classifier")  # of HiFT, without weight norm
-
-
-@dataclass(frozen=True)
-class Files:
-    """One published set: the folders and what they were made from."""
-
-    root: Path
-    model: OmniModel
-
-    @property
-    def omni(self) -> Path:
-        return self.root / "omni"
-
-    @property
-    def dream(self) -> Path:
-        return self.root / "dream"
-
-    @property
-    def parts(self) -> Parts:
-        codecs = self.model.codecs
-        return Parts(
-            image_codec=self.root / "magvitv2",
-            speech_tokenizer=self.root / "tokenizer",
-            speech_decoder=self.root / "decoder",
-            hearing=self.root / "sensevoice",
-            sizes=Sizes(codecs.image.config, codecs.hearing.config, FLOW, HIFT),
-        )
-
-    def open(self, folder: Path | None = None, **changes: object) -> OmniModel:
-        parts = replace(self.parts, **changes)  # type: ignore[arg-type]
-        return OmniModel.from_pretrained(folder or self.omni, parts=parts)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    made = Files(tmp_path_factory.mktemp("published"), published_model())
-    write_omni(made)
-    write_dream(made)
-    write_codecs(made)
-    return made
+    return published_files(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
@@ -88,121 +48,6 @@ def own(made: Files, tmp_path: Path) -> Files:
     """A copy to damage."""
     shutil.copytree(made.root, tmp_path / "own")
     return Files(tmp_path / "own", made.model)
-
-
-def published_model() -> OmniModel:
-    """The tiny model, all numbers such as the files can hold, speaking through a HiFT."""
-    tiny = tiny_model()
-    speech = GlmVoice(tiny.codecs.speech.tokenizer, tiny.codecs.speech.flow, HiFT(HIFT).eval())
-    with torch.no_grad():
-        for module in (tiny.backbone, tiny.codecs.hearing):
-            for weight in module.parameters():
-                weight.copy_(weight.to(BF16))
-    codecs = CodecSuite(tiny.codecs.text, tiny.codecs.image, tiny.codecs.hearing, speech)
-    return OmniModel(tiny.config, codecs, tiny.backbone)
-
-
-def write_omni(made: Files) -> None:
-    tensors = made.model.backbone.state_dict()
-    for name, tensor in made.model.codecs.hearing.state_dict().items():
-        tensors[OMNI_PREFIX + name] = tensor
-    tensors[f"{OMNI_PREFIX}ctc.ctc_lo.weight"] = torch.zeros(5, 16)  # nobody reads these two
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
-    vocabulary = made.model.vocabulary
-    ids = range(vocabulary.specials.start, vocabulary.size)
-    write_backbone(made, made.omni, tensors, {vocabulary.token(id): id for id in ids}, len(ids))
-
-
-def write_dream(made: Files) -> None:
-    start = made.model.vocabulary.text_size
-    named = start + len(DREAM_TOKENS)
-    tensors = made.model.backbone.state_dict()
-    tensors = {name: t for name, t in tensors.items() if "audio_projection" not in name}
-    for name in (EMBEDDED, "lm_head.weight"):
-        tensors[name] = torch.cat([tensors[name][:named], torch.zeros(FILLERS, 32)])
-    added = {token: id for id, token in enumerate(DREAM_TOKENS, start)}
-    write_backbone(made, made.dream, tensors, added, len(added) + FILLERS)
-
-
-def write_backbone(
-    made: Files, folder: Path, tensors: dict[str, Tensor], added: dict[str, int], more: int
-) -> None:
-    folder.mkdir()
-    tensors = {name: tensor.to(BF16) for name, tensor in tensors.items()}
-    weights.write(tensors, folder / "model.safetensors", max_shard_bytes=20_000)
-    made.model.codecs.text.save(folder / "whole.json")
-    bpe = json.loads((folder / "whole.json").read_text())["model"]
-    (folder / "whole.json").unlink()
-    put(folder / "vocab.json", bpe["vocab"])
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
-    put(folder / "added_tokens.json", added)
-    sizes = made.model.config.backbone
-    put(
-        folder / "config.json",
-        {
-            "architectures": ["DreamModel"],
-            "model_type": "Dream",
-            "hidden_act": "silu",
-            "hidden_size": sizes.hidden_size,
-            "intermediate_size": sizes.intermediate_size,
-            "num_hidden_layers": sizes.num_layers,
-            "num_attention_heads": sizes.num_heads,
-            "num_key_value_heads": sizes.num_kv_heads,
-            "max_position_embeddings": sizes.max_positions,
-            "mask_token_id": added["<|mask|>"],
-            "pad_token_id": added["<|endoftext|>"],
-            "rms_norm_eps": 1e-6,
-            "rope_scaling": None,
-            "rope_theta": 1e6,
-            "tie_word_embeddings": False,
-            "torch_dtype": "bfloat16",
-            "use_cache": True,
-            "vocab_size": len(bpe["vocab"]) + more,
-        },
-    )
-
-
-def write_codecs(made: Files) -> None:
-    codecs, root = made.model.codecs, made.root
-    for name in ("magvitv2", "tokenizer", "decoder", "sensevoice"):
-        (root / name).mkdir()
-    image = codecs.image.state_dict() | {"quantize.embedding": torch.zeros(16, 4)}
-    weights.write(image, root / "magvitv2/pytorch_model.safetensors")
-    count, width = SPEECH_TOKENIZER.codebook_size, SPEECH_TOKENIZER.d_model
-    sums = {"ema_count": torch.zeros(count), "ema_weight": torch.zeros(count, width)}
-    tokenizer = codecs.speech.tokenizer.state_dict() | sums
-    weights.write(tokenizer, root / "tokenizer/model.safetensors")
-    sizes = configs.to_dict(SPEECH_TOKENIZER)
-    told = {theirs: sizes[ours] for ours, theirs in published.TOKENIZER_FIELDS.items()}
-    put(
-        root / "tokenizer/config.json",
-        {"model_type": "whisper", "encoder_layers": 32, "pooling_type": "avg", **told},
-    )
-    torch.save(codecs.speech.flow.state_dict(), root / "decoder/flow.pt")
-    vocoder = codecs.speech.vocoder
-    assert isinstance(vocoder, HiFT)
-    torch.save(with_weight_norm(vocoder.state_dict()), root / "decoder/hift.pt")
-    (root / "decoder/config.yaml").write_text("!!python/object/apply:os.abort []")
-    torch.save({"state_dict": codecs.hearing.state_dict()}, root / "sensevoice/model.pt")
-    assert codecs.hearing.cmvn is not None
-    fbank.write_cmvn(codecs.hearing.cmvn, root / "sensevoice/am.mvn")
-
-
-def with_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As HiFT is published: a size and a direction for each convolution."""
-    split: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 3 and not any(part in name for part in PLAIN_CONVS):
-            size = tensor.flatten(1).norm(dim=1).view(-1, 1, 1)
-            split |= {f"{name}_g": size, f"{name}_v": tensor}
-        else:
-            split[name] = tensor
-    return split
-
-
-def put(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data))
 
 
 def change(path: Path, **values: object) -> None:
@@ -322,6 +167,58 @@ def test_converted_and_opened_again(
     assert stored == (torch.float32 if dtype else BF16)
 
 
+def test_shards_of_a_converted_folder(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the 7B model is written: several files with the usual index, opened as one."""
+    real = weights.write
+
+    def in_shards(*args: Any, **options: Any) -> None:
+        real(*args, **options, max_shard_bytes=20_000)
+
+    monkeypatch.setattr(weights, "write", in_shards)
+    convert(made.omni, tmp_path / "out", parts=made.parts)
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 2
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == made.model.backbone.state_dict().keys()
+    same(OmniModel.open(tmp_path / "out", dtype=BF16), made.model)
+    shutil.copytree(tmp_path / "out", tmp_path / "again")
+    monkeypatch.undo()
+    made.model.save(tmp_path / "again")  # one file now
+    assert not list((tmp_path / "again").glob("model-*"))
+    same(OmniModel.open(tmp_path / "again"), made.model)
+
+
+def test_the_backbone_is_not_in_memory_while_it_is_converted(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tensors are written from the published files' mapping, and its bytes ask for no room."""
+    checked: list[int] = []
+    monkeypatch.setattr(memory, "check", lambda needed, what, device: checked.append(needed))
+    published.read(made.omni, made.parts, None, torch.device("cpu"))
+    convert(made.omni, tmp_path / "a", parts=made.parts)
+    convert(made.dream, tmp_path / "b", parts=made.parts)
+    whole, omni, widened = checked
+    backbone = made.model.backbone.state_dict()
+    assert whole - omni == 2 * sum(tensor.numel() for tensor in backbone.values())
+    assert widened - omni == 2 * (backbone[EMBEDDED].numel() + backbone["lm_head.weight"].numel())
+
+
+def test_a_conversion_without_room_or_cut_short_leaves_nothing(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(StorageError, match=r"out takes .* its disk has 1e-06 GB free; free"):
+            convert(made.omni, tmp_path / "out", parts=made.parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "save_config", lambda *args: pytest.fail("cut short"))
+        with pytest.raises(pytest.fail.Exception):
+            convert(made.omni, tmp_path / "out", parts=made.parts)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_of_convert_are_one_line(
     made: Files,
     tmp_path: Path,
@@ -336,6 +233,12 @@ def test_mistakes_of_convert_are_one_line(
     assert type_in(monkeypatch, "convert", "no where", "out") == 2
     assert capsys.readouterr().err.startswith("error: nothing at no where; give a folder")
     assert not (tmp_path / "out").exists()
+    made.model.save(tmp_path / "ours")
+    assert type_in(monkeypatch, "convert", "ours", "out") == 2
+    assert "ours is a folder of ours already" in capsys.readouterr().err
+    wanted = options(made, tmp_path / "sizes.json")
+    assert type_in(monkeypatch, "convert", made.omni, "ours", *wanted) == 2
+    assert "ours is there and not empty; remove it" in capsys.readouterr().err
 
 
 # -- Dream-7B ----------------------------------------------------------------------------------
@@ -458,6 +361,47 @@ def test_one_table_of_all_names(own: Files) -> None:
         own.open()
 
 
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [
+        ("omni", "magvitv2/pytorch_model.safetensors"),
+        ("omni", "tokenizer/model.safetensors"),
+        ("omni", "decoder/flow.pt"),
+        ("omni", "decoder/hift.pt"),
+        ("dream", "sensevoice/model.pt"),
+    ],
+)
+def test_only_leftovers_of_training_are_passed_over(own: Files, folder: str, file: str) -> None:
+    """Those that are known by name are in the files already."""
+    tensors = weights.read(own.root / file)
+    stray = tensors | {"ema_counts": torch.zeros(1), "quantizer.embedding": torch.zeros(1)}
+    if file.endswith(".pt"):
+        torch.save(stray, own.root / file)
+    else:
+        weights.write(stray, own.root / file)
+    with pytest.raises(WeightsError) as caught:
+        own.open(own.root / folder)
+    lines = str(caught.value).splitlines()[1:]
+    assert lines == ["  unexpected ema_counts", "  unexpected quantizer.embedding"]
+
+
+@pytest.mark.parametrize("prefix", ["model.encoder.", "encoder."])
+def test_a_speech_tokenizer_within_its_whisper(own: Files, prefix: str) -> None:
+    path = own.root / "tokenizer/model.safetensors"
+    encoder = weights.read(path)
+    more = {"layer_norm.weight": torch.zeros(16), "layer_norm.bias": torch.zeros(16)}
+    more |= {f"layers.{n}.fc1.bias": torch.zeros(16) for n in (1, 15)}
+    weights.write({prefix + name: tensor for name, tensor in (encoder | more).items()}, path)
+    same(own.open(), own.model)
+    for name in ("layers.1.fc1.bias", "layer_norm.bias"):  # without it nothing comes after
+        weights.write(encoder | {name: torch.zeros(16)}, path)
+        with pytest.raises(WeightsError, match=f"unexpected {name}"):
+            own.open()
+    weights.write({f"decoder.{name}": tensor for name, tensor in encoder.items()}, path)
+    with pytest.raises(WeightsError, match=r"unexpected decoder\.codebook\.weight"):
+        own.open()
+
+
 def test_a_name_missing_from_each_part(own: Files) -> None:
     rewrite(own.omni, lambda t: t.pop(f"{OMNI_PREFIX}embed.weight"))
     with pytest.raises(WeightsError, match="do not fit SenseVoice"):
@@ -519,19 +463,35 @@ def test_files_that_are_missing_or_broken(own: Files, file: str) -> None:
 
 def test_too_little_memory(made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.model.save(tmp_path)
-    monkeypatch.setattr(published, "free_memory", lambda: 1000)
-    monkeypatch.setattr(published.weights, "read", lambda path: pytest.fail("read too early"))
+    monkeypatch.setattr(memory, "free_on", lambda device: 1000)
+    monkeypatch.setattr(weights, "read", lambda path: pytest.fail("read too early"))
     for folder in (made.omni, made.dream, tmp_path):
-        with pytest.raises(ModelError, match=r"of memory, 1e-06 GB are free"):
+        with pytest.raises(ModelError, match=r"of memory, cpu has 1e-06 GB free; give a smaller"):
             made.open(folder)
+    with pytest.raises(ModelError, match=r"cpu has 1e-06 GB free"):
+        OmniModel.open(tmp_path)
 
 
-def test_memory_is_only_looked_at_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = published.free_memory()
-    assert free is None or free > 0
-    monkeypatch.setattr(Path, "read_text", lambda *args, **options: "MemTotal: 5 kB\n")
-    assert published.free_memory() is None
-    published.check_memory(2**70, Path("anything"))
+def test_eight_bits_need_less_memory_unless_a_cast_comes_first(
+    made: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.model.save(tmp_path)
+    needed: list[int] = []
+
+    def check(bytes: int, what: object, device: torch.device) -> None:
+        needed.append(bytes)
+
+    monkeypatch.setattr(memory, "check", check)
+    sizes, f32 = made.model.config.backbone, torch.float32
+    for folder, kept in ((tmp_path, f32), (made.omni, BF16)):
+        for dtype in (BF16, f32):
+            for quantization in (None, "int8"):
+                OmniModel.from_pretrained(
+                    folder, parts=made.parts, dtype=dtype, quantization=quantization
+                )
+            whole, less = needed[-2:]
+            assert whole - less == (bytes_saved(sizes, dtype) if dtype == kept else 0)
+    assert len(needed) == 8
 
 
 # -- the hub -----------------------------------------------------------------------------------
@@ -601,6 +561,6 @@ def test_the_full_checkpoint_is_read_name_by_name(parity_dir: Path) -> None:
 
 def test_full_size_takes_the_memory_it_should() -> None:
     parts, official = Sizes(), Vocabulary.official()
-    voice = published.GlmVoiceConfig.official()
+    voice, suite = published.GlmVoiceConfig.official(), SuiteConfig(parts.image, parts.hearing)
     sizes = replace(DreamConfig.dream_7b(), vocab_size=official.size)
-    assert published._bytes(sizes, voice, parts, BF16) == pytest.approx(18.9e9, rel=0.05)
+    assert published.needed_bytes(sizes, suite, voice, BF16) == pytest.approx(18.9e9, rel=0.05)

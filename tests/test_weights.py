@@ -1,13 +1,14 @@
+import errno
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from omni_diffusion import weights
@@ -74,26 +75,70 @@ def test_writing_anew_leaves_nothing_stale(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_interrupted_shards_are_gone_not_mixed(
+def test_a_full_disk_leaves_the_old_shards_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"
     tensors = {f"t{i}": torch.randn(10) for i in range(7)}
     weights.write(tensors, path, max_shard_bytes=100)
-    real, calls = safetensors.torch.save_file, []
+    before = sorted(tmp_path.iterdir())
+    real, calls = weights._stream, []
 
     def full_disk(*args: Any) -> None:
         calls.append(args)
         if len(calls) == 2:
-            raise SafetensorError("I/O error: No space left on device (os error 28)")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(*args)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
-    with pytest.raises(StorageError, match=r"No space left .*free some space"):
-        weights.write(tensors, path, max_shard_bytes=100)
-    with pytest.raises(WeightsError, match="no weights at"):
-        weights.read(path)
+    monkeypatch.setattr(weights, "_stream", full_disk)
+    newer = {name: tensor + 1 for name, tensor in tensors.items()}
+    with pytest.raises(StorageError, match=r"00002-of-00004.* No space left .*free some space"):
+        weights.write(newer, path, max_shard_bytes=100)
+    assert sorted(tmp_path.iterdir()) == before
+    assert same(weights.read(path), tensors)
+
+
+def test_room_is_looked_for_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=999))
+    path = tmp_path / "new" / "model.safetensors"
+    with pytest.raises(StorageError, match=r"takes 1e-06 GB, its disk has 9\.99e-07 GB free; free"):
+        weights.write({"a": torch.zeros(250)}, path)
     assert list(tmp_path.iterdir()) == []
+    path.parent.mkdir()
+    weights.write({"a": torch.zeros(250)}, path, dtype=torch.float16)  # half of it has room
+
+
+def test_cast_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "PIECE", 5)
+    tensors = some() | {"turned": torch.randn(4, 3).T, "yes": torch.tensor([True, False])}
+    weights.write(tensors, tmp_path / "a.safetensors", dtype=torch.bfloat16)
+    found = weights.read(tmp_path / "a.safetensors")
+    wanted = {n: t.bfloat16() if t.is_floating_point() else t for n, t in tensors.items()}
+    assert same(found, wanted)
+    assert weights.stored_bytes(tensors, torch.bfloat16) == sum(t.nbytes for t in found.values())
+    with pytest.raises(WeightsError, match=r"a is of torch\.complex64, which the format lacks"):
+        weights.write({"a": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "b.safetensors")
+
+
+def test_mapped_tensors_are_written_from_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `read` maps them: a copy of any would be at another address."""
+    weights.write(some(), tmp_path / "a.safetensors")
+    mapped = weights.read(tmp_path / "a.safetensors")
+    real, given = weights._stream, {}
+
+    def watch(tensors: dict[str, Tensor], *args: Any) -> None:
+        given.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        real(tensors, *args)
+
+    monkeypatch.setattr(weights, "_stream", watch)
+    weights.write(mapped, tmp_path / "b.safetensors", max_shard_bytes=10)
+    assert given == {name: tensor.data_ptr() for name, tensor in mapped.items()}
+    assert same(weights.read(tmp_path / "b.safetensors"), mapped)
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
@@ -103,6 +148,17 @@ def test_pickles_of_tensors(tmp_path: Path, suffix: str, nested: bool) -> None:
     torch.save({"state_dict": tensors, "epoch": 3} if nested else tensors, tmp_path / f"a{suffix}")
     assert same(weights.read(tmp_path / f"a{suffix}"), tensors)
     assert same(weights.read(tmp_path), tensors)
+
+
+def test_an_outline_is_what_reading_would_give(tmp_path: Path) -> None:
+    weights.write(some(), tmp_path / "whole.safetensors")
+    weights.write(some(), tmp_path / "cut.safetensors", max_shard_bytes=40)
+    torch.save(some(), tmp_path / "a.pt")
+    for name in ("whole.safetensors", "cut.safetensors", "a.pt"):
+        told = weights.outline(tmp_path / name)
+        assert all(tensor.is_meta for tensor in told.values())
+        known = {name: (tensor.shape, tensor.dtype) for name, tensor in told.items()}
+        assert known == {name: (tensor.shape, tensor.dtype) for name, tensor in some().items()}
 
 
 class Bomb:
@@ -135,10 +191,11 @@ def test_broken_files_are_one_line_errors(tmp_path: Path) -> None:
     broken = [p for p in tmp_path.iterdir() if not p.name.startswith("good")]
     assert len(broken) == 13
     for path in [*broken, tmp_path / "none.pt", tmp_path]:
-        with pytest.raises(WeightsError) as caught:
-            weights.read(path)
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
+        for look in (weights.read, weights.outline):
+            with pytest.raises(WeightsError) as caught:
+                look(path)
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
 
 
 def test_broken_indexes(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from omni_diffusion.engine.request import Request, Result
     from omni_diffusion.media import Waveform
     from omni_diffusion.model import OmniModel
+    from omni_diffusion.published import Parts
 
 NO_MEDIA = 1  # exit code of an answer without the picture or sound that the task is for
 UNSOUND = 1  # exit code of a manifest that has errors
@@ -43,6 +44,29 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1."
 Quantized = Annotated[
     str | None,
     typer.Option("--quantization", help="int8: the blocks' weights in 8 bits; needs torchao."),
+]
+ImageCodec = Annotated[
+    str | None,
+    typer.Option(
+        "--image-codec",
+        help="magvitv2: a folder, or owner/name[@revision]; default: on the hub.",
+    ),
+]
+SpeechTokenizer = Annotated[
+    str | None, typer.Option("--speech-tokenizer", help="glm-4-voice-tokenizer, likewise.")
+]
+SpeechDecoder = Annotated[
+    str | None, typer.Option("--speech-decoder", help="glm-4-voice-decoder, likewise.")
+]
+Hearing = Annotated[
+    str | None,
+    typer.Option(
+        "--cmvn", help="am.mvn, or SenseVoiceSmall's folder; Dream-7B needs its model.pt too."
+    ),
+]
+SizesFile = Annotated[
+    Path | None,
+    typer.Option("--sizes", help="JSON of the codecs' sizes, where not the published ones."),
 ]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; default: the task's own.")]
 ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture of any size.")]
@@ -210,14 +234,22 @@ def doctor(
     json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     device: Device = "cpu",
     quantization: Quantized = None,
+    image_codec: ImageCodec = None,
+    speech_tokenizer: SpeechTokenizer = None,
+    speech_decoder: SpeechDecoder = None,
+    cmvn: Hearing = None,
+    sizes: SizesFile = None,
 ) -> None:
-    """Say what is here, what is missing, whether a model fits, and about how long it takes."""
+    """Say what is here, what is missing, whether a model fits, and about how long it takes.
+
+    The folder is ours or a published one; of the latter's other parts what is here is told too.
+    """
     from rich.console import Console
 
     from omni_diffusion import doctor as doctors
-    from omni_diffusion import files, handover
+    from omni_diffusion import files, handover, inventory
     from omni_diffusion.errors import ModelError
-    from omni_diffusion.model import place_of
+    from omni_diffusion.model import SHIPPED, place_of
 
     if preset not in (None, "official"):
         raise ModelError(f"no sizes are called {preset!r}; give official, or --model FOLDER")
@@ -227,12 +259,19 @@ def doctor(
         handover.in_a_folder(json)
     place = place_of(device)
     how = _quantization(quantization)
-    sizes = (
-        doctors.official(quantization=how) if preset else doctors.folder(model, quantization=how)
-    )
-    found = doctors.examine(sizes, place, [] if preset else doctors.missing(model))
+    folder, listed, screen = model or SHIPPED, [], Console()
+    if preset:
+        reckoned = doctors.official(quantization=how)
+    else:
+        if not folder.is_dir():
+            raise ModelError(f"no model at {folder}; give a folder, ours or a published one")
+        parts = _parts(image_codec, speech_tokenizer, speech_decoder, cmvn, sizes)
+        listed = inventory.entries(folder, parts)
+        screen.print(doctors.inventory(listed))  # first: what follows needs the config.json
+        reckoned = doctors.folder(folder, quantization=how, parts=parts)
+    found = doctors.examine(reckoned, place, listed)
     for table in doctors.tables(found):
-        Console().print(table)
+        screen.print(table)
     if json is not None:
         files.write_text(json, doctors.text_of(found))
 
@@ -256,24 +295,14 @@ def convert(
     source: Annotated[
         str, typer.Argument(help="Omni-Diffusion or Dream-7B: a folder, or owner/name on the hub.")
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write, in our own layout.")],
-    image_codec: Annotated[
-        str | None,
-        typer.Option(help="magvitv2: a folder, or owner/name[@revision]; default: on the hub."),
-    ] = None,
-    speech_tokenizer: Annotated[
-        str | None, typer.Option(help="glm-4-voice-tokenizer, likewise.")
-    ] = None,
-    speech_decoder: Annotated[
-        str | None, typer.Option(help="glm-4-voice-decoder, likewise.")
-    ] = None,
-    cmvn: Annotated[
-        str | None,
-        typer.Option(help="am.mvn, or SenseVoiceSmall's folder; Dream-7B needs its model.pt too."),
-    ] = None,
-    sizes: Annotated[
-        Path | None, typer.Option(help="JSON of the codecs' sizes, where not the published ones.")
-    ] = None,
+    out: Annotated[
+        Path, typer.Argument(help="The folder to write, new or empty, in our own layout.")
+    ],
+    image_codec: ImageCodec = None,
+    speech_tokenizer: SpeechTokenizer = None,
+    speech_decoder: SpeechDecoder = None,
+    cmvn: Hearing = None,
+    sizes: SizesFile = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="The backbone's: bfloat16, float16, float32; default: as published."),
@@ -281,14 +310,30 @@ def convert(
     revision: Annotated[str | None, typer.Option(help="Of SOURCE on the hub.")] = None,
 ) -> None:
     """Bring published files into one folder that --model takes."""
-    from omni_diffusion import config, published
+    from omni_diffusion import model as models
+    from omni_diffusion import published
     from omni_diffusion.errors import ModelError
-    from omni_diffusion.model import OmniModel
 
     if dtype is not None and dtype not in published.DTYPES:
         raise typer.BadParameter(f"dtype is {dtype!r}; give one of {', '.join(published.DTYPES)}")
     if Path(source).resolve() == out.resolve():
         raise ModelError(f"{out} is the folder to convert; give another one to write")
+    parts = _parts(image_codec, speech_tokenizer, speech_decoder, cmvn, sizes)
+    wanted = None if dtype is None else published.DTYPES[dtype]
+    models.convert(source, out, parts=parts, dtype=wanted, revision=revision)
+    typer.echo(f"wrote {out}", err=True)
+
+
+def _parts(
+    image_codec: str | None,
+    speech_tokenizer: str | None,
+    speech_decoder: str | None,
+    cmvn: str | None,
+    sizes: Path | None,
+) -> Parts:
+    """Where a published folder's other parts are, by default on the hub."""
+    from omni_diffusion import config, published
+
     places: dict[str, Any] = {
         "image_codec": image_codec,
         "speech_tokenizer": speech_tokenizer,
@@ -296,10 +341,7 @@ def convert(
         "hearing": cmvn,
         "sizes": sizes and config.load(published.Sizes, sizes),
     }
-    parts = published.Parts(**{name: place for name, place in places.items() if place is not None})
-    wanted = None if dtype is None else published.DTYPES[dtype]
-    OmniModel.from_pretrained(source, parts=parts, dtype=wanted, revision=revision).save(out)
-    typer.echo(f"wrote {out}", err=True)
+    return published.Parts(**{name: place for name, place in places.items() if place is not None})
 
 
 @data_app.command("check")

@@ -20,27 +20,16 @@ import torch
 from rich.table import Table
 
 from omni_diffusion import config as configs
+from omni_diffusion import memory, published
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.quantization import Quantization, bytes_saved
 from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
 from omni_diffusion.codecs.glm_voice.codec import GlmVoiceConfig
-from omni_diffusion.codecs.suite import (
-    HEARING_FILE,
-    IMAGE_FILE,
-    SPEECH_FOLDER,
-    TEXT_FILE,
-    SuiteConfig,
-)
+from omni_diffusion.codecs.suite import SPEECH_FOLDER, SuiteConfig
 from omni_diffusion.errors import ModelError
-from omni_diffusion.model import (
-    BACKBONE_FILE,
-    CONFIG_FILE,
-    GENERATION_FILE,
-    SHIPPED,
-    config_at,
-)
-from omni_diffusion.published import free_memory, parameters
-from omni_diffusion.weights import INDEX
+from omni_diffusion.inventory import Entry, is_ours
+from omni_diffusion.model import SHIPPED, config_at
+from omni_diffusion.published import Parts, parameters
 
 EXTRAS = {  # what each optional library is for, and what installs it
     "faster_whisper": ("judging speech in `eval`", "pip install omni-diffusion[eval]"),
@@ -108,24 +97,23 @@ def official(
 
 def folder(
     path: Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     quantization: Quantization | None = None,
+    parts: Parts | None = None,
 ) -> Sizes:
-    """The model of a folder, by its configs alone; raises ModelError where there is none."""
+    """The model of a folder, ours or a published one, by its configs alone.
+
+    dtype: None = as it opens by default. parts: a published folder's. Raises ModelError where
+    there is no model, ConfigError.
+    """
     path = SHIPPED if path is None else Path(path)
+    if not is_ours(path):
+        told = published.told(path, parts or Parts())
+        return _sizes(told.backbone, told.codecs, told.voice, dtype or told.dtype, quantization)
     found = config_at(path)
+    dtype = dtype or torch.float32
     voice = configs.load(GlmVoiceConfig, path / SPEECH_FOLDER / SPEECH_CONFIG)
     return _sizes(found.backbone, found.codecs, voice, dtype, quantization)
-
-
-def missing(path: Path | None = None) -> list[str]:
-    """The files that a model folder lacks."""
-    path = SHIPPED if path is None else Path(path)
-    index = f"{BACKBONE_FILE}{INDEX}"
-    lacking = [] if (path / index).is_file() else [BACKBONE_FILE]
-    names = [CONFIG_FILE, GENERATION_FILE, *lacking, TEXT_FILE, IMAGE_FILE, HEARING_FILE]
-    names.append(f"{SPEECH_FOLDER}/{SPEECH_CONFIG}")
-    return [name for name in names if not (path / name).is_file()]
 
 
 def _sizes(
@@ -213,16 +201,9 @@ def _wait(device: torch.device) -> None:
 
 
 # -------------------------------------------------------------------------------------- machine
-def memory(device: torch.device) -> int | None:
-    """Free bytes of the device; None where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return free_memory()
-
-
 def machine(device: torch.device) -> list[tuple[str, str]]:
     """What computes here, as names and values."""
-    free = memory(device)
+    free = memory.free_on(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     attention = "fused kernel" if device.type == "cuda" else "fused kernel, plain under bfloat16"
     return [
@@ -255,7 +236,7 @@ class Diagnosis:
     sizes: Sizes
     machine: list[tuple[str, str]]
     extras: list[tuple[str, str]]
-    missing: list[str]
+    files: list[Entry]
     free: int | None
     needed: dict[str, int]
     rate: float
@@ -274,7 +255,8 @@ class Diagnosis:
         return parts | {
             "machine": dict(self.machine),
             "extras": dict(self.extras),
-            "missing": self.missing,
+            "files": {each.name: {"bytes": each.bytes, "note": each.note} for each in self.files},
+            "missing": [each.name for each in self.files if each.bytes is None],
             "free_bytes": self.free,
             "needed_bytes": self.needed,
             "operations_a_second": self.rate,
@@ -282,7 +264,7 @@ class Diagnosis:
         }
 
 
-def examine(sizes: Sizes, device: torch.device, lacking: list[str]) -> Diagnosis:
+def examine(sizes: Sizes, device: torch.device, found: list[Entry]) -> Diagnosis:
     """Reckon what the model needs, and measure how fast products are on the device."""
     needed = {
         f"{task}, batch {batch}": sizes.bytes + answering(sizes, *canvas, batch)
@@ -299,7 +281,7 @@ def examine(sizes: Sizes, device: torch.device, lacking: list[str]) -> Diagnosis
         for task, (canvas, blanks) in sizes.canvases.items()
     }
     return Diagnosis(
-        sizes, machine(device), extras(), lacking, memory(device), needed, rate, expected
+        sizes, machine(device), extras(), found, memory.free_on(device), needed, rate, expected
     )
 
 
@@ -313,8 +295,6 @@ def tables(found: Diagnosis) -> list[Table]:
     here = _table("here", "", "")
     for name, value in (*found.machine, *found.extras):
         here.add_row(name, value)
-    for name in found.missing:
-        here.add_row(name, "missing: fetch it again, or convert the model anew")
     parts = _table("the model", "part", "parameters", "in memory")
     for name, part in found.sizes.parts.items():
         parts.add_row(name, f"{part.parameters:,}", human(part.bytes))
@@ -334,6 +314,14 @@ def tables(found: Diagnosis) -> list[Table]:
     return [here, parts, room, clock]
 
 
+def inventory(files: list[Entry]) -> Table:
+    """What is there of a model, and how to get what is not."""
+    table = _table("its files", "file", "size", "")
+    for each in files:
+        table.add_row(each.name, "" if each.bytes is None else human(each.bytes), each.note)
+    return table
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", show_header=any(columns))
     for column in columns:
@@ -342,5 +330,8 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def human(size: float) -> str:
-    """Bytes in GiB or MiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    """Bytes in GiB, MiB or KiB."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size / 2**10:.1f} KiB"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,46 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; it becomes `path` at the end, all its files at once.
+
+    When the body fails nothing of it remains. Raises StorageError where `path` is a file or a
+    folder that is not empty, and for what the system refuses.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{secrets.token_hex(8)}.partial"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StorageError(f"{path} is there and not empty; remove it or choose another path")
+    try:
+        with _told(path):
+            temporary.mkdir(parents=True)
+        yield temporary
+        with _told(path):
+            if path.exists():
+                path.rmdir()  # an empty one, which not every system replaces
+            temporary.replace(path)
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raise StorageError when the disk that `path` is to lie on has fewer than `needed` bytes."""
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:  # not told; the writing will tell
+        return
+    if needed > free:
+        raise StorageError(
+            f"{path} takes {needed / 1e9:.3g} GB, its disk has {free / 1e9:.3g} GB free;"
+            " free some space or choose another disk"
+        )
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; raises StorageError."""
     with atomic_path(path) as temporary:
@@ -67,10 +108,16 @@ def write_text(path: Path, text: str) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file if it is there; raises StorageError."""
-    try:
+    with _told(path, "remove"):
         Path(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path, verb: str = "write") -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise StorageError(_reason(path, error, "remove")) from error
+        raise StorageError(_reason(path, error, verb)) from error
 
 
 def _flush(path: Path) -> None:

@@ -15,15 +15,17 @@ from typing import Final, Literal, Self
 import torch
 
 from omni_diffusion import config as configs
-from omni_diffusion import published, weights
+from omni_diffusion import files, memory, published, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
-from omni_diffusion.backbone.quantization import Quantization, quantize
-from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig, stored
+from omni_diffusion.backbone.quantization import Quantization, bytes_saved, quantize
+from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
+from omni_diffusion.codecs.glm_voice.codec import GlmVoiceConfig
+from omni_diffusion.codecs.suite import SPEECH_FOLDER, CodecSuite, SuiteConfig
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import ModelError, StorageError
-from omni_diffusion.published import BACKBONE_FILES, Parts, Place
+from omni_diffusion.published import BACKBONE_FILES, Opened, Parts, Place
 from omni_diffusion.vocab import Vocabulary
 
 CONFIG_FILE = "config.json"
@@ -101,18 +103,19 @@ class OmniModel:
         """Open a model folder, by default the small model that comes with the package.
 
         dtype is the backbone's; codecs stay in float32. quantization: see `quantize`. Raises
-        ModelError, ConfigError or WeightsError, each naming the file.
+        ModelError, also for too little memory, ConfigError or WeightsError, naming the file.
         """
         folder = SHIPPED if folder is None else Path(folder)
         config = config_at(folder)
         place = place_of(device)
+        memory.check(_needed(folder, config, dtype, place, quantization), folder, place)
         codecs = CodecSuite.open(folder, config.codecs, place)
         with torch.device("meta"):  # no random start, no memory taken twice
             backbone = Dream(config.backbone).to(dtype)
         tensors = weights.read(folder / BACKBONE_FILE)
         where = f"the weights at {folder / BACKBONE_FILE}"
         weights.load_into(backbone, tensors, rename=dream.rename, where=where)
-        return cls(config, codecs, backbone.to(place)).quantize(quantization)
+        return cls(config, codecs, backbone)._placed(place, quantization)
 
     @classmethod
     def from_pretrained(
@@ -130,17 +133,19 @@ class OmniModel:
         source: the folder, or owner/name on the hub; a folder of that name here comes first.
         parts: where codecs are that a published folder lacks; ours holds all. dtype: the
         backbone's; None = as published, float32 for ours. revision: of `source` on the hub.
-        quantization: see `quantize`; the weights are read whole first.
+        quantization: see `quantize`; where dtype changes, the weights are whole first on the CPU.
         Dream-7B gets rows for all ids and a new adapter, to be trained: see
         `published.widened`. Raises ModelError, ConfigError or WeightsError, each naming the file.
         """
         place = place_of(device)
         folder = published.locate(source, BACKBONE_FILES, revision)
         if _is_ours(folder):
-            stored = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-            published.check_memory(stored, folder)
             return cls.open(folder, place, dtype or torch.float32, quantization)
-        found = published.read(folder, parts or Parts(), dtype, place)
+        found = published.read(folder, parts or Parts(), dtype, place, quantization=quantization)
+        return cls._of(found)._placed(place, quantization)
+
+    @classmethod
+    def _of(cls, found: Opened) -> Self:
         config = ModelConfig(
             found.name,
             found.vocabulary,
@@ -148,7 +153,7 @@ class OmniModel:
             found.codecs.config,
             GenerationConfig(longest=published.LONGEST),
         )
-        return cls(config, found.codecs, found.backbone).quantize(quantization)
+        return cls(config, found.codecs, found.backbone)
 
     def quantize(self, how: Quantization | None) -> Self:
         """The model itself, the linear layers of its blocks now in 8 bits; None changes nothing.
@@ -156,27 +161,37 @@ class OmniModel:
         Embeddings, head and codecs stay as they are. For answers alone: it is neither trained nor
         saved. Raises ModelError for another `how`, and without torchao.
         """
+        return self._placed(self.device, how)
+
+    def _placed(self, device: torch.device, how: Quantization | None) -> Self:
+        """The model itself, its backbone brought to `device`; quantized ones get there smaller."""
         if how is not None:
-            quantize(self.backbone, how)
+            quantize(self.backbone, how, device)
             self.quantization = how
+        self.backbone.to(device)
         return self
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model to a folder, config.json last; `dtype` may be a smaller one to store.
 
-        Raises ModelError for a quantized one, StorageError.
+        Raises ModelError for a quantized one, StorageError, also for too little room on the disk.
         """
         if self.quantization is not None:
             raise ModelError("a quantized model is not saved; save it before, quantize when opened")
         folder = Path(folder)
+        files.check_space(folder, self._stored_bytes(dtype, dtype))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problem = f"cannot create {folder}: {error.strerror}; choose another folder"
             raise StorageError(problem) from error
         self.codecs.save(folder, dtype)
-        weights.write(stored(self.backbone, dtype), folder / BACKBONE_FILE)
-        save_config(self.config, folder, self.backbone.model.embed_tokens.weight.dtype)
+        weights.write(self.backbone.state_dict(), folder / BACKBONE_FILE, dtype=dtype)
+        save_config(self.config, folder, self._dtype)
+
+    def _stored_bytes(self, codecs: torch.dtype | None, backbone: torch.dtype | None) -> int:
+        own = weights.stored_bytes(self.backbone.state_dict(), backbone)
+        return own + self.codecs.stored_bytes(codecs)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -207,6 +222,36 @@ class OmniModel:
     def device(self) -> torch.device:
         """Where the backbone lies."""
         return self.backbone.model.embed_tokens.weight.device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.backbone.model.embed_tokens.weight.dtype
+
+
+def convert(
+    source: Place,
+    out: str | Path,
+    *,
+    parts: Parts | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> None:
+    """Write Omni-Diffusion or Dream-7B as a folder of ours, whole or not at all.
+
+    Arguments as of `OmniModel.from_pretrained`; `out` is new or empty. The backbone goes from
+    file to file piece by piece, so that only the codecs need memory. Raises ModelError for a
+    folder of ours, StorageError, and what opening raises.
+    """
+    folder = published.locate(source, BACKBONE_FILES, revision)
+    if _is_ours(folder):
+        raise ModelError(f"{folder} is a folder of ours already; give it to --model as it is")
+    with files.atomic_folder(Path(out)) as staged:
+        cpu = torch.device("cpu")
+        model = OmniModel._of(published.read(folder, parts or Parts(), None, cpu, mapped=True))
+        files.check_space(Path(out), model._stored_bytes(None, dtype))
+        model.codecs.save(staged)
+        weights.write(model.backbone.state_dict(), staged / BACKBONE_FILE, dtype=dtype)
+        save_config(model.config, staged, dtype or model._dtype)
 
 
 def _check(config: ModelConfig, codecs: CodecSuite) -> None:
@@ -241,6 +286,24 @@ def config_at(folder: Path) -> ModelConfig:
     return ModelConfig(
         found.name, found.vocabulary, found.backbone, found.codecs, generation_at(folder)
     )
+
+
+def _needed(
+    folder: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization | None,
+) -> int:
+    """Bytes that a folder of ours takes on `device` when it is opened."""
+    voice = configs.load(GlmVoiceConfig, folder / SPEECH_FOLDER / SPEECH_CONFIG)
+    needed = published.needed_bytes(config.backbone, config.codecs, voice, dtype)
+    if quantization is None:
+        return needed
+    kept = {tensor.dtype for tensor in weights.outline(folder / BACKBONE_FILE).values()}
+    if device.type == "cpu" and kept != {dtype}:  # a cast on the CPU makes them whole first
+        return needed
+    return needed - bytes_saved(config.backbone, dtype)
 
 
 def generation_at(folder: Path) -> GenerationConfig:

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from omni_diffusion import config as configs
-from omni_diffusion import weights
+from omni_diffusion import memory, weights
 from omni_diffusion.backbone import dream
 from omni_diffusion.backbone.adapter import SpeechAdapter
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.backbone.quantization import Quantization, bytes_saved
 from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.glm_voice.codec import GlmVoice, GlmVoiceConfig
 from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
@@ -48,6 +49,7 @@ ENCODER_FILE = "model.pt"
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DREAM_TOKENS = SPECIAL_TOKENS[: SPECIAL_TOKENS.index("<|mask|>") + 1]  # those of Dream-7B itself
+FIRST_OWN = "<|begin_of_audio|>"  # a token that Dream-7B lacks
 SPEECH_TOKEN = re.compile(r"<\|audio_\d+\|>")
 IMAGE_TOKEN = re.compile(r"<\|image_\d+\|>")
 LONGEST = 3072  # places of a row in the paper's training
@@ -95,7 +97,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """All parts of one model, on the device asked for; the codecs are in float32."""
+    """All parts of one model: the backbone on the CPU, codecs where asked for and in float32."""
 
     name: str
     vocabulary: Vocabulary
@@ -134,12 +136,81 @@ def locate(place: Place, files: Sequence[str], revision: str | None = None) -> P
     return Path(found)
 
 
-def read(folder: Path, parts: Parts, dtype: torch.dtype | None, device: torch.device) -> Opened:
+def fetched(place: Place, files: Sequence[str]) -> Path | None:
+    """Where the hub's package keeps what it fetched of `place` before; None = nowhere."""
+    name, _, pinned = str(place).partition("@")
+    try:
+        hub = import_module("huggingface_hub")
+        found = hub.snapshot_download(
+            name, revision=pinned or None, allow_patterns=list(files), local_files_only=True
+        )
+    except Exception:  # not installed, not fetched, no name of the hub
+        return None
+    return Path(found)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a folder's small files say: sizes of all parts, and the dtype of the backbone."""
+
+    backbone: DreamConfig
+    codecs: SuiteConfig
+    voice: GlmVoiceConfig
+    dtype: torch.dtype
+
+
+def told(folder: Path, parts: Parts) -> Told:
+    """Sizes of Omni-Diffusion's or Dream-7B's folder as it would open, by its small files alone.
+
+    The published sizes stand in for those of a speech tokenizer that is not here. Raises
+    ModelError or ConfigError for a config.json that is missing or of another model.
+    """
+    data, sizes = _config(folder), parts.sizes
+    place = parts.speech_tokenizer
+    tokenizer = Path(place) if Path(place).exists() else fetched(place, TOKENIZER_FILES)
+    if tokenizer is not None and (tokenizer / "config.json").is_file():
+        voice = _voice_sizes(tokenizer, sizes)
+    else:
+        listener = SpeechTokenizerConfig.official()
+        listener = replace(listener, codebook_size=sizes.flow.vocab_size)
+        voice = GlmVoiceConfig(listener, sizes.flow, sizes.vocoder)
+    backbone = DreamConfig.from_published(data, sizes.hearing.dim)
+    if not is_trained(folder):
+        vocabulary = Vocabulary.build(
+            text=len(read_json(folder / "vocab.json")),
+            speech=voice.tokenizer.codebook_size,
+            image=sizes.image.codes,
+        )
+        backbone = replace(backbone, vocab_size=vocabulary.size)
+    suite = SuiteConfig(sizes.image, sizes.hearing)
+    return Told(backbone, suite, voice, _stored_dtype(data))
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the tokens are Omni-Diffusion's, not Dream-7B's; where they are not told, yes."""
+    try:
+        return FIRST_OWN in _added(folder)
+    except ModelError:
+        return True
+
+
+def read(
+    folder: Path,
+    parts: Parts,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    *,
+    quantization: Quantization | None = None,
+    mapped: bool = False,
+) -> Opened:
     """Open Omni-Diffusion's or Dream-7B's folder together with its other parts.
 
-    dtype is the backbone's, None = as stored. Dream-7B is widened: see `widened`. Raises
-    ModelError for another model, other ids and too little memory, all before weights are read;
-    WeightsError for weights that are missing, broken or of other sizes; ConfigError.
+    dtype is the backbone's, None = as stored; the backbone stays on the CPU. device: where the
+    codecs go, and all of it is to go, so that there must be room for it. quantization: what the
+    backbone will be. mapped: the backbone is not computed with, only written elsewhere, so that
+    its weights stay in their files. Dream-7B is widened: see `widened`. Raises ModelError for
+    another model, other ids and too little memory, all before weights are read; WeightsError for
+    weights that are missing, broken or of other sizes; ConfigError.
     """
     data = _config(folder)
     text = TextCodec.from_bpe(folder / "vocab.json", folder / "merges.txt")
@@ -154,14 +225,21 @@ def read(folder: Path, parts: Parts, dtype: torch.dtype | None, device: torch.de
     stored = DreamConfig.from_published(data, parts.sizes.hearing.dim)
     _check_count(folder, vocabulary, stored, trained)
     sizes = replace(stored, vocab_size=vocabulary.size)
-    dtype = dtype or _stored_dtype(data)
-    check_memory(_bytes(sizes, voice, parts.sizes, dtype), folder)
+    kept = _stored_dtype(data)
+    dtype = dtype or kept
+    suite = SuiteConfig(parts.sizes.image, parts.sizes.hearing)
+    needed = needed_bytes(sizes, suite, voice, dtype)
+    if mapped:
+        needed -= _mapped_bytes(sizes, trained, dtype)
+    if quantization is not None and (dtype == kept or device.type != "cpu"):
+        needed -= bytes_saved(sizes, dtype)  # a cast on the CPU makes them whole first
+    memory.check(needed, folder, device)
     tensors = weights.read(folder)
     start = tensors if trained else widened(tensors, stored, vocabulary)
     return Opened(
         name="omni-diffusion" if trained else "dream",
         vocabulary=vocabulary,
-        backbone=_backbone(start, sizes, dtype, folder).to(device),
+        backbone=_backbone(start, sizes, dtype, folder),
         codecs=CodecSuite(
             text=text,
             image=Magvit2.load(found.image_codec, parts.sizes.image).to(device),
@@ -221,24 +299,13 @@ def parameters(backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig
     return {"backbone": _count(dream) - counts["speech_projector"], **counts}
 
 
-def check_memory(needed: int, what: Path) -> None:
-    """Raise ModelError when fewer than `needed` bytes of memory are free, where that is known."""
-    free = free_memory()
-    if free is not None and needed > free:
-        raise ModelError(
-            f"{what} takes {needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free; close"
-            " other programs, give a smaller dtype or use a larger machine"
-        )
-
-
-def free_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not say (not Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+def needed_bytes(
+    backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig, dtype: torch.dtype
+) -> int:
+    """Memory that all parts take: the backbone with its adapter in `dtype`, codecs in float32."""
+    counts = parameters(backbone, codecs, voice)
+    own = counts.pop("backbone") + counts.pop("speech_projector")
+    return own * dtype.itemsize + 4 * sum(counts.values())
 
 
 # -- what the folder says of itself -----------------------------------------------------------
@@ -288,7 +355,7 @@ def _check_ids(folder: Path, data: Mapping[str, Any], text: TextCodec) -> bool:
     if sorted(words.values()) != [*range(count)]:
         raise ModelError(f"{folder / 'vocab.json'} has gaps in its ids 0..{count - 1}; fetch it")
     added = _added(folder)
-    trained = "<|begin_of_audio|>" in added
+    trained = FIRST_OWN in added
     expected = _expected(added, count) if trained else _numbered(DREAM_TOKENS, count)
     for token in (*expected, *added):
         found, wanted = added.get(token), expected.get(token)
@@ -382,11 +449,12 @@ def _voice_sizes(tokenizer: Path, sizes: Sizes) -> GlmVoiceConfig:
     return GlmVoiceConfig(replace(listener, resampling=heard), sizes.flow, sizes.vocoder)
 
 
-def _bytes(sizes: DreamConfig, voice: GlmVoiceConfig, given: Sizes, dtype: torch.dtype) -> int:
-    """Memory that all parts take: the backbone with its adapter in `dtype`, codecs in float32."""
-    counts = parameters(sizes, SuiteConfig(given.image, given.hearing), voice)
-    own = counts.pop("backbone") + counts.pop("speech_projector")
-    return own * dtype.itemsize + 4 * sum(counts.values())
+def _mapped_bytes(sizes: DreamConfig, trained: bool, dtype: torch.dtype) -> int:
+    """What of the backbone stays in its files: all, but for embeddings and head if widened."""
+    with torch.device("meta"):
+        dream = Dream(sizes)
+    grown = 0 if trained else 2 * sizes.vocab_size * sizes.hidden_size
+    return (_count(dream) - grown) * dtype.itemsize
 
 
 def _count(module: nn.Module) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import glob
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,74 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from omni_diffusion import files
-from omni_diffusion.errors import StorageError, WeightsError
+from omni_diffusion.errors import WeightsError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 INDEX = ".index.json"
 MAX_SHARD_BYTES = 5_000_000_000
 MAX_ROWS = 20  # of each kind in the table of names
+PIECE = 2**24  # elements that are cast and written at a time
+KINDS = {  # what the format calls each dtype
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """Read tensors by name, on the CPU.
+    """Read tensors by name, on the CPU; those of .safetensors stay mapped from their file.
 
     `path` is a .safetensors file, a .bin/.pt/.pth/.ckpt pickle (also one that keeps its tensors
     under "state_dict"), an index of shards, or a folder that holds one of these. Raises
     WeightsError for what is missing, truncated, corrupt or would run code.
     """
-    path = Path(path)
+    return _read(Path(path), torch.device("cpu"))
+
+
+def outline(path: str | Path) -> dict[str, Tensor]:
+    """What `read` would give, names, shapes and dtypes alone: tensors on the meta device.
+
+    Reads headers only, and raises as `read` does.
+    """
+    return _read(Path(path), torch.device("meta"))
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that `read` opens, whether they are there or not; raises WeightsError."""
+    path = _start(Path(path))
+    if not path.name.endswith(INDEX) or not path.is_file():
+        return [path]
+    return [path.with_name(name) for name in sorted(set(_places(path).values()))]
+
+
+def _start(path: Path) -> Path:
+    """The file or index that reading begins with."""
     if path.is_dir():
-        path = _find(path)
-    if not path.exists() and _index_of(path).exists():
-        path = _index_of(path)
+        return _find(path)
+    index = _index_of(path)
+    return index if not path.exists() and index.exists() else path
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
+    path = _start(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; check the path")
     if path.name.endswith(INDEX):
-        return _read_shards(path)
+        return _read_shards(path, device)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, device)
     if path.suffix in PICKLES:
-        return _read_pickle(path)
+        return _read_pickle(path, device)
     kinds = ", ".join((".safetensors", *PICKLES))
     raise WeightsError(f"{path} is no file of weights; give one of {kinds} or a folder")
 
@@ -55,36 +96,52 @@ def write(
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
     *,
+    dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write tensors to a .safetensors file, whole or not at all.
+    """Write tensors to a .safetensors file, whole or not at all, piece by piece.
 
-    Above `max_shard_bytes` they go to model-00001-of-0000N.safetensors and so on, with
-    model.safetensors.index.json in the usual layout; `read(path)` finds either. Raises
-    WeightsError for what the format cannot hold, StorageError for what the disk refuses.
+    Tensors that are mapped from a file are never in memory as a whole. `dtype`: what those of
+    floating point are stored as, None = as they are. Above `max_shard_bytes` they go to
+    model-00001-of-0000N.safetensors and so on, with model.safetensors.index.json in the usual
+    layout; `read(path)` finds either. Raises WeightsError for what the format cannot hold,
+    StorageError for what the disk refuses or has no room for; what was there before then stays.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path} does not end in .safetensors; rename it")
-    owned = _owned(tensors)
-    shards = _split(owned, max_shard_bytes)
-    if len(shards) == 1:
-        _write_safetensors(owned, path, metadata)
-        _remove_shards(path)
-        return
-    _remove_shards(path)  # first, lest an old index name shards of which only some are new
-    try:
-        _write_shards(owned, shards, path, metadata)
-    except BaseException:
-        _remove_shards(path)
-        raise
-    files.remove(path)  # `read` would prefer an old single file
+    kinds = {name: _kind(name, tensor, dtype) for name, tensor in tensors.items()}
+    sizes = {name: tensor.numel() * kinds[name].itemsize for name, tensor in tensors.items()}
+    files.check_space(path, sum(sizes.values()))
+    shards = _split(sizes, max_shard_bytes)
+    names = [f"{path.stem}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    targets = [path] if len(shards) == 1 else [path.with_name(name) for name in names]
+    with ExitStack() as waiting:  # the files take their places when all of them are written
+        for target, shard in zip(targets, shards, strict=True):
+            temporary = waiting.enter_context(files.atomic_path(target))
+            _stream({name: tensors[name] for name in shard}, kinds, temporary, metadata)
+        if len(shards) > 1:
+            files.remove(_index_of(path))  # lest it name shards of which only some are new
+    if len(shards) > 1:
+        places = {n: t.name for t, shard in zip(targets, shards, strict=True) for n in shard}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        files.write_text(_index_of(path), json.dumps(index, indent=2) + "\n")
+        files.remove(path)  # `read` would prefer an old single file
+    else:
+        files.remove(_index_of(path))
+    _remove_shards(path, targets)
+
+
+def stored_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
+    """What `write` would take on the disk, headers left out."""
+    return sum(t.numel() * _kind(name, t, dtype).itemsize for name, t in tensors.items())
 
 
 def remove(path: str | Path) -> None:
     """Remove a .safetensors file and its shards, where they are."""
     files.remove(Path(path))
-    _remove_shards(Path(path))
+    files.remove(_index_of(Path(path)))
+    _remove_shards(Path(path), ())
 
 
 def load_into(
@@ -150,37 +207,49 @@ def _index_of(path: Path) -> Path:
     return path.with_name(path.name + INDEX)
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _places(index: Path) -> dict[str, str]:
+    """Which shard, beside the index, holds each tensor."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(places.values()))
-        strays = [shard for shard in shards if Path(shard).name != shard]
+        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        strays = [shard for shard in sorted(set(places.values())) if Path(shard).name != shard]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index} is no index of shards ({error!r}); fetch it again") from error
     if strays:
         raise WeightsError(f"{index} names {strays[0]!r} outside of its folder; fetch it again")
+    return places
+
+
+def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
+    places = _places(index)
     tensors: dict[str, Tensor] = {}
-    for shard in shards:
+    for shard in sorted(set(places.values())):
         path = index.with_name(shard)
         if not path.is_file():
             raise WeightsError(f"{index.name} names the shard {path}, which is missing; fetch it")
-        tensors |= read(path)
+        tensors |= _read(path, device)
     lost = sorted(set(places) - set(tensors))
     if lost:
         raise WeightsError(f"{index} names {lost[0]!r}, which no shard holds; fetch them again")
     return {name: tensors[name] for name in places}
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load_file(path)
+        if device.type != "meta":
+            return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: torch.empty(each.get_shape(), dtype=DTYPES[each.get_dtype()], device=device)
+                for name, each in slices.items()
+            }
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _broken(path, error) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path, device: torch.device) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is corrupt or holds more than tensors, which might run code; convert it to"
@@ -204,68 +273,59 @@ def _only_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each in memory of its own, as the format wants them."""
-    owned: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_meta:
-            raise WeightsError(f"{name} is sparse or on the meta device; give plain tensors")
-        tensor = tensor.detach().cpu().contiguous()
-        memory = tensor.untyped_storage()
-        if memory.data_ptr() in seen or memory.nbytes() != tensor.nbytes:
-            tensor = tensor.clone()
-        seen.add(memory.data_ptr())
-        owned[name] = tensor
-    return owned
+def _kind(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that a tensor is stored in; raises WeightsError for what cannot be stored."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise WeightsError(f"{name} is sparse or on the meta device; give plain tensors")
+    kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+    if kind not in KINDS:
+        known = ", ".join(str(each).removeprefix("torch.") for each in KINDS)
+        raise WeightsError(f"{name} is of {kind}, which the format lacks; give one of {known}")
+    return kind
 
 
-def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
-    """Names in order, cut wherever the next tensor would exceed `max_bytes`."""
+def _split(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Names in order, cut wherever the next one's bytes would exceed `max_bytes`."""
     shards: list[list[str]] = [[]]
     room = max_bytes
-    for name, tensor in tensors.items():
-        if tensor.nbytes > room and shards[-1]:
+    for name, size in sizes.items():
+        if size > room and shards[-1]:
             shards.append([])
             room = max_bytes
         shards[-1].append(name)
-        room -= tensor.nbytes
+        room -= size
     return shards
 
 
-def _write_shards(
+def _stream(
     tensors: Mapping[str, Tensor],
-    shards: list[list[str]],
+    kinds: Mapping[str, torch.dtype],
     path: Path,
     metadata: Mapping[str, str] | None,
 ) -> None:
-    places: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        shard = path.with_name(f"{path.stem}-{number:05}-of-{len(shards):05}.safetensors")
-        _write_safetensors({name: tensors[name] for name in names}, shard, metadata)
-        places.update(dict.fromkeys(names, shard.name))
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    files.write_text(_index_of(path), json.dumps(index, indent=2) + "\n")
+    """One file: the header's length in 8 bytes, the header as JSON, the numbers end to end."""
+    # The widest first, so that each tensor starts at a multiple of its own size.
+    order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    for name in order:
+        start, end = end, end + tensors[name].numel() * kinds[name].itemsize
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": KINDS[kinds[name]], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            for piece in torch.split(tensors[name].detach().reshape(-1), PIECE):
+                plain = piece.to("cpu", kinds[name]).contiguous()
+                file.write(plain.view(torch.uint8).numpy().data)
 
 
-def _remove_shards(path: Path) -> None:
-    files.remove(_index_of(path))
+def _remove_shards(path: Path, kept: Sequence[Path]) -> None:
     for shard in path.parent.glob(f"{glob.escape(path.stem)}-?????-of-?????.safetensors"):
-        files.remove(shard)
-
-
-def _write_safetensors(
-    tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None
-) -> None:
-    with files.atomic_path(path) as temporary:
-        try:
-            safetensors.torch.save_file(tensors, temporary, {"format": "pt", **(metadata or {})})
-        except SafetensorError as error:
-            raise StorageError(f"cannot write {path}: {_line(error)}; free some space") from error
-        except (ValueError, TypeError, RuntimeError) as error:
-            problem = f"cannot write {path}: {_line(error)}; give plain tensors"
-            raise WeightsError(problem) from error
+        if shard not in kept:
+            files.remove(shard)
 
 
 def _broken(path: Path, error: Exception) -> WeightsError:

@@ -189,12 +189,12 @@ def test_a_save_that_fails_keeps_the_state_before(
     kept = run.state_path.read_bytes()
     run.advance()
 
-    def full(tensors: object, path: Path, metadata: object) -> None:
-        Path(path).write_bytes(kept[:100])
+    def full(tensors: object, kinds: object, path: Path, metadata: object) -> None:
+        path.write_bytes(kept[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(weights.safetensors.torch, "save_file", full)
+        patched.setattr(weights, "_stream", full)
         with pytest.raises(StorageError, match="No space left on device; free some space"):
             run.save()
     assert run.state_path.read_bytes() == kept

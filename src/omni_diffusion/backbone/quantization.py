@@ -19,14 +19,15 @@ Quantization: TypeAlias = Literal["int8"]
 ROW_BYTES = 5  # a float32 scale and an 8-bit zero
 
 
-def quantize(backbone: Dream, how: Quantization) -> None:
+def quantize(backbone: Dream, how: Quantization, device: torch.device | None = None) -> None:
     """Replace the weights in place, for inference; they are not to be trained or written.
 
+    device: where the blocks are brought first, layer by layer, so that it never holds them whole.
     Raises ModelError for another `how`, and without torchao.
     """
     quantization(how)
     torchao = extras.need("torchao.quantization", "quant")
-    torchao.quantize_(backbone.model.layers, torchao.Int8WeightOnlyConfig())
+    torchao.quantize_(backbone.model.layers, torchao.Int8WeightOnlyConfig(), device=device)
 
 
 def quantization(name: str) -> Quantization:

@@ -6,7 +6,6 @@ codec's own folder speech/. Knows nothing of the backbone and of global ids.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -73,17 +72,13 @@ class CodecSuite:
         """Write all files, each whole or not at all; `dtype` may be a smaller one to store."""
         folder = Path(folder)
         self.text.save(folder / TEXT_FILE)
-        weights.write(stored(self.image, dtype), folder / IMAGE_FILE)
-        weights.write(stored(self.hearing, dtype), folder / HEARING_FILE)
+        weights.write(self.image.state_dict(), folder / IMAGE_FILE, dtype=dtype)
+        weights.write(self.hearing.state_dict(), folder / HEARING_FILE, dtype=dtype)
         if self.hearing.cmvn is not None:
             fbank.write_cmvn(self.hearing.cmvn, folder / CMVN_FILE)
-        speech = self.speech if dtype is None else copy.deepcopy(self.speech).to(dtype)
-        speech.save(folder / SPEECH_FOLDER)
+        self.speech.save(folder / SPEECH_FOLDER, dtype)
 
-
-def stored(module: torch.nn.Module, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """The module's tensors, those of floating point as `dtype`."""
-    return {
-        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        for name, tensor in module.state_dict().items()
-    }
+    def stored_bytes(self, dtype: torch.dtype | None = None) -> int:
+        """What `save` takes on the disk, but for the small files beside the weights."""
+        modules = (self.image, self.hearing, self.speech)
+        return sum(weights.stored_bytes(module.state_dict(), dtype) for module in modules)

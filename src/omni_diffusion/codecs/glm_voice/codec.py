@@ -94,14 +94,14 @@ class GlmVoice(nn.Module):
             HiFT.load(Path(decoder) / "hift.pt"),
         ).eval()
 
-    def save(self, folder: str | Path) -> None:
-        """Write config and weights, each file whole or not at all."""
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config and weights, each file whole or not at all; `dtype`: a smaller one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights.write(self.tokenizer.state_dict(), folder / TOKENIZER_FILE)
-        weights.write(self.flow.state_dict(), folder / FLOW_FILE)
+        weights.write(self.tokenizer.state_dict(), folder / TOKENIZER_FILE, dtype=dtype)
+        weights.write(self.flow.state_dict(), folder / FLOW_FILE, dtype=dtype)
         if isinstance(self.vocoder, HiFT):
-            weights.write(self.vocoder.state_dict(), folder / VOCODER_FILE)
+            weights.write(self.vocoder.state_dict(), folder / VOCODER_FILE, dtype=dtype)
         configs.save(self.config, folder / CONFIG_FILE)
 
     @property

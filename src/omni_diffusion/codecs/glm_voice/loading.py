@@ -1,9 +1,9 @@
-"""Published weights into a module: opens the source, folds weight norm, leaves out leftovers.
+"""Published weights into a module: opens the source and folds weight norm.
 
 Knows nothing of the modules but their parameter names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -14,20 +14,20 @@ from omni_diffusion import weights
 Source: TypeAlias = str | Path | Mapping[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
-# Running sums that only the training of the tokenizer's codebook needs.
-LEFTOVERS = ("ema_count", "ema_weight")
 
-
-def fill(module: Module, source: Source) -> Module:
+def fill(
+    module: Module, source: Source, rename: Callable[[str], str | None] | None = None
+) -> Module:
     """The module with the weights of a file, of a folder holding one or of tensors; eval mode.
 
-    Raises WeightsError where names or shapes disagree with the module.
+    rename: a published name -> the module's, None = leave it out. Raises WeightsError where names
+    or shapes disagree with the module.
     """
     if isinstance(source, Mapping):
         tensors, where = source, "the given tensors"
     else:
         tensors, where = weights.read(source), f"the weights at {source}"
-    weights.load_into(module, fold_weight_norm(tensors), rename=_module_name, where=where)
+    weights.load_into(module, fold_weight_norm(tensors), rename=rename, where=where)
     return module.eval()
 
 
@@ -40,7 +40,3 @@ def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             g, v = folded.pop(name), folded.pop(stem + "_v")
             folded[stem] = v * (g / v.flatten(1).norm(dim=1).view_as(g))
     return folded
-
-
-def _module_name(name: str) -> str | None:
-    return None if name in LEFTOVERS else name

@@ -5,6 +5,7 @@ Dimension key: B batch, F mel frames (100 a second), T = F / 2 encoder frames, N
 (12.5 a second as published), D width. Source: GLM-4-Voice's published tokenizer.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -21,6 +22,9 @@ from omni_diffusion.media import Resampling, Waveform
 
 WINDOW_SAMPLES = 30 * LISTEN_RATE
 """Longer clips are cut into windows of this length that know nothing of one another."""
+PREFIXES = ("model.encoder.", "encoder.")  # of names where a whole Whisper was stored
+LAYER = re.compile(r"layers\.(\d+)\.")
+LEFTOVERS = ("ema_count", "ema_weight")  # running sums that only the codebook's training needs
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,22 @@ class SpeechTokenizer(nn.Module):
 
         Raises WeightsError where names or shapes disagree with `config` (default: official).
         """
-        return fill(cls(config or SpeechTokenizerConfig.official()), source)
+        module = cls(config or SpeechTokenizerConfig.official())
+        return fill(module, source, module.rename)
+
+    def rename(self, name: str) -> str | None:
+        """Name here of a tensor of a published checkpoint; None = skip.
+
+        Under a prefix the encoder goes on after the place where it is quantized: the layers from
+        there on and the last norm are not needed.
+        """
+        prefix = next((each for each in PREFIXES if name.startswith(each)), "")
+        local = name.removeprefix(prefix)
+        layer = LAYER.match(local)
+        beyond = local.startswith("layer_norm.") or (
+            layer is not None and int(layer[1]) >= self.config.layers
+        )
+        return None if local in LEFTOVERS or (prefix and beyond) else local
 
     # -- from sound to codes --------------------------------------------------------------
 
