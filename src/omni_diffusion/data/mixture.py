@@ -28,7 +28,6 @@ TRIES = 1000  # scenes to look at before no question about any of them counts as
 WRITTEN = 0.5  # share of answers of text and picture whose text is given and the picture asked
 LOST, GAP, GAPS = 0.05, 4, 0.5  # of the frames of speech; places of a gap at most, share with one
 NOISE = 0.15  # most noise on frames, of their deviation
-SWAPPED = 0.2  # most cells of a picture that are another's
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class WorldMixture:
     numbers of the rule by which the model gives an answer its places at inference; an answer that
     fits gets as many here, give or take half a tail. answers: by task, what an answer is made of
     where it differs from the task's own. null: share of the drawn pictures that are
-    asked for with the null prompt, which guidance needs. distort: change what is heard and seen a
-    little each time, so that lines and scenes are not known as a whole.
+    asked for with the null prompt, which guidance needs. distort: change what is heard a little
+    each time, so that lines are not known by their sound.
     """
 
     def __init__(
@@ -149,28 +148,18 @@ class WorldMixture:
     def _picture(self, scene: world.Scene) -> Codes:
         return Codes("image", self.scenes.of(scene))
 
-    def _seen(self, scene: world.Scene, rng: random.Random) -> Codes:
-        """A scene's picture to look at; distorted, some cells are another's."""
-        codes = self.scenes.of(scene)
-        if self.distort:
-            strange = self.scenes.of(world.sample_scene(rng))
-            share = SWAPPED * rng.random()
-            swap = torch.tensor([rng.random() < share for _ in range(len(codes))])
-            codes = torch.where(swap, strange, codes)
-        return Codes("image", codes)
-
     def _t2i(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
         scene = world.sample_scene(rng)
         return [Text(rng.choice(world.captions(scene)))], [self._picture(scene)]
 
     def _caption(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
         scene = world.sample_scene(rng)
-        return [self._seen(scene, rng)], [Text(world.caption(scene))]
+        return [self._picture(scene)], [Text(world.caption(scene))]
 
     def _vqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
         scene = world.sample_scene(rng)
         question = rng.choice(world.questions(scene, rng))
-        return [Text(question.text), self._seen(scene, rng)], [Text(question.answer)]
+        return [Text(question.text), self._picture(scene)], [Text(question.answer)]
 
     def _chat(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
         question = rng.choice(self._facts)
@@ -261,7 +250,7 @@ class WorldMixture:
             found = [q for q in world.questions(scene, rng) if self._speakable(q)]
             if found:
                 asked, answered = self._spoken_pair(rng.choice(found), rng)
-                return [asked, self._seen(scene, rng)], answered
+                return [asked, self._picture(scene)], answered
         raise _unspoken("svqa")
 
 

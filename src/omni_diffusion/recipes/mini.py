@@ -101,7 +101,7 @@ def stages() -> tuple[Stage, Stage, Stage]:
         *(Share("asr", 10), Share("tts", 12)),
     )
     interaction = (
-        *(Share("t2i", 3), Share("caption", 6), Share("vqa", 7), Share("chat", 1, 0.1)),
+        *(Share("t2i", 3), Share("caption", 14, 2.0), Share("vqa", 7), Share("chat", 1, 0.1)),
         *(Share("asr", 12, 1.5), Share("tts", 18, 2.0), Share("s2i", 8, 1.5)),
         *(Share("sqa", 1, 0.3), Share("svqa", 8)),
     )
