@@ -121,9 +121,11 @@ def test_the_index_counts_tasks_and_rows(worker: Worker) -> None:
     worker.run(of=2)
     index = Shards(worker.out).index
     assert [record.rows for record in index.shards] == [4, 3]
-    tasks = Shards(worker.out).tasks()
-    counted = {name: tasks.count(name) for name in sorted(set(tasks))}
-    assert counted == {"asr": 1, "chat": 2, "infill": 1, "t2i": 1, "tts": 1, "vqa": 1}
+    found = Shards(worker.out)
+    assert found.counts() == {"asr": 1, "chat": 2, "infill": 1, "t2i": 1, "tts": 1, "vqa": 1}
+    numbers = found.by_task()
+    assert {task: len(each) for task, each in numbers.items()} == found.counts()
+    assert all(found[int(n)].task == task for task, each in numbers.items() for n in each)
     assert lines(worker.out) == [1, 3, 5, 7, 2, 4, 6]
 
 
@@ -292,7 +294,7 @@ def test_a_broken_shard_is_one_line_with_the_fix(worker: Worker) -> None:
         assert told.endswith("run data pretokenize again, which makes this shard anew")
     path.unlink()
     with pytest.raises(DataError, match=f"cannot read {path}"):
-        Shards(worker.out).tasks()
+        Shards(worker.out).by_task()
 
 
 def test_a_shard_of_another_index_is_told(worker: Worker) -> None:
@@ -300,6 +302,16 @@ def test_a_shard_of_another_index_is_told(worker: Worker) -> None:
     shutil.copy(worker.out / name_of(0, 2), worker.out / name_of(1, 2))
     with pytest.raises(DataError, match="has 4 rows, the index says 3"):
         Shards(worker.out)[5]
+
+
+def test_a_shard_without_rows_is_passed_over(worker: Worker) -> None:
+    rows = [ROWS[5], row("<|image|>", "a dog", images=["none.png"]), ROWS[6]]
+    write(worker.manifest, *rows)
+    replace(worker, most_bad=1).run(of=3)
+    found = Shards(worker.out)
+    assert [record.rows for record in found.index.shards] == [1, 0, 1]
+    assert [found[0].line, found[1].line] == [1, 3]
+    assert found.by_task()["chat"].tolist() == [0, 1]
 
 
 def test_rows_are_numbered_from_0(worker: Worker) -> None:

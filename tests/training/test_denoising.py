@@ -68,7 +68,7 @@ class Fixed:
     def __init__(self, *groups: Group) -> None:
         self.groups = list(groups)
 
-    def draw(self, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
         return self.groups
 
 

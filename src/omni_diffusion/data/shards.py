@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from omni_diffusion import config, files
 from omni_diffusion.conversation import Text
@@ -204,13 +205,25 @@ class Shards:
             table = self._file(at).read_row_group(group)
             return _row(table.slice(row, 1).to_pylist()[0], shard.frame_dim)
 
-    def tasks(self) -> list[str]:
-        """The task of every row; reads that column of every shard."""
-        found: list[str] = []
+    def by_task(self) -> dict[str, Tensor]:
+        """The numbers of each task's rows, int64 [n]; reads that column of every shard."""
+        found: dict[str, list[Tensor]] = {}
         for at, shard in enumerate(self.index.shards):
             with _broken(self.folder / shard.file):
-                found += self._file(at).read(columns=["task"])["task"].to_pylist()
-        return found
+                column = self._file(at).read(columns=["task"])["task"]
+                coded = column.combine_chunks().dictionary_encode()
+            codes = torch.tensor(coded.indices.to_numpy(), dtype=torch.int64)
+            for code, task in enumerate(coded.dictionary.to_pylist()):
+                numbers = (codes == code).nonzero().flatten() + self._stops[at] - shard.rows
+                found.setdefault(task, []).append(numbers)
+        return {task: torch.cat(parts) for task, parts in sorted(found.items())}
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each task has, by the index."""
+        total: Counter[str] = Counter()
+        for shard in self.index.shards:
+            total.update(shard.tasks)
+        return dict(sorted(total.items()))
 
     def _open(self, at: int) -> Any:
         parquet = need("pyarrow.parquet", "data")

@@ -28,8 +28,8 @@ from omni_diffusion.vocab import Span, Vocabulary
 class Mixture(Protocol):
     """Where a step's canvases come from."""
 
-    def draw(self, generator: torch.Generator) -> list[Group]:
-        """The groups of one step, a function of the generator alone."""
+    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+        """The groups of a step, a function of the two alone."""
         ...
 
 
@@ -71,7 +71,7 @@ class DenoisingObjective:
         """Sum over the step's groups of share * mean loss."""
         total = torch.zeros(())
         figures: dict[str, float] = {}
-        for group in self.mixture.draw(generator):
+        for group in self.mixture.draw(step, generator):
             masking = self.config.by_task.get(group.name, self.config.masking)
             rows: Sequence[Sequence[Canvas]] = [[canvas] for canvas in group.canvases]
             if self.config.max_length is not None:
