@@ -254,8 +254,11 @@ HEARD = ("run", "asr", "--speech", "it.wav")
             nothing,
             ("train", "maxi", "--out", "runs", "--bank", "bank"),
             "no recipe is called 'maxi'",
-            "give mini",
+            "give mini or manifest",
         ),
+        (nothing, ("train", "mini", "--out", "a"), "needs the spoken sentences", "give --bank"),
+        (nothing, ("train", "manifest", "--out", "a"), "needs shards", "give --shards FOLDER"),
+        (nothing, ("train", "manifest", "--out", "a", "--shards", "b"), "no index", "pretokenize"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
@@ -432,3 +435,21 @@ def test_a_manifest_is_pretokenized_shard_by_shard(call: Call, model: Path) -> N
     assert left_out.startswith("left out: train.jsonl:2: cannot read none.png")
     assert made == "2 of 2 shards in made: 2 samples, 1 left out"
     assert Path("made/index.json").exists()
+
+
+def test_a_model_is_trained_on_a_manifest(call: Call, model: Path) -> None:
+    checkers(32).write("it.png")
+    long = {
+        **SOUND,
+        "messages": [SOUND["messages"][0], {"role": "assistant", "content": "a " * 999}],
+    }
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (SOUND, long)))
+    folder = ("--model", str(model))
+    assert call("data", "pretokenize", "train.jsonl", "shards", *folder).code == 0
+    words = ("train", "manifest", "--out", "run", "--shards", "shards", "--steps", "2", *folder)
+    said = call(*words)
+    assert (said.code, said.out) == (0, "")
+    left_out, wrote = said.err.splitlines()
+    assert left_out.startswith("left out: train.jsonl:2: the sample takes ")
+    assert wrote == "wrote run/model"
+    assert call("run", "caption", "--image", "it.png", "--model", "run/model").code == 0

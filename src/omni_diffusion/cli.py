@@ -239,16 +239,43 @@ def doctor(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Which training: mini.")],
+    recipe: Annotated[
+        str, typer.Argument(help="mini: the small model from nothing; manifest: on your own data.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder for all that is made; resumed if there.")],
-    bank: Annotated[Path, typer.Option(help="The spoken sentences, made by `make voices`.")],
+    bank: Annotated[
+        Path | None, typer.Option(help="mini: the spoken sentences, made by `make voices`.")
+    ] = None,
+    shards: Annotated[
+        Path | None, typer.Option(help="manifest: the folder that `data pretokenize` filled.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="manifest: optimizer steps.")] = 1000,
+    samples: Annotated[int, typer.Option(help="manifest: about so many samples a step.")] = 32,
+    lr: Annotated[float, typer.Option(help="manifest: the highest learning rate.")] = 1e-5,
+    seed: Annotated[int, typer.Option(help="manifest: of order and masking.")] = 0,
+    model: ModelFolder = None,
 ) -> None:
     """Train a model by a recipe, from nothing or from where it was stopped."""
-    if recipe != "mini":
-        raise TrainingError(f"no recipe is called {recipe!r}; give mini")
-    from omni_diffusion.recipes import mini
+    if recipe not in ("mini", "manifest"):
+        raise TrainingError(f"no recipe is called {recipe!r}; give mini or manifest")
+    if recipe == "mini":
+        if bank is None:
+            raise TrainingError("the recipe mini needs the spoken sentences; give --bank FOLDER")
+        from omni_diffusion.recipes import mini
 
-    mini.train(out, bank)
+        mini.train(out, bank)
+        return
+    if shards is None:
+        raise TrainingError("the recipe manifest needs shards; give --shards FOLDER")
+    from omni_diffusion.recipes import manifest
+
+    plan = manifest.Plan(shards, model, steps, samples, lr, seed)
+    too_long: set[str] = set()
+    with _bar("training") as show:
+        manifest.train(plan, out, report=lambda step, _: show(step / steps), told=too_long.add)
+    for line in sorted(too_long):
+        typer.echo(f"left out: {line}", err=True)
+    typer.echo(f"wrote {out / 'model'}", err=True)
 
 
 @app.command()

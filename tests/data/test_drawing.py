@@ -125,6 +125,16 @@ def test_tails_and_null_prompts_vary(model: OmniModel, shards: Shards) -> None:
     assert len(prompts) > 1
 
 
+def test_a_tail_never_makes_a_sample_too_long(model: OmniModel, shards: Shards) -> None:
+    mix = mixture(model, shards, Share("asr", 7), tail=1)
+    most = max(canvas.length for canvas in mix.draw(0, torch.Generator())[0].canvases)
+    tight = mixture(model, shards, Share("asr", 7), tail=9, max_length=most - 1)
+    for step in range(4):
+        (group,) = tight.draw(step, torch.Generator().manual_seed(step))
+        assert len(group.canvases) == 7
+        assert all(canvas.length < most for canvas in group.canvases)
+
+
 def test_what_is_too_long_is_told_by_its_line(model: OmniModel, shards: Shards) -> None:
     mix = mixture(model, shards, Share("chat", 10), tail=1)
     lengths = sorted(canvas.length for canvas in mix.draw(0, torch.Generator())[0].canvases)

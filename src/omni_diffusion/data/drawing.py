@@ -27,9 +27,9 @@ class ShardMixture:
 
     shares: rows of each task in a step, over all ranks together. answers: what a model's answers
     are made of where it differs from the tasks' own. tail: most pads behind an answer (drawn evenly
-    from 1). null: share of the pictures that are asked for with the null prompt, which guidance
-    needs. max_length: places of the longest canvas; a longer one is told to `report` and left out,
-    without `report` it raises DataError.
+    from 1), none where they have no room. null: share of the pictures that are asked for with the
+    null prompt, which guidance needs. max_length: places of the longest canvas; a longer one is
+    told to `report` and left out, without `report` it raises DataError.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class ShardMixture:
             picture = exercise.task.answer == ("image",)
             tail, null = rng.randint(1, self.tail), picture and rng.random() < self.null
             canvas = exercise.canvas(self.vocabulary, self.text, tail=tail, null=null)
+            if canvas.length > self.max_length:  # its tail may be what is too much
+                canvas = exercise.canvas(self.vocabulary, self.text, null=null)
             if canvas.length <= self.max_length:
                 yield canvas
                 continue
