@@ -260,6 +260,7 @@ def test_what_a_codec_spoils_is_told(
         (3, 3, "there is no shard 3 of 3; give 0 to 2"),
         (-1, 3, "there is no shard -1 of 3"),
         (None, 8, "8 shards for 7 lines; give 1 to 7"),
+        (None, 0, "0 shards for 7 lines; give 1 to 7"),
     ],
 )
 def test_a_shard_that_cannot_be(worker: Worker, shard: int | None, of: int, told: str) -> None:
@@ -312,6 +313,13 @@ def test_a_shard_without_rows_is_passed_over(worker: Worker) -> None:
     assert [record.rows for record in found.index.shards] == [1, 0, 1]
     assert [found[0].line, found[1].line] == [1, 3]
     assert found.by_task()["chat"].tolist() == [0, 1]
+
+
+def test_a_folder_without_rows_is_refused(worker: Worker) -> None:
+    write(worker.manifest, row("<|image|>", "a dog", images=["none.png"]))
+    replace(worker, most_bad=1).run()
+    with pytest.raises(DataError, match="holds no samples; all 1 lines were left out"):
+        Shards(worker.out)
 
 
 def test_rows_are_numbered_from_0(worker: Worker) -> None:

@@ -62,9 +62,9 @@ class Worker:
         lines are broken, StorageError when a file cannot be written.
         """
         lines = sum(1 for _ in manifest.lines(self.manifest))
-        of = of or max(1, -(-lines // LINES))
         if not lines:
             raise DataError(f"{self.manifest} is empty; add samples")
+        of = -(-lines // LINES) if of is None else of
         if not 1 <= of <= lines:
             raise DataError(f"{of} shards for {lines} lines; give 1 to {lines}")
         if shard is not None and not 0 <= shard < of:

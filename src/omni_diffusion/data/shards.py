@@ -178,12 +178,20 @@ def _stored(piece: Codes | Frames) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------- read
 class Shards:
-    """The rows of a folder of shards, by number from 0; raises DataError where one is broken."""
+    """The rows of a folder of shards, by number from 0.
+
+    Raises DataError for a folder without index or rows, and where a shard is broken.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.index = _index(self.folder)
         self._stops = list(accumulate(shard.rows for shard in self.index.shards))
+        if not len(self):
+            lost = sum(len(shard.skipped) for shard in self.index.shards)
+            raise DataError(
+                f"{self.folder} holds no samples; all {lost} lines were left out, mend the manifest"
+            )
         self._file = lru_cache(maxsize=OPEN)(self._open)
 
     def __len__(self) -> int:

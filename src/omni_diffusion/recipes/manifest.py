@@ -73,7 +73,7 @@ def begin(
     """
     optim = OptimConfig(lr=plan.lr, warmup=min(100, plan.steps // 10))
     shards, model = Shards(plan.shards), OmniModel.open(plan.model)
-    if any(each.codecs != codecs_digest(model.codecs) for each in shards.index.shards[:1]):
+    if shards.index.shards[0].codecs != codecs_digest(model.codecs):
         raise DataError(
             f"{plan.shards} was made with other codecs than those of {model.config.name}; run data"
             " pretokenize with that model"
