@@ -111,3 +111,18 @@ def test_a_batch_pads_the_short_rows_and_numbers_the_slots() -> None:
     assert Batch.of([short, short], pad=19).segments is None
     with pytest.raises(CanvasError, match="no canvases"):
         Batch.of([], pad=19)
+
+
+def test_packed_rows_tell_their_canvases_apart() -> None:
+    slot = FeatureSlot(0, torch.zeros(2, 4))
+    short = make(slots=(slot,))
+    long = Canvas(torch.arange(8), torch.zeros(8).bool(), torch.tensor([[0, 20]] * 8), (0, 0))
+    batch = Batch.packed([[long, short], [short]], pad=19)
+    assert batch.ids.tolist() == [[*range(8), *short.ids.tolist()], short.ids.tolist() + [19] * 8]
+    assert batch.segments is not None
+    assert batch.segments.tolist() == [[1] * 8 + [2] * 6, [1] * 6 + [0] * 8]
+    assert [(row, moved.start) for row, moved in batch.slots] == [(0, 8), (1, 0)]
+    assert all(moved.frames is slot.frames for _, moved in batch.slots)
+    for rows in ([], [[long], []]):
+        with pytest.raises(CanvasError, match="a row of no canvases"):
+            Batch.packed(rows, pad=19)

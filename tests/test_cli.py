@@ -249,12 +249,16 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("data", "import", "libritts", "a", "a"), "below a", "give the folder"),
         (nothing, ("data", "check", "no.jsonl"), "cannot read no.jsonl", "give a JSONL manifest"),
         (nothing, ("data", "check", "a", "--json", "no/a.json"), "no folder no", "create it"),
+        (nothing, ("data", "pretokenize", "a", "b", "--model", "no"), "no model at no", "holds"),
         (
             nothing,
             ("train", "maxi", "--out", "runs", "--bank", "bank"),
             "no recipe is called 'maxi'",
-            "give mini",
+            "give mini or manifest",
         ),
+        (nothing, ("train", "mini", "--out", "a"), "needs the spoken sentences", "give --bank"),
+        (nothing, ("train", "manifest", "--out", "a"), "needs shards", "give --shards FOLDER"),
+        (nothing, ("train", "manifest", "--out", "a", "--shards", "b"), "no index", "pretokenize"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
@@ -406,3 +410,46 @@ def test_a_corpus_is_imported_and_what_is_left_out_is_told(call: Call) -> None:
     assert wrote == "wrote made/manifest.jsonl: 1 samples"
     assert note == "note: 1 rows are no samples, see made/skipped.txt"
     assert call("data", "check", "made/manifest.jsonl").code == 0
+
+
+def test_a_manifest_is_pretokenized_shard_by_shard(call: Call, model: Path) -> None:
+    checkers(32).write("it.png")
+    broken = SOUND | {"images": ["none.png"]}
+    Path("train.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in (SOUND, broken, SOUND))
+    )
+    words = ("data", "pretokenize", "train.jsonl", "made", "--model", str(model), "--of", "2")
+    said = call(*words, "--shard", "0")
+    assert (said.code, said.out) == (0, "")
+    assert said.err.splitlines() == [
+        "1 of 2 shards in made: 2 samples, 0 left out",
+        "note: the index is written when all shards are there",
+    ]
+    said = call(*words)
+    assert said.code == 2
+    (told,) = said.err.splitlines()
+    assert told.startswith("error: shard-00001-of-00002.parquet: 1 of 1 lines are broken")
+    said = call(*words, "--most-bad", "1")
+    assert said.code == 0
+    left_out, made = said.err.splitlines()
+    assert left_out.startswith("left out: train.jsonl:2: cannot read none.png")
+    assert made == "2 of 2 shards in made: 2 samples, 1 left out"
+    assert Path("made/index.json").exists()
+
+
+def test_a_model_is_trained_on_a_manifest(call: Call, model: Path) -> None:
+    checkers(32).write("it.png")
+    long = {
+        **SOUND,
+        "messages": [SOUND["messages"][0], {"role": "assistant", "content": "a " * 999}],
+    }
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (SOUND, long)))
+    folder = ("--model", str(model))
+    assert call("data", "pretokenize", "train.jsonl", "shards", *folder).code == 0
+    words = ("train", "manifest", "--out", "run", "--shards", "shards", "--steps", "2", *folder)
+    said = call(*words)
+    assert (said.code, said.out) == (0, "")
+    left_out, wrote = said.err.splitlines()
+    assert left_out.startswith("left out: train.jsonl:2: the sample takes ")
+    assert wrote == "wrote run/model"
+    assert call("run", "caption", "--image", "it.png", "--model", "run/model").code == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -122,10 +123,10 @@ class Canvas:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Canvases side by side, padded on the right to the longest; B rows of L places."""
+    """Rows of one canvas or more, padded on the right to the longest; B rows of L places."""
 
     ids: Tensor  # [B, L] int64
-    segments: Tensor | None  # [B, L] int64: 1 = canvas, 0 = padding; None when nothing is padded
+    segments: Tensor | None  # [B, L] int64: 1.. = canvas, 0 = padding; None when a row is a canvas
     slots: tuple[tuple[int, FeatureSlot], ...]  # (row, slot)
 
     @classmethod
@@ -140,6 +141,28 @@ class Batch:
             return cls(ids, None, slots)
         places = torch.arange(ids.shape[1], device=ids.device)
         return cls(ids, (places < lengths[:, None]).long(), slots)
+
+    @classmethod
+    def packed(cls, rows: Sequence[Sequence[Canvas]], pad: int) -> Batch:
+        """Lay several canvases into each row, one behind the other; segments tell them apart."""
+        if not rows or not all(rows):
+            raise CanvasError("a batch has a row of no canvases; give at least one in each")
+        ids = [torch.cat([canvas.ids for canvas in row]) for row in rows]
+        lengths = [torch.tensor([canvas.length for canvas in row]) for row in rows]
+        numbers = [torch.arange(1, len(each) + 1).repeat_interleave(each) for each in lengths]
+        slots = tuple(
+            (number, replace(slot, start=slot.start + start))
+            for number, row in enumerate(rows)
+            for canvas, start in zip(row, starts_of(row), strict=True)
+            for slot in canvas.slots
+        )
+        laid = pad_sequence(ids, batch_first=True, padding_value=pad)
+        return cls(laid, pad_sequence(numbers, batch_first=True).to(laid.device), slots)
+
+
+def starts_of(row: Sequence[Canvas]) -> list[int]:
+    """Where each canvas of a packed row begins."""
+    return [0, *accumulate(canvas.length for canvas in row[:-1])]
 
 
 def _shape(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

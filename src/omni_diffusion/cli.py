@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Training data: import corpora, check manifests.", no_args_is_help=True)
+data_app = typer.Typer(help="Training data: import, check, pretokenize.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 ModelFolder = Annotated[
@@ -278,16 +278,43 @@ def doctor(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Which training: mini.")],
+    recipe: Annotated[
+        str, typer.Argument(help="mini: the small model from nothing; manifest: on your own data.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder for all that is made; resumed if there.")],
-    bank: Annotated[Path, typer.Option(help="The spoken sentences, made by `make voices`.")],
+    bank: Annotated[
+        Path | None, typer.Option(help="mini: the spoken sentences, made by `make voices`.")
+    ] = None,
+    shards: Annotated[
+        Path | None, typer.Option(help="manifest: the folder that `data pretokenize` filled.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="manifest: optimizer steps.")] = 1000,
+    samples: Annotated[int, typer.Option(help="manifest: about so many samples a step.")] = 32,
+    lr: Annotated[float, typer.Option(help="manifest: the highest learning rate.")] = 1e-5,
+    seed: Annotated[int, typer.Option(help="manifest: of order and masking.")] = 0,
+    model: ModelFolder = None,
 ) -> None:
     """Train a model by a recipe, from nothing or from where it was stopped."""
-    if recipe != "mini":
-        raise TrainingError(f"no recipe is called {recipe!r}; give mini")
-    from omni_diffusion.recipes import mini
+    if recipe not in ("mini", "manifest"):
+        raise TrainingError(f"no recipe is called {recipe!r}; give mini or manifest")
+    if recipe == "mini":
+        if bank is None:
+            raise TrainingError("the recipe mini needs the spoken sentences; give --bank FOLDER")
+        from omni_diffusion.recipes import mini
 
-    mini.train(out, bank)
+        mini.train(out, bank)
+        return
+    if shards is None:
+        raise TrainingError("the recipe manifest needs shards; give --shards FOLDER")
+    from omni_diffusion.recipes import manifest
+
+    plan = manifest.Plan(shards, model, steps, samples, lr, seed)
+    too_long: set[str] = set()
+    with _bar("training") as show:
+        manifest.train(plan, out, report=lambda step, _: show(step / steps), told=too_long.add)
+    for line in sorted(too_long):
+        typer.echo(f"left out: {line}", err=True)
+    typer.echo(f"wrote {out / 'model'}", err=True)
 
 
 @app.command()
@@ -408,6 +435,50 @@ def import_data(
     typer.echo(f"wrote {out / MANIFEST}: {record.samples} samples", err=True)
     if record.skipped:
         typer.echo(f"note: {record.skipped} rows are no samples, see {out / SKIPPED}", err=True)
+
+
+@data_app.command("pretokenize")
+def pretokenize_data(
+    manifest: Annotated[Path, typer.Argument(help="JSONL: one sample a line.")],
+    out: Annotated[Path, typer.Argument(help="The folder of the shards; resumed if begun.")],
+    shard: Annotated[
+        int | None, typer.Option(help="Make this one alone, counted from 0; default: all.")
+    ] = None,
+    of: Annotated[
+        int | None, typer.Option(help="How many shards; default: one for each 4,096 lines.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="What paths are relative to; default: the manifest's folder."),
+    ] = None,
+    most_bad: Annotated[
+        float, typer.Option(help="The share of a shard's lines that may be broken.")
+    ] = 0.01,
+    model: ModelFolder = None,
+    device: Device = "cpu",
+) -> None:
+    """Turn a manifest's pictures and speech into codes, once, by a model's codecs."""
+    from omni_diffusion.codecs.suite import CodecSuite
+    from omni_diffusion.data.sharding import Worker
+    from omni_diffusion.data.shards import INDEX
+    from omni_diffusion.extras import need
+    from omni_diffusion.model import SHIPPED, config_at, place_of
+
+    need("pyarrow", "data")
+    folder = model or SHIPPED
+    found = config_at(folder)
+    codecs = CodecSuite.open(folder, found.codecs, place_of(device))  # no need of the backbone
+    worker = Worker(manifest, out, codecs, root, found.generation.answers, most_bad)
+    with _bar(manifest.name) as show:
+        records = worker.run(shard, of, show)
+    skipped = [line for record in records for line in record.skipped]
+    for line in skipped:
+        typer.echo(f"left out: {line}", err=True)
+    rows = sum(record.rows for record in records)
+    told = f"{len(records)} of {records[0].of} shards in {out}: {rows} samples"
+    typer.echo(f"{told}, {len(skipped)} left out", err=True)
+    if not (out / INDEX).exists():
+        typer.echo("note: the index is written when all shards are there", err=True)
 
 
 def _open(folder: Path | None, device: str, quantization: str | None = None) -> OmniModel:

@@ -210,7 +210,7 @@ def test_every_way_a_line_was_heard_is_used() -> None:
 
 # ------------------------------------------------------------------------------------------ drawing
 def drawn(mix: WorldMixture, seed: int) -> list[list[list[int]]]:
-    groups = mix.draw(torch.Generator().manual_seed(seed))
+    groups = mix.draw(0, torch.Generator().manual_seed(seed))
     return [[canvas.ids.tolist() for canvas in group.canvases] for group in groups]
 
 
@@ -228,13 +228,13 @@ def test_a_draw_depends_on_the_generator_alone() -> None:
 
 def test_a_draw_goes_on_with_its_generator() -> None:
     generator = torch.Generator().manual_seed(0)
-    first, second = (WORLD.draw(generator)[0].canvases[0].ids.tolist() for _ in range(2))
+    first, second = (WORLD.draw(0, generator)[0].canvases[0].ids.tolist() for _ in range(2))
     assert first != second
 
 
 def test_groups_follow_the_shares() -> None:
     mix = WorldMixture([Share("chat", 3, 0.1), Share("t2i", 1)], VOCABULARY, TEXT, SCENES)
-    groups = mix.draw(torch.Generator())
+    groups = mix.draw(0, torch.Generator())
     assert [(g.name, g.share, len(g.canvases)) for g in groups] == [
         ("chat", 0.1, 3),
         ("t2i", 1.0, 1),
@@ -339,4 +339,4 @@ def test_spoken_tasks_need_the_bank(name: str) -> None:
 def test_a_bank_without_a_tasks_lines_is_refused(name: str) -> None:
     tested = bank([line for line in BANK.lines if line.split == "test"])
     with pytest.raises(DataError, match=f"no training lines for task '{name}'"):
-        mixture(name, spoken=tested).draw(torch.Generator())
+        mixture(name, spoken=tested).draw(0, torch.Generator())

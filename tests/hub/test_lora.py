@@ -33,7 +33,7 @@ class Few:
     def __init__(self, canvases: list[Canvas]) -> None:
         self.groups = [Group("t2i", 1.0, canvases)]
 
-    def draw(self, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
         return self.groups
 
 

@@ -1,17 +1,21 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
-from omni_diffusion.canvas import Batch, Canvas, FeatureSlot
+from omni_diffusion.canvas import Batch, Canvas, FeatureSlot, starts_of
 from omni_diffusion.data.mixture import Group
-from omni_diffusion.diffusion.loss import Weighting
+from omni_diffusion.data.packing import pack
+from omni_diffusion.diffusion.loss import Weighting, masked_loss, weigh
 from omni_diffusion.diffusion.masking import Corruption, MaskingConfig, corrupt
+from omni_diffusion.errors import DataError
 from omni_diffusion.training.denoising import (
     DenoisingConfig,
     DenoisingObjective,
@@ -64,7 +68,7 @@ class Fixed:
     def __init__(self, *groups: Group) -> None:
         self.groups = list(groups)
 
-    def draw(self, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
         return self.groups
 
 
@@ -185,7 +189,11 @@ def test_answer_places() -> None:
         [start <= i < stop for i in range(ids.shape[1])]
         for start, stop in (c.answer for c in CANVASES)
     ]
-    assert answer_places(CANVASES, ids).tolist() == expected
+    assert answer_places([[one] for one in CANVASES], ids).tolist() == expected
+    packed = Batch.packed([CANVASES], VOCABULARY.pad).ids
+    lengths = [one.length for one in CANVASES]
+    joined = [row[:length] for row, length in zip(expected, lengths, strict=True)]
+    assert answer_places([CANVASES], packed).tolist() == [list(chain(*joined))]
 
 
 # -------------------------------------------------------------------------------------------- pads
@@ -203,6 +211,135 @@ def test_pads_are_masked_less(gamma: float) -> None:
     real, pads = float(masked[..., 2:17].mean()), float(masked[..., 17:].mean())
     assert real == pytest.approx(0.5, abs=0.05)
     assert pads / real == pytest.approx(gamma, abs=0.04)
+
+
+# ----------------------------------------------------------------------------------------- packing
+ROWS = (CANVASES[:2], CANVASES[2:])
+CROWD = [canvas(2 + n % 3, 3 + n % 7, n % 4, seed=n, heard=n % 2) for n in range(24)]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_no_gradient_leaks_between_packed_canvases(precision: torch.dtype) -> None:
+    model = backbone()
+    embedded: list[Tensor] = []
+
+    def keep(_: nn.Module, given: object, made: Tensor) -> None:
+        made.retain_grad()
+        embedded.append(made)
+
+    model.model.embed_tokens.register_forward_hook(keep)
+    frames = [torch.randn(3, 3, requires_grad=True) for _ in range(3)]
+    crowd = [replace(canvas(5, 4, 2, seed=n), slots=(FeatureSlot(1, frames[n]),)) for n in range(3)]
+    batch = Batch.packed([crowd, crowd[:1]], VOCABULARY.pad)
+    assert batch.segments is not None
+    for number in (1, 2, 3):
+        embedded.clear()
+        model.zero_grad()
+        for each in frames:
+            each.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            logits = model(batch.ids, slots=batch.slots, segments=batch.segments)
+        inside = batch.segments == number
+        inside[1] = False
+        logits[inside].logsumexp(-1).sum().backward()
+        felt = embedded[0].grad
+        assert felt is not None
+        heard = [slot.start for row, slot in batch.slots if row == 0]
+        covered = torch.zeros_like(inside)
+        for start in heard:
+            covered[0, start : start + 3] = True  # frames lie over these embeddings
+        assert torch.equal(felt.abs().sum(-1) > 0, inside & ~covered)
+        touched = [each.grad is not None and bool(each.grad.any()) for each in frames]
+        assert touched == [n == number for n in (1, 2, 3)]
+
+
+def test_a_packed_canvas_has_the_logits_that_it_has_alone() -> None:
+    model = backbone()
+    batch = Batch.packed(ROWS, VOCABULARY.pad)
+    logits = model(batch.ids, slots=batch.slots, segments=batch.segments)
+    for number, row in enumerate(ROWS):
+        for one, start in zip(row, starts_of(row), strict=True):
+            alone = model(one.ids[None], slots=[(0, slot) for slot in one.slots])[0]
+            packed = logits[number, start : start + one.length]
+            torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["plain", "elbo", "per_length"])
+def test_packed_rows_have_the_loss_and_gradients_of_the_same_canvases_alone(
+    weighting: Weighting,
+) -> None:
+    """With all places masked, so that it is the same masking whatever is drawn."""
+    whole = MaskingConfig(full=1.0, gamma=1.0)
+    losses, gradients = list[float](), list[Tensor]()
+    for max_length in (None, 40):
+        model = backbone()
+        config = DenoisingConfig(whole, weighting, max_length=max_length)
+        one = DenoisingObjective(model, VOCABULARY, Fixed(Group("t", 1.0, CROWD)), config)
+        loss, figures = one.loss(0, torch.Generator())
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
+    assert figures["t_pads"] == pack(CROWD, 40).pad_share < 0.2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["plain", "elbo", "per_length"])
+def test_a_drawn_masking_counts_the_same_packed_and_alone(weighting: Weighting) -> None:
+    model = backbone()
+    alone = corrupted(CANVASES, torch.Generator().manual_seed(5))
+    batch = Batch.packed([CANVASES], VOCABULARY.pad)
+    lengths = [one.length for one in CANVASES]
+
+    def joined(of: Tensor) -> Tensor:
+        return torch.cat([row[:n] for row, n in zip(of, lengths, strict=True)])[None]
+
+    packed = Corruption(joined(alone.ids), joined(alone.masked), joined(alone.ratio))
+    found = []
+    for corruption, laid, rows in (
+        (alone, Batch.of(CANVASES, VOCABULARY.pad), [[one] for one in CANVASES]),
+        (packed, batch, [CANVASES]),
+    ):
+        maskable = answer_places(rows, laid.ids)
+        segments = laid.segments if corruption is packed else None
+        weights = weigh(corruption, maskable, weighting, segments=segments)
+        logits = model(
+            corruption.ids, slots=laid.slots, segments=laid.segments, rows=corruption.masked
+        )
+        found.append(float(masked_loss(logits, laid.ids[corruption.masked], weights).detach()))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_in_packed_rows_answers_alone_are_masked_and_each_has_a_ratio_of_its_own() -> None:
+    model, seen = backbone(), list[Tensor]()
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    crowd = [canvas(2, 15, 15, seed=seed) for seed in range(64)]
+    masking = MaskingConfig(variant="antithetic")
+    config = DenoisingConfig(masking, max_length=100)
+    one = DenoisingObjective(model, VOCABULARY, Fixed(Group("t", 1.0, crowd)), config)
+    with torch.no_grad():
+        for step in range(8):
+            one.loss(step, torch.Generator().manual_seed(step))
+    # three canvases of 32 places a row, and the last row has one
+    masked = torch.cat([ids == VOCABULARY.mask for ids in seen]).view(8, 22, 96)
+    masked = masked.view(8, 66, 32)
+    assert not masked[:, 64:].any()
+    answers = masked[:, :64].float()
+    assert not answers[..., :2].any()
+    assert (answers[..., 2:17].sum(-1) >= 1).all()
+    real, pads = answers[..., 2:17].mean(), answers[..., 17:].mean()
+    assert float(real) == pytest.approx(0.5, abs=0.02)  # antithetic: even over all sequences
+    assert float(pads / real) == pytest.approx(0.6, abs=0.04)
+    shares = masked[..., 2:17].float().mean(-1).view(8, 22, 3)[:, :21]
+    apart = shares[..., 0] - shares[..., 1]  # two canvases of one row
+    assert float(apart.std()) > 0.35  # were the ratio the row's, 0.15
+
+
+def test_a_canvas_that_is_longer_than_a_row_is_told() -> None:
+    config = DenoisingConfig(max_length=12)
+    one = DenoisingObjective(backbone(), VOCABULARY, Fixed(Group("t", 1.0, CANVASES)), config)
+    with pytest.raises(DataError, match="a sample takes 14 places, a row has 12"):
+        one.loss(0, torch.Generator())
 
 
 # ---------------------------------------------------------------------------------------- learning

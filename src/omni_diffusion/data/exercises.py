@@ -6,23 +6,26 @@ the model is asked. What is too long for the model is told by its line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
+from typing import TypeVar
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.conversation import Message, Part, Text
+from omni_diffusion.conversation import Message, Text
 from omni_diffusion.data import manifest, wording
-from omni_diffusion.data.manifest import Place, Sample
+from omni_diffusion.data.manifest import Entry, Place, Sample
 from omni_diffusion.errors import DataError, OmniError
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.parts import Turn
 from omni_diffusion.tasks.render import Model, lay
-from omni_diffusion.tasks.task import Task
+from omni_diffusion.tasks.task import Answer, Task
 from omni_diffusion.vocab import Vocabulary
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,27 @@ def exercises(sample: Sample, model: Model) -> tuple[Exercise, ...]:
     naming file and line.
     """
     messages = [
-        Message("assistant", _bare(message.parts)) if message.role == "assistant" else message
+        Message("assistant", bare(message.parts)) if message.role == "assistant" else message
         for message in sample.conversation()
     ]
     with _told(sample.place):
         turns = encode(messages, model.codecs)
-    prompt = wording.recognise(sample.entries, model.answers)
+    return of_turns(sample.place, sample.entries, turns, model.answers)
+
+
+def of_turns(
+    place: Place, entries: Sequence[Entry], turns: Sequence[Turn], answers: Mapping[str, Answer]
+) -> tuple[Exercise, ...]:
+    """The exercises of a sample whose media are encoded: its words with tags, and its turns."""
+    prompt = wording.recognise(entries, answers)
     if prompt is not None:
         user, answer = turns[-2:]
         words = () if prompt.text is None else (Text(prompt.text),)
         media = tuple(part for part in user.parts if not isinstance(part, Text))
-        asked = (replace(user, parts=(*words, *media)), answer)
-        return (Exercise(sample.place, prompt.task, asked),)
+        return (Exercise(place, prompt.task, (replace(user, parts=(*words, *media)), answer)),)
     return tuple(
-        Exercise(sample.place, wording.open_task(wording.kinds(entry)), turns[: at + 1])
-        for at, entry in enumerate(sample.entries)
+        Exercise(place, wording.open_task(wording.kinds(entry)), tuple(turns[: at + 1]))
+        for at, entry in enumerate(entries)
         if entry.role == "assistant"
     )
 
@@ -116,9 +125,9 @@ def _told(place: Place) -> Iterator[None]:
         raise DataError(f"{place}: {error}") from error
 
 
-def _bare(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+def bare(parts: Sequence[P]) -> tuple[P | Text, ...]:
     """An answer's parts without the blank space between words and media."""
     if len(parts) == 1:
-        return parts
-    bare = [Text(part.text.strip()) if isinstance(part, Text) else part for part in parts]
-    return tuple(part for part in bare if part != Text(""))
+        return tuple(parts)
+    stripped = [Text(part.text.strip()) if isinstance(part, Text) else part for part in parts]
+    return tuple(part for part in stripped if part != Text(""))

@@ -101,8 +101,8 @@ class WorldMixture:
             self._index(spoken)
             self._check_bank()
 
-    def draw(self, generator: torch.Generator) -> list[Group]:
-        """The groups of one step."""
+    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+        """The groups of a step; its number does not matter."""
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         return [
             Group(s.task, s.weight, [self.sample(s.task, rng) for _ in range(s.samples)])

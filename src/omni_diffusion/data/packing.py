@@ -1,0 +1,53 @@
+"""Which canvases share a row, so that little of a batch is padding.
+
+Knows nothing of what is on a canvas but its length. How a packed row is laid is `canvas.Batch`'s
+concern, who sees whom in it is `backbone.attention`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omni_diffusion.canvas import Canvas
+from omni_diffusion.errors import DataError
+
+MAX_LENGTH = 3072  # places of a row in the paper's training
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Rows of canvases; a row is laid as long as the longest."""
+
+    rows: tuple[tuple[Canvas, ...], ...]
+
+    @property
+    def pad_share(self) -> float:
+        """The share of all places that is padding behind a row's last canvas."""
+        lengths = [sum(canvas.length for canvas in row) for row in self.rows]
+        laid = max(lengths, default=0) * len(lengths)
+        return 1 - sum(lengths) / laid if laid else 0.0
+
+
+def pack(canvases: Sequence[Canvas], max_length: int = MAX_LENGTH) -> Packing:
+    """Put canvases together into rows of at most `max_length` places.
+
+    Longest first, each into the first row that has room for it (first fit decreasing, which takes
+    at most 11/9 of the fewest rows there can be, and one more). Raises DataError for a canvas that
+    is longer than a row.
+    """
+    rows: list[list[Canvas]] = []
+    room: list[int] = []
+    for canvas in sorted(canvases, key=lambda canvas: -canvas.length):
+        if canvas.length > max_length:
+            raise DataError(
+                f"a sample takes {canvas.length} places, a row has {max_length}; shorten it or"
+                " give longer rows"
+            )
+        at = next((i for i, left in enumerate(room) if left >= canvas.length), len(rows))
+        if at == len(rows):
+            rows.append([])
+            room.append(max_length)
+        rows[at].append(canvas)
+        room[at] -= canvas.length
+    return Packing(tuple(map(tuple, rows)))
