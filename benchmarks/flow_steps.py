@@ -1,17 +1,16 @@
-"""What fewer steps and bfloat16 cost the shipped flow decoder, and what they save.
+"""What fewer steps and bfloat16 cost the shipped flow decoder.
 
-    python benchmarks/flow_steps.py [--lines 60] [--json benchmarks/results/flow-steps.json]
+    python benchmarks/flow_steps.py [--lines 32] [--json benchmarks/results/flow-steps.json]
 
 Held-out sentences in the answer voice are brought to codes and back. Told are the error of the mel
-against 100 steps (of its variance), the word errors that Whisper base makes of the sound, and the
-seconds of the flow decoder as a share of those of ten steps, all in one run on one thread.
+against 100 steps (as a share of its variance) and the word errors that Whisper base makes of the
+sound. For seconds see full_size_codecs.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +31,7 @@ KINDS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lines", type=int, default=60)
+    parser.add_argument("--lines", type=int, default=32)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/flow-steps.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -45,14 +44,11 @@ def main() -> None:
     rows = []
     for steps, precision in KINDS:
         flow.config = replace(plain, steps=steps, precision=precision)
-        flow.sample(codes[0][None])  # warm
-        error = seconds = 0.0
+        error = 0.0
         marks = []
         title = f"{steps} steps, {precision}"
         for ids, wanted, each in track(list(zip(codes, exact, said, strict=True)), title):
-            start = time.perf_counter()
             mel = flow.sample(ids[None])[0]
-            seconds += time.perf_counter() - start
             error += float((mel - wanted).square().mean() / spread) / len(codes)
             marks.append(word_errors(each.text, judge.transcribe(codec.decode(ids))))
         row = {
@@ -60,10 +56,8 @@ def main() -> None:
             "precision": precision,
             "mel_error": round(error, 5),
             "wer": round(share(marks), 4),
-            "seconds": round(seconds, 3),
         }
         rows.append(row)
-        row["time_ratio"] = round(row["seconds"] / rows[0]["seconds"], 3)
         print(row, flush=True)
     files.write_text(given.json, json.dumps({"lines": len(said), "rows": rows}, indent=1) + "\n")
 

@@ -48,8 +48,7 @@ def image_encode(side: int) -> Callable[[], Any]:
 
 def image_decode(side: int) -> Callable[[], Any]:
     codec = Magvit2(Magvit2Config.official()).eval()
-    places = (side // codec.config.factor) ** 2
-    codes = torch.randint(codec.config.codes, (places,))
+    codes = torch.randint(codec.config.codes, (codec.config.tokens(side),))
     return lambda: codec.decode(codes)
 
 
