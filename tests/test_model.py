@@ -126,7 +126,7 @@ def test_quantized_when_opened_and_not_to_be_saved(folder: Path, tmp_path: Path)
 
 
 def test_the_shipped_model_paints_nearly_the_same_in_8_bits() -> None:
-    asked = Request("t2i", [Message("user", (Text("three pianos on a blue background"),))])
+    asked = Request("t2i", [Message("user", (Text("three houses on a blue background"),))])
     painted = []
     for quantization in (None, "int8"):
         model = OmniModel.open(quantization=quantization)
