@@ -1,10 +1,12 @@
 """What every test may ask for: the folder of the parity numbers and a quiet, repeatable torch."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tests.published import Files, published_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -13,6 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 def parity_dir() -> Path:
     """The numbers made with the published code; another copy may be named by OMNI_PARITY_DIR."""
     return ROOT / os.environ.get("OMNI_PARITY_DIR", "tests/parity")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A model in the published layout, to be read alone."""
+    return published_files(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def own(made: Files, tmp_path: Path) -> Files:
+    """A copy to damage."""
+    shutil.copytree(made.root, tmp_path / "own")
+    return Files(tmp_path / "own", made.model)
 
 
 @pytest.fixture(autouse=True)

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.published import Files, published_files
+from tests.published import Files
 
 from omni_diffusion import inventory, weights
 from omni_diffusion.inventory import Entry
 from omni_diffusion.model import SHIPPED, convert
 from omni_diffusion.published import Parts
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return published_files(tmp_path_factory.mktemp("published"))
-
-
-@pytest.fixture
-def own(made: Files, tmp_path: Path) -> Files:
-    """A copy to damage."""
-    shutil.copytree(made.root, tmp_path / "own")
-    return Files(tmp_path / "own", made.model)
 
 
 def by_name(folder: Path, parts: Parts | None = None) -> dict[str, Entry]:

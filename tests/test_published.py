@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.published import BF16, EMBEDDED, Files, published_files, put
+from tests.published import BF16, EMBEDDED, Files, put
 from tests.tasks.scenes import CONVERSATIONS
 from torch import Tensor
 
@@ -36,18 +36,6 @@ from omni_diffusion.errors import ConfigError, ModelError, OmniError, StorageErr
 from omni_diffusion.model import OmniModel, convert
 from omni_diffusion.published import Sizes
 from omni_diffusion.vocab import Vocabulary
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return published_files(tmp_path_factory.mktemp("published"))
-
-
-@pytest.fixture
-def own(made: Files, tmp_path: Path) -> Files:
-    """A copy to damage."""
-    shutil.copytree(made.root, tmp_path / "own")
-    return Files(tmp_path / "own", made.model)
 
 
 def change(path: Path, **values: object) -> None:

@@ -36,7 +36,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
         raise TypeError(f"{cls!r} is no dataclass")
     if not isinstance(data, Mapping):
         raise ConfigError(
-            f"{where} is {_show(data)}; give an object with the keys of {cls.__name__}"
+            f"{where} is {shown(data)}; give an object with the keys of {cls.__name__}"
         )
     wanted = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in data:
@@ -55,7 +55,7 @@ def load(cls: type[T], path: Path) -> T:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        data = json.loads(text, object_pairs_hook=no_twins, parse_constant=_no_constant)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; give a JSON file") from error
     except (ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if not any(value == option and type(value) is type(option) for option in args):
             options = ", ".join(repr(option) for option in args)
-            raise ConfigError(f"{where} is {_show(value)}; give one of {options}")
+            raise ConfigError(f"{where} is {shown(value)}; give one of {options}")
         return value
     if origin in (tuple, list, Sequence):
         return _row(origin, args, value, where)
@@ -134,13 +134,13 @@ def _either(options: tuple[Any, ...], value: Any, where: str) -> Any:
         except ConfigError:
             continue
     raise ConfigError(
-        f"{where} is {_show(value)}; give one of {', '.join(_name(o) for o in options)}"
+        f"{where} is {shown(value)}; give one of {', '.join(_name(o) for o in options)}"
     )
 
 
 def _row(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} is {_show(value)}; give a list")
+        raise ConfigError(f"{where} is {shown(value)}; give a list")
     if origin is tuple and args[-1:] != (Ellipsis,):
         if len(value) != len(args):
             raise ConfigError(f"{where} has {len(value)} items; give {len(args)}")
@@ -151,11 +151,12 @@ def _row(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
     return items if origin is list else tuple(items)
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its pairs; raises ValueError for a key that stands twice."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"key {key!r} stands twice")
+            raise ValueError(f"the key {key!r} stands twice; keep one")
         found[key] = value
     return found
 
@@ -177,13 +178,14 @@ def _near(key: str, wanted: Mapping[str, Any]) -> str:
 
 
 def _wrong(hint: Any, value: Any, where: str) -> ConfigError:
-    return ConfigError(f"{where} is {_show(value)} ({type(value).__name__}); give {_name(hint)}")
+    return ConfigError(f"{where} is {shown(value)} ({type(value).__name__}); give {_name(hint)}")
 
 
 def _name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for an error, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

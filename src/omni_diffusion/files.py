@@ -79,6 +79,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those it lies in, where they are not there; raises StorageError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot create {path}: {error.strerror}; choose another folder"
+        raise StorageError(problem) from error
+
+
 def check_space(path: Path, needed: int) -> None:
     """Raise StorageError when the disk that `path` is to lie on has fewer than `needed` bytes."""
     place = Path(path).absolute()

@@ -19,13 +19,12 @@ from omni_diffusion.engine.request import Result
 from omni_diffusion.errors import MediaError, StorageError, TaskError
 from omni_diffusion.media import PICTURE_FORMATS, SOUND_FORMATS, Picture, Waveform
 from omni_diffusion.tasks.catalog import DESCRIBE, HEAR
-from omni_diffusion.tasks.infill import box, cloze, inpainting
+from omni_diffusion.tasks.infill import box, cloze, inpainting, white
 from omni_diffusion.tasks.parts import Draft, PartialImage
 from omni_diffusion.tasks.task import Task
 
 FLOOR = 1e-3  # -60 dB of full scale; what never rises above it is taken for silence
 FRAME = 0.06  # seconds of speech that take one place of a canvas
-BRIGHT = 128  # a mask's pixel from here on belongs to the hole
 FORMATS = {"image": tuple(PICTURE_FORMATS), "speech": tuple(SOUND_FORMATS)}
 BOX_HINT = "give left,top,right,bottom in pixels, such as 0,0,32,32"
 
@@ -114,7 +113,7 @@ def read_mask(mask: str, picture: Picture) -> Tensor:
             f"the mask is {drawn.width} x {drawn.height}, the picture {picture.width} x"
             f" {picture.height}; give both the same size"
         )
-    hole = drawn.pixels.float().mean(-1) >= BRIGHT
+    hole = white(drawn)
     if not bool(hole.any()):
         raise TaskError(f"mask {mask} has no white part; paint white what is to be made anew")
     return hole

@@ -24,7 +24,7 @@ from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
 from omni_diffusion.codecs.glm_voice.codec import GlmVoiceConfig
 from omni_diffusion.codecs.suite import SPEECH_FOLDER, CodecSuite, SuiteConfig
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.errors import ModelError, StorageError
+from omni_diffusion.errors import ModelError
 from omni_diffusion.published import BACKBONE_FILES, Opened, Parts, Place
 from omni_diffusion.vocab import Vocabulary
 
@@ -79,7 +79,38 @@ class ConfigFile:
     transformers_version: str | None = None
 
 
-class OmniModel:
+class Configured:
+    """What a `ModelConfig` says to whoever lays out and reads for its model."""
+
+    config: ModelConfig
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The unified token space."""
+        return self.config.vocabulary
+
+    @property
+    def max_positions(self) -> int:
+        """How many places a canvas may have."""
+        return self.config.backbone.max_positions
+
+    @property
+    def lengths(self) -> Mapping[str, tuple[float, int]]:
+        """The model's own answer lengths, by task name."""
+        return self.config.generation.lengths
+
+    @property
+    def answers(self) -> Mapping[str, tuple[Literal["text", "image", "speech"], ...]]:
+        """What the model's own answers are made of, by task name."""
+        return self.config.generation.answers
+
+    @property
+    def sampling(self) -> Mapping[str, SamplingParams]:
+        """The model's own sampling parameters, by task name."""
+        return self.config.generation.sampling
+
+
+class OmniModel(Configured):
     """Vocabulary, codecs and backbone of one model.
 
     Raises ModelError when they do not fit one another.
@@ -180,11 +211,7 @@ class OmniModel:
             raise ModelError("a quantized model is not saved; save it before, quantize when opened")
         folder = Path(folder)
         files.check_space(folder, self._stored_bytes(dtype, dtype))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            problem = f"cannot create {folder}: {error.strerror}; choose another folder"
-            raise StorageError(problem) from error
+        files.make_folder(folder)
         self.codecs.save(folder, dtype)
         weights.write(self.backbone.state_dict(), folder / BACKBONE_FILE, dtype=dtype)
         save_config(self.config, folder, self._dtype)
@@ -192,31 +219,6 @@ class OmniModel:
     def _stored_bytes(self, codecs: torch.dtype | None, backbone: torch.dtype | None) -> int:
         own = weights.stored_bytes(self.backbone.state_dict(), backbone)
         return own + self.codecs.stored_bytes(codecs)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The unified token space."""
-        return self.config.vocabulary
-
-    @property
-    def max_positions(self) -> int:
-        """How many places a canvas may have."""
-        return self.config.backbone.max_positions
-
-    @property
-    def lengths(self) -> Mapping[str, tuple[float, int]]:
-        """This model's own answer lengths, by task name."""
-        return self.config.generation.lengths
-
-    @property
-    def answers(self) -> Mapping[str, tuple[Literal["text", "image", "speech"], ...]]:
-        """What this model's own answers are made of, by task name."""
-        return self.config.generation.answers
-
-    @property
-    def sampling(self) -> Mapping[str, SamplingParams]:
-        """This model's own sampling parameters, by task name."""
-        return self.config.generation.sampling
 
     @property
     def device(self) -> torch.device:

@@ -15,13 +15,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+from omni_diffusion import config
 from omni_diffusion.conversation import Conversation, Image, Message, Part, Role, Speech, Text
 from omni_diffusion.errors import DataError, MediaError
 from omni_diffusion.media import Picture, Waveform
 
 AUDIO, IMAGE = "<|audio|>", "<|image|>"
+M = TypeVar("M")
 Kind: TypeAlias = Literal["speech", "image"]
 KINDS: dict[str, Kind] = {AUDIO: "speech", IMAGE: "image"}
 LISTS = {AUDIO: "audios", IMAGE: "images"}  # where the paths of a tag stand
@@ -82,12 +84,7 @@ class Entry:
     @property
     def parts(self) -> tuple[Text | Medium, ...]:
         """The words between the tags, as they stand, and the media."""
-        media, parts, at = iter(self.media), list[Text | Medium](), 0
-        for tag in TAG.finditer(self.content):
-            parts += [Text(self.content[at : tag.start()])] if tag.start() > at else []
-            parts.append(next(media))
-            at = tag.end()
-        return (*parts, Text(self.content[at:])) if self.content[at:] else tuple(parts)
+        return parted(self.content, iter(self.media))
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,16 @@ class Sample:
             return tuple(Message(entry.role, _read(entry.parts)) for entry in self.entries)
         except MediaError as error:
             raise DataError(f"{self.place}: {error}") from error
+
+
+def parted(content: str, media: Iterator[M]) -> tuple[Text | M, ...]:
+    """The words between the tags, as they stand, and for each tag the next of `media`."""
+    parts, at = list[Text | M](), 0
+    for tag in TAG.finditer(content):
+        parts += [Text(content[at : tag.start()])] if tag.start() > at else []
+        parts.append(next(media))
+        at = tag.end()
+    return (*parts, Text(content[at:])) if content[at:] else tuple(parts)
 
 
 def read(path: str | Path, root: str | Path | None = None) -> Iterator[Sample]:
@@ -150,7 +157,7 @@ def parse(
     """A line's sample and all that is wrong with it; None unless there are but warnings."""
     found: list[Problem] = []
     try:
-        row = json.loads(_text(line), object_pairs_hook=_no_twins)
+        row = json.loads(_text(line), object_pairs_hook=config.no_twins)
     except (ValueError, RecursionError) as error:
         return None, [Problem(place, _explained(error))]
     checker = _Row(place, Path(root) if root is not None else place.file.parent, found)
@@ -226,11 +233,11 @@ class _Row:
         if role not in get_args(Role):
             known = OTHER_ROLES.get(role) if isinstance(role, str) else None
             fix = f"give {known!r}" if known else f"give one of {', '.join(get_args(Role))}"
-            self.wrong(f"{where} has the role {_shown(role)}; {fix}")
+            self.wrong(f"{where} has the role {config.shown(role)}; {fix}")
         if not isinstance(content, str):
             self.wrong(f"the content of {where} is {_kind(content)}; give text with tags")
         else:
-            self._check_content(content, f"{where} ({_shown(role).strip(chr(39))})", role)
+            self._check_content(content, f"{where} ({config.shown(role).strip(chr(39))})", role)
         return isinstance(content, str)
 
     def _check_content(self, content: str, where: str, role: Any) -> None:
@@ -281,7 +288,7 @@ class _Row:
                 return None
             item, section = item.get("path"), (start, stop)
         if not isinstance(item, str) or not item or "\0" in item:
-            self.wrong(f"{where} is {_shown(item)}; give the path of a file")
+            self.wrong(f"{where} is {config.shown(item)}; give the path of a file")
             return None
         return Medium(KINDS[tag], self.root / item, section)
 
@@ -299,15 +306,6 @@ def _text(line: bytes) -> str:
         return line.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start + 1} is no UTF-8; save the file as UTF-8") from error
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice; keep one")
-        found[key] = value
-    return found
 
 
 def _explained(error: ValueError | RecursionError) -> str:
@@ -336,11 +334,6 @@ def _kind(value: Any) -> str:
     if value is None:
         return "missing"
     return kinds.get(type(value), "a number")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _named(keys: Sequence[str]) -> str:

@@ -137,7 +137,7 @@ class WorldMixture:
         A picture that shows through would tell the text, and the sound not be listened to.
         """
         start, stop = canvas.answer
-        opener = int((canvas.ids == self.vocabulary.id("begin_of_image")).nonzero()[-1])
+        opener = int((canvas.ids == self.vocabulary.begin_of_image).nonzero()[-1])
         if written:
             return replace(canvas, answer=(opener, stop))
         ids = canvas.ids.clone()

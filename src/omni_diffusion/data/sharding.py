@@ -21,7 +21,7 @@ from omni_diffusion.data import manifest, shards
 from omni_diffusion.data.exercises import of_turns
 from omni_diffusion.data.manifest import Place, Sample
 from omni_diffusion.data.shards import INDEX, Index, Record, Row, turns_of
-from omni_diffusion.errors import DataError, MediaError, StorageError
+from omni_diffusion.errors import DataError, MediaError
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.parts import Codes, Frames
 from omni_diffusion.tasks.task import Answer
@@ -69,12 +69,7 @@ class Worker:
             raise DataError(f"{of} shards for {lines} lines; give 1 to {lines}")
         if shard is not None and not 0 <= shard < of:
             raise DataError(f"there is no shard {shard} of {of}; give 0 to {of - 1}")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot create {self.out}: {error.strerror}; choose another") from (
-                error
-            )
+        files.make_folder(self.out)
         codecs = codecs_digest(self.codecs)
         wanted = range(of) if shard is None else [shard]
         digests = self._digests(codecs, of, wanted)

@@ -25,12 +25,11 @@ import torch
 from torch import Tensor
 
 from omni_diffusion import config, files
-from omni_diffusion.conversation import Text
 from omni_diffusion.data.exercises import Exercise, bare, of_turns
-from omni_diffusion.data.manifest import TAG, Entry, Place
+from omni_diffusion.data.manifest import Entry, Place, parted
 from omni_diffusion.errors import ConfigError, DataError
 from omni_diffusion.extras import need
-from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
+from omni_diffusion.tasks.parts import Codes, Frames, Turn
 from omni_diffusion.tasks.task import Answer
 
 INDEX = "index.json"
@@ -95,13 +94,8 @@ def turns_of(entries: Sequence[Entry], media: Sequence[Codes | Frames]) -> tuple
     """Words with tags, and the encoded media of the tags, as turns."""
     waiting, turns = iter(media), list[Turn]()
     for entry in entries:
-        parts, at = list[Piece](), 0
-        for tag in TAG.finditer(entry.content):
-            parts += [Text(entry.content[at : tag.start()])] if tag.start() > at else []
-            parts.append(next(waiting))
-            at = tag.end()
-        parts += [Text(entry.content[at:])] if entry.content[at:] else []
-        turns.append(Turn(entry.role, bare(parts) if entry.role == "assistant" else tuple(parts)))
+        parts = parted(entry.content, waiting)
+        turns.append(Turn(entry.role, bare(parts) if entry.role == "assistant" else parts))
     return tuple(turns)
 
 

@@ -23,7 +23,6 @@ from omni_diffusion.demo.replay import replay
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine import engine
 from omni_diffusion.engine.request import Request
-from omni_diffusion.errors import StorageError
 from omni_diffusion.handover import Named
 from omni_diffusion.media import Picture
 from omni_diffusion.model import OmniModel
@@ -72,7 +71,7 @@ def present(
     """
     console = console or Console()
     orders = [order(job, model, steps, seed) for job in jobs]
-    _make(out)
+    files.make_folder(out)
     cards = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
@@ -128,14 +127,6 @@ def _given(named: Named, asked: Sequence[Draft]) -> tuple[Part, ...]:
             grey = torch.where(part.hole[..., None], HOLE, part.picture.pixels)
             media.append(Image(Picture(grey.to(torch.uint8))))
     return (*words, *media)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"cannot create {folder}: {error.strerror}; choose another folder"
-        raise StorageError(problem) from error
 
 
 def _write(card: Card, out: Path) -> list[str]:

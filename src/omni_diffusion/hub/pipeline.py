@@ -30,14 +30,13 @@ from omni_diffusion.media import Picture  # noqa: E402
 from omni_diffusion.model import OmniModel  # noqa: E402
 from omni_diffusion.tasks import catalog  # noqa: E402
 from omni_diffusion.tasks.encode import Spoken  # noqa: E402
-from omni_diffusion.tasks.infill import inpainting  # noqa: E402
+from omni_diffusion.tasks.infill import inpainting, white  # noqa: E402
 from omni_diffusion.tasks.read import read  # noqa: E402
 from omni_diffusion.tasks.render import render  # noqa: E402
 
 Drawn: TypeAlias = "Picture | PIL.Image.Image | str"
 OnStepEnd: TypeAlias = "Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]"
 KINDS = ("pil", "np", "pt")
-BRIGHT = 128  # a mask's pixel from here on is to be painted anew
 
 
 class OmniDiffusionPipeline(DiffusionPipeline):
@@ -170,7 +169,7 @@ def _hole(mask: Drawn | Tensor) -> Tensor:
     """A mask as bool [H, W]."""
     if isinstance(mask, Tensor):
         return mask.bool()
-    return picture(mask).pixels.float().mean(-1) >= BRIGHT
+    return white(picture(mask))
 
 
 def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:

@@ -22,19 +22,25 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 from transformers.utils import PushToHubMixin
 
-from omni_diffusion import published
+from omni_diffusion import files, published
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.suite import CodecSuite
 from omni_diffusion.conversation import Image, Message, Speech, Text
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.media import Picture, Waveform
-from omni_diffusion.model import CONFIG_FILE, ModelConfig, config_at, place_of, save_config
+from omni_diffusion.model import (
+    CONFIG_FILE,
+    Configured,
+    ModelConfig,
+    config_at,
+    place_of,
+    save_config,
+)
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.encode import Spoken
-from omni_diffusion.tasks.parts import Draft, Kind, Source, Turn
+from omni_diffusion.tasks.parts import Draft, Source, Turn
 from omni_diffusion.tasks.read import Answer, read
 from omni_diffusion.tasks.render import Prepared, render
-from omni_diffusion.vocab import Vocabulary
 
 Drawn: TypeAlias = "Picture | PIL.Image.Image | str | Path"
 Heard: TypeAlias = "Waveform | np.ndarray[Any, Any] | Tensor | str | Path"
@@ -49,7 +55,7 @@ class Inputs(BatchFeature):
         self.prepared = tuple(prepared)
 
 
-class OmniDiffusionProcessor(PushToHubMixin):
+class OmniDiffusionProcessor(Configured, PushToHubMixin):
     """The codecs of one model folder, with its vocabulary and its way to answer.
 
     No ProcessorMixin, which takes its parts for tokenizers and extractors of transformers. There is
@@ -85,37 +91,12 @@ class OmniDiffusionProcessor(PushToHubMixin):
     ) -> None:
         """Write the codecs' files; config.json too where the folder has none yet."""
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         self.codecs.save(folder)
         if not (folder / CONFIG_FILE).exists():
             save_config(self.config, folder, torch.float32)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The unified token space."""
-        return self.config.vocabulary
-
-    @property
-    def max_positions(self) -> int:
-        """How many places a canvas may have."""
-        return self.config.backbone.max_positions
-
-    @property
-    def lengths(self) -> Mapping[str, tuple[float, int]]:
-        """The model's own answer lengths, by task name."""
-        return self.config.generation.lengths
-
-    @property
-    def answers(self) -> Mapping[str, tuple[Kind, ...]]:
-        """What the model's own answers are made of, by task name."""
-        return self.config.generation.answers
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        """The model's own sampling parameters, by task name."""
-        return self.config.generation.sampling
 
     def __call__(
         self,

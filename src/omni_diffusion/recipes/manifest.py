@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from omni_diffusion import config, weights
+from omni_diffusion import config, files, weights
 from omni_diffusion.data.drawing import ShardMixture, shares_of
 from omni_diffusion.data.packing import MAX_LENGTH
 from omni_diffusion.data.sharding import codecs_digest
 from omni_diffusion.data.shards import Shards
-from omni_diffusion.errors import DataError, StorageError, TrainingError
+from omni_diffusion.errors import DataError, TrainingError
 from omni_diffusion.model import OmniModel
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.optim import OptimConfig
@@ -100,10 +100,7 @@ def begin(
 
 def _keep(plan: Plan, out: Path) -> None:
     """Write the plan of a new run; raises TrainingError where the folder has another."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot create {out}: {error.strerror}; choose another") from error
+    files.make_folder(out)
     path = out / PLAN
     if not path.exists():
         config.save(plan, path)

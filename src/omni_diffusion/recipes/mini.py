@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.data import splicing, voices
 from omni_diffusion.data.mixture import Share, WorldMixture
 from omni_diffusion.data.pretokenize import (
+    SPEEDS,
     SceneCodes,
     Spoken,
     encode_scenes,
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with the part's name, the step, the last step and the figures since the last call."""
+
+Recorded: TypeAlias = Iterable[tuple[voices.Utterance, Waveform]]
+"""Lines with their sound."""
 
 M = TypeVar("M", bound=nn.Module)
 TEXT_TOKENS = 1024  # at most; the world's sentences need fewer
@@ -237,24 +241,25 @@ class Mini:
         return flow.eval()
 
     def spoken(self, ears: SenseVoice, tokenizer: SpeechTokenizer) -> None:
-        """The bank as frames and codes; and the same of its words joined anew."""
+        """The bank as frames and codes; and the same of its words joined anew, at one speed."""
+
+        def encode(
+            name: str, recorded: Callable[[], Recorded], count: int, variants: int = len(SPEEDS)
+        ) -> None:
+            if not (self.out / name / "lines.jsonl").exists():
+                report = partial(self._tell_count, name, count)
+                heard = encode_speech(recorded(), ears, tokenizer, variants=variants, report=report)
+                heard.save(self.out / name)
+
         plan = self._plan()
-        for folder, variants in ((SPOKEN_LINES, 3), (SPLICED_LINES, 1)):
-            if (self.out / folder / "lines.jsonl").exists():
-                continue
-            new = folder == SPLICED_LINES
-            recorded = self._splices() if new else recordings(plan, self.bank / "audio")
-            count = sum(SPLICES.values()) if new else len(plan)
-            report = partial(self._tell_count, folder, count)
-            encode_speech(recorded, ears, tokenizer, variants=variants, report=report).save(
-                self.out / folder
-            )
+        encode(SPOKEN_LINES, lambda: recordings(plan, self.bank / "audio"), len(plan))
+        encode(SPLICED_LINES, self._splices, sum(SPLICES.values()), variants=1)
 
     def lines(self) -> Spoken:
         """What `spoken` made."""
         return Spoken.open(self.out / SPOKEN_LINES) + Spoken.open(self.out / SPLICED_LINES)
 
-    def _splices(self) -> Iterable[tuple[voices.Utterance, Waveform]]:
+    def _splices(self) -> Recorded:
         """New lines from the words of the recorded ones, which Whisper finds once."""
         path = self.out / "cuts.jsonl"
         recorded = list(recordings(self._plan(), self.bank / "audio"))

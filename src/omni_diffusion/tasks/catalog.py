@@ -5,10 +5,8 @@ Prompts and sampling are the published ones; caption and inpaint, which have non
 
 from __future__ import annotations
 
-import difflib
-
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.errors import TaskError
+from omni_diffusion.errors import TaskError, nearest
 from omni_diffusion.tasks.lengths import Length
 from omni_diffusion.tasks.task import Task
 
@@ -113,7 +111,5 @@ CATALOG = {task.name: task for task in TASKS}
 def task(name: str) -> Task:
     """The task called `name`; raises TaskError with the nearest names."""
     if name not in CATALOG:
-        near = difflib.get_close_matches(name, CATALOG, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join(CATALOG)}"
-        raise TaskError(f"no task is called {name!r}; {hint}")
+        raise TaskError(f"no task is called {name!r}; {nearest(name, CATALOG)}")
     return CATALOG[name]

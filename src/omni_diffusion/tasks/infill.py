@@ -18,6 +18,8 @@ from omni_diffusion.errors import TaskError
 from omni_diffusion.media import Picture
 from omni_diffusion.tasks.parts import Blank, Draft, Partial, PartialImage, PartialSpeech
 
+BRIGHT = 128  # a mask's pixel from here on belongs to the hole
+
 
 def inpainting(picture: Picture, hole: Tensor, text: str | None = None) -> tuple[Draft, Draft]:
     """The conversation of the task "inpaint".
@@ -38,6 +40,11 @@ def box(picture: Picture, left: int, top: int, right: int, bottom: int) -> Tenso
     hole = torch.zeros(picture.height, picture.width, dtype=torch.bool)
     hole[top:bottom, left:right] = True
     return hole
+
+
+def white(mask: Picture) -> Tensor:
+    """A drawn mask's hole, bool [H, W]: True where it is white."""
+    return mask.pixels.float().mean(-1) >= BRIGHT
 
 
 def cloze(text: str) -> tuple[Text | Blank, ...]:

@@ -6,14 +6,13 @@ What a task's own record says is referred to and not said again. Knows no reques
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.errors import TaskError
+from omni_diffusion.errors import TaskError, nearest
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.encode import Spoken, encode
 from omni_diffusion.tasks.lengths import LEAST, Length
@@ -120,14 +119,14 @@ class Preset:
         found = self.tasks.get(name) or self.benchmarks.get(name)
         if found is None:
             known = (*self.tasks, *self.benchmarks)
-            raise TaskError(f"preset {self.name!r} has no setting {name!r}; {_hint(name, known)}")
+            raise TaskError(f"preset {self.name!r} has no setting {name!r}; {nearest(name, known)}")
         return found
 
 
 def preset(name: str) -> Preset:
     """The preset called `name`; raises TaskError with the known names."""
     if name not in PRESETS:
-        raise TaskError(f"no preset is called {name!r}; {_hint(name, tuple(PRESETS))}")
+        raise TaskError(f"no preset is called {name!r}; {nearest(name, tuple(PRESETS))}")
     return PRESETS[name]
 
 
@@ -139,11 +138,6 @@ def table(name: str) -> str:
     for key, setting in (*found.tasks.items(), *found.benchmarks.items()):
         rows.append([f"`{key}`", f"`{setting.task}`", *_cells(setting), setting.origin.note])
     return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join(known)}"
 
 
 def _cells(setting: Setting) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 from omni_diffusion.data.importers import parquet, speech, tars
 from omni_diffusion.data.importers.importer import Importer, matching
-from omni_diffusion.errors import DataError
+from omni_diffusion.errors import DataError, nearest
 
 IMPORTERS = (
     Importer(
@@ -58,7 +56,5 @@ CATALOG = {importer.name: importer for importer in IMPORTERS}
 def importer(name: str) -> Importer:
     """The importer called `name`; raises DataError with the nearest names."""
     if name not in CATALOG:
-        near = difflib.get_close_matches(name, CATALOG, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join(CATALOG)}"
-        raise DataError(f"no corpus is called {name!r}; {hint}")
+        raise DataError(f"no corpus is called {name!r}; {nearest(name, CATALOG)}")
     return CATALOG[name]

@@ -17,7 +17,7 @@ from omni_diffusion import config, files
 from omni_diffusion.data import manifest
 from omni_diffusion.data.importers.importer import Found, Importer, Shelf, Skipped
 from omni_diffusion.data.manifest import Place
-from omni_diffusion.errors import DataError, StorageError
+from omni_diffusion.errors import DataError
 
 MANIFEST, SKIPPED, RECORD = "manifest.jsonl", "skipped.txt", "import.json"
 
@@ -85,10 +85,7 @@ def _held(out: Path, asked: Record) -> Record | None:
 
 
 def _begin(out: Path, record: Record) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot create {out}: {error.strerror}; choose another") from error
+    files.make_folder(out)
     if any(out.iterdir()):
         raise DataError(f"{out} holds other files; give an empty folder or a new one")
     config.save(record, out / RECORD)
