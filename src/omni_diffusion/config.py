@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -149,6 +149,13 @@ def _row(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
         kinds = (args[0],) * len(value)
     items = [_value(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value)]
     return items if origin is list else tuple(items)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to give instead of an unknown name: the nearest known ones, or all."""
+    names = tuple(known)
+    near = difflib.get_close_matches(name, names, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join(names)}"
 
 
 def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

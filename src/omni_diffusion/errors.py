@@ -18,16 +18,6 @@ A message is one line: the value, what was expected, and the fix. The one except
 of names in a WeightsError. Programming mistakes stay what Python makes of them.
 """
 
-import difflib
-from collections.abc import Iterable
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to give instead of an unknown name: the nearest known ones, or all."""
-    names = tuple(known)
-    near = difflib.get_close_matches(name, names, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join(names)}"
-
 
 class OmniError(Exception):
     """Root of the tree."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from omni_diffusion.config import nearest
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.errors import TaskError, nearest
+from omni_diffusion.errors import TaskError
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.encode import Spoken, encode
 from omni_diffusion.tasks.lengths import LEAST, Length
