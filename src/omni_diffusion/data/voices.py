@@ -119,7 +119,7 @@ class Kokoro:
 
     rate = 24_000
 
-    def __init__(self, model: Path, voices: Path, vocabulary: Path) -> None:
+    def __init__(self, model: str | Path, voices: str | Path, vocabulary: str | Path) -> None:
         try:
             import onnxruntime
             from kokoro_onnx.tokenizer import Tokenizer
@@ -131,9 +131,9 @@ class Kokoro:
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(model), options)
         self._phonemes = Tokenizer()
-        loaded: dict[str, Any] = json.loads(vocabulary.read_text())
+        loaded: dict[str, Any] = json.loads(Path(vocabulary).read_text())
         self._ids: dict[str, int] = loaded.get("vocab", loaded)
-        self._voices = voices
+        self._voices = Path(voices)
         self._packs: dict[str, Any] = {}
 
     def speak(self, text: str, voice: str) -> Waveform:
