@@ -254,7 +254,7 @@ class Work:
             # asked last: what a line that is left out was made of is not kept
             if each is not None and not self.takes.path(each.take.key).exists():
                 return each.wanted
-        return Spoken(line, question.take, answer and answer.take, question.wanted.voice)
+        return Spoken(line, question.take, answer.take if answer else None, question.wanted.voice)
 
     def heard(self, found: Sequence[Line | Left]) -> Iterator[tuple[Take, bool]]:
         """All takes of the lines that someone listened to, and whether each is good; none twice."""
