@@ -498,12 +498,13 @@ def sdvi_data(
     from omni_diffusion.data.sdvi.gate import Gate
     from omni_diffusion.data.sdvi.lines import Sources
     from omni_diffusion.data.sdvi.synthesizer import Synthesizer
+    from omni_diffusion.errors import DataError
 
     if vqa is None and captions is None:
-        raise typer.BadParameter("give --vqa, --captions or both")
+        raise DataError("there is nothing to speak; give --vqa, --captions or both")
     asking = [*(voice or ()), *(voices_of(voices) if voices is not None else ())]
     if not asking:
-        raise typer.BadParameter("give --voice or --voices")
+        raise DataError("there is nobody to speak; give --voice or --voices")
     builder = Builder(
         Sources(vqa, captions, root, later_turns),
         out,
