@@ -144,6 +144,11 @@ class Kokoro:
         accent = "en-gb" if voice.startswith("b") else "en-us"
         phonemes = self._phonemes.phonemize(text, accent)
         ids = [self._ids[p] for p in phonemes if p in self._ids]
+        if len(ids) >= len(self._packs[voice]):
+            raise DataError(
+                f"{text[:40]!r} .. has {len(ids)} phonemes, Kokoro says up to"
+                f" {len(self._packs[voice]) - 1}; part it"
+            )
         inputs = {
             "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
             "style": self._packs[voice][len(ids)],

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from json import dumps
 from pathlib import Path
@@ -233,6 +234,7 @@ class Work:
         self.takes, self.made = takes, 0
         self.retry = takes.failures() if builder.retry else set[str]()
         self._builder = builder
+        self._drawn = cache(builder.voices.of)  # a thousand voices take a millisecond
         self._own = threading.local()
         self._lock = threading.Lock()
         self._locks: Mapping[str, threading.Lock] = defaultdict(threading.Lock)
@@ -306,7 +308,7 @@ class Work:
         text = tidy((line.question if what == "question" else line.answer) or "")
         if not text:
             return []
-        names = voices.of(line.name) if what == "question" else [voices.answering]
+        names = self._drawn(line.name) if what == "question" else [voices.answering]
         digest = self._builder.synthesizer.digest
         return [Wanted(text, name, key_of(digest, text, self._voices[name])) for name in names]
 

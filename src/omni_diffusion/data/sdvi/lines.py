@@ -46,7 +46,8 @@ class Left:
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.name}: {self.reason}" + (self.detail and f" ({self.detail})")
+        told = f"{self.place}: {self.name}: {self.reason}" + (self.detail and f" ({self.detail})")
+        return " ".join(told.split())  # a name may hold a line end
 
 
 @dataclass(frozen=True)
