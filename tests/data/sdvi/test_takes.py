@@ -1,5 +1,6 @@
 """A journal that broke off, was written by many, or says two things of one take."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,13 @@ def test_sweeping_leaves_what_is_used_and_what_is_not_ours(tmp_path: Path) -> No
     for key in ("aa1", "ab2"):
         takes.add(Take(key), tone())
     (tmp_path / "sounds" / "mine.flac").write_bytes(b"mine")
-    assert takes.sweep(["aa1"]) == 1
+    young, old = (tmp_path / "sounds" / "aa" / f".{name}.partial" for name in ("young", "old"))
+    young.write_bytes(b"another worker is at it")
+    old.write_bytes(b"left behind")
+    os.utime(old, (0, 0))
+    assert takes.sweep(["aa1"]) == 2
+    assert young.exists()
+    assert not old.exists()
     assert [path.name for path in sorted(tmp_path.rglob("*.flac"))] == ["aa1.flac", "mine.flac"]
 
 

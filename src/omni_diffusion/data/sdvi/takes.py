@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +21,7 @@ from omni_diffusion.errors import StorageError
 from omni_diffusion.media import Waveform
 
 JOURNALS, SOUNDS = "takes", "sounds"
+ABANDONED = 3600.0  # seconds after which a file that was begun is finished by nobody
 VERSION = 1  # of how a take is made; another makes all anew
 
 
@@ -99,7 +102,7 @@ class Takes:
             self._found[take.key] = take
 
     def sweep(self, used: Iterable[str]) -> int:
-        """Delete the sounds of other keys, and what broke off; says how many files."""
+        """Delete the sounds of other keys, and what broke off long ago; says how many files."""
         keep = {self.path(key) for key in used}
         found = [*(self._folder / SOUNDS).glob("*/*.flac"), *self._partial()]
         for path in found:
@@ -107,8 +110,12 @@ class Takes:
                 files.remove(path)
         return len([path for path in found if path not in keep])
 
-    def _partial(self) -> Iterable[Path]:
-        return (self._folder / SOUNDS).glob("*/.*.partial")
+    def _partial(self) -> Iterator[Path]:
+        """Files that nobody can be writing any more; another worker may be at a younger one."""
+        for path in (self._folder / SOUNDS).glob("*/.*.partial"):
+            with suppress(OSError):  # it has just been finished
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    yield path
 
     def _append(self, line: bytes) -> None:
         try:
