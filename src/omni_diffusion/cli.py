@@ -18,6 +18,7 @@ from omni_diffusion.errors import OmniError, TrainingError
 
 if TYPE_CHECKING:
     from omni_diffusion.backbone.quantization import Quantization
+    from omni_diffusion.data.sdvi.gate import Judge
     from omni_diffusion.diffusion.params import SamplingParams
     from omni_diffusion.engine.request import Request, Result
     from omni_diffusion.media import Waveform
@@ -34,7 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Training data: import, check, pretokenize.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Training data: import, check, speak, pretokenize.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 train_app = typer.Typer(help="Train: the small model, or any on your data.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
@@ -547,6 +550,107 @@ def import_data(
     typer.echo(f"wrote {out / MANIFEST}: {record.samples} samples", err=True)
     if record.skipped:
         typer.echo(f"note: {record.skipped} rows are no samples, see {out / SKIPPED}", err=True)
+
+
+@data_app.command("sdvi")
+def sdvi_data(
+    out: Annotated[Path, typer.Argument(help="The folder to fill; resumed if it was begun.")],
+    synthesizer: Annotated[
+        str,
+        typer.Option(
+            help="What speaks: a command line with {voice}, {out} and, if it does not read its"
+            " input, {text}; or package.module:name key=value .."
+        ),
+    ],
+    vqa: Annotated[
+        Path | None, typer.Option(help="JSONL: written questions about pictures.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="JSONL: captions with their pictures, as for t2i.")
+    ] = None,
+    voice: Annotated[
+        list[str] | None, typer.Option(help="Who asks; give it as often as you like.")
+    ] = None,
+    voices: Annotated[Path | None, typer.Option(help="A file of more, one a line.")] = None,
+    answer_voice: Annotated[
+        str | None, typer.Option(help="Who says all answers; default: the first voice.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws each question's voice.")] = 0,
+    again: Annotated[
+        int, typer.Option(help="Further voices for a question that came out badly.")
+    ] = 2,
+    hear: Annotated[
+        bool, typer.Option("--hear/--no-hear", help="Let Whisper base listen to all of it.")
+    ] = True,
+    most_errors: Annotated[
+        float, typer.Option(help="Share of a text's words that may be misheard.")
+    ] = 0.2,
+    max_seconds: Annotated[float, typer.Option(help="The longest sound.")] = 60.0,
+    later_turns: Annotated[
+        bool, typer.Option("--later-turns", help="All questions of a conversation, not the first.")
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="What paths are relative to; default: each manifest's folder."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Threads that speak and listen.")] = 1,
+    shard: Annotated[
+        int | None, typer.Option(help="Make this share alone, counted from 0; default: all.")
+    ] = None,
+    of: Annotated[int, typer.Option(help="How many shares.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds a command may take for a text.")] = 120.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Say again what the synthesizer failed at.")
+    ] = False,
+) -> None:
+    """Speak written questions, answers and captions of pictures, and check what was said."""
+    from shlex import join
+
+    from omni_diffusion.data.sdvi.build import LEFT, MANIFEST, Builder, Voices, voices_of
+    from omni_diffusion.data.sdvi.gate import Gate
+    from omni_diffusion.data.sdvi.lines import Sources
+    from omni_diffusion.data.sdvi.synthesizer import Synthesizer
+    from omni_diffusion.errors import DataError
+
+    if vqa is None and captions is None:
+        raise DataError("there is nothing to speak; give --vqa, --captions or both")
+    asking = [*(voice or ()), *(voices_of(voices) if voices is not None else ())]
+    if not asking:
+        raise DataError("there is nobody to speak; give --voice or --voices")
+    builder = Builder(
+        Sources(vqa, captions, root, later_turns),
+        out,
+        Synthesizer.named(synthesizer, timeout),
+        Voices(asking, answer_voice or asking[0], seed, again),
+        _whisper() if hear else None,
+        Gate(most_errors=most_errors, max_seconds=max_seconds),
+        retry_failed,
+        join(["omni-diffusion", *sys.argv[1:]]),
+    )
+    with _bar(out.name) as show:
+        done = builder.run(shard, of, workers, show)
+    typer.echo(f"said {done.made} texts", err=True)
+    if done.missing:
+        typer.echo(f"note: {done.missing} lines are left for the other shares", err=True)
+        return
+    typer.echo(f"wrote {out / MANIFEST}: {done.samples} samples", err=True)
+    if done.left:
+        typer.echo(f"note: {len(done.left)} lines are left out, see {out / LEFT}", err=True)
+
+
+def _whisper() -> Judge:
+    """Whisper base as a judge of synthesized speech; raises EvaluationError where it is not."""
+    from omni_diffusion.data.sdvi.gate import Judge
+    from omni_diffusion.evaluation.speech import RECOGNISING, SCORING, WhisperJudge, require
+    from omni_diffusion.evaluation.speech import word_errors as compared
+
+    require(*SCORING, *RECOGNISING)
+
+    def errors(text: str, heard: str) -> tuple[int, int]:
+        mark = compared(text, heard)
+        return mark.amount, mark.of
+
+    return Judge("Whisper base", lambda: WhisperJudge.open().transcribe, errors)
 
 
 @data_app.command("pretokenize")
