@@ -252,6 +252,12 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("data", "pretokenize", "a", "b", "--model", "no"), "no model at no", "holds"),
         (
             nothing,
+            ("data", "pretokenize", "a", "b", "--ray", "auto", "--shard", "0"),
+            "--ray makes all shards, --shard 0 one",
+            "give one of the two",
+        ),
+        (
+            nothing,
             ("train", "maxi", "--out", "runs", "--bank", "bank"),
             "no recipe is called 'maxi'",
             "give mini or manifest",
@@ -429,7 +435,7 @@ def test_a_manifest_is_pretokenized_shard_by_shard(call: Call, model: Path) -> N
     assert said.code == 2
     (told,) = said.err.splitlines()
     assert told.startswith("error: shard-00001-of-00002.parquet: 1 of 1 lines are broken")
-    said = call(*words, "--most-bad", "1")
+    said = call(*words, "--most-bad", "1", "--batch", "3", "--workers", "1")
     assert said.code == 0
     left_out, made = said.err.splitlines()
     assert left_out.startswith("left out: train.jsonl:2: cannot read none.png")
