@@ -262,6 +262,7 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("data", "check", "no.jsonl"), "cannot read no.jsonl", "give a JSONL manifest"),
         (nothing, ("data", "check", "a", "--json", "no/a.json"), "no folder no", "create it"),
         (nothing, ("data", "pretokenize", "a", "b", "--model", "no"), "no model at no", "holds"),
+<<<<<<< HEAD
         (nothing, (*MANIFEST, "b"), "cannot read b", "give a JSONL manifest"),
         (nothing, (*MANIFEST, "."), "no index", "pretokenize"),
         (nothing, (*MANIFEST, "b", "--masking", "even"), "the run.masking is 'even'", "'cosine'"),
@@ -273,6 +274,23 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, (*SPOKEN, "--synthesizer", "no {out}", "--voice", "a"), "'no'", "install it"),
         (nothing, (*SPOKEN, "--synthesizer", SAY, "--voice", "a"), "cannot read no.jsonl", "give"),
         (nothing, (*SPOKEN, "--synthesizer", SAY, "--voices", "v"), "cannot read v", "a line"),
+=======
+        (
+            nothing,
+            ("data", "pretokenize", "a", "b", "--ray", "auto", "--shard", "0"),
+            "--ray makes all shards, --shard 0 one",
+            "give one of the two",
+        ),
+        (
+            nothing,
+            ("train", "maxi", "--out", "runs", "--bank", "bank"),
+            "no recipe is called 'maxi'",
+            "give mini or manifest",
+        ),
+        (nothing, ("train", "mini", "--out", "a"), "needs the spoken sentences", "give --bank"),
+        (nothing, ("train", "manifest", "--out", "a"), "needs shards", "give --shards FOLDER"),
+        (nothing, ("train", "manifest", "--out", "a", "--shards", "b"), "no index", "pretokenize"),
+>>>>>>> shards
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
@@ -469,7 +487,7 @@ def test_a_manifest_is_pretokenized_shard_by_shard(call: Call, model: Path) -> N
     assert said.code == 2
     (told,) = said.err.splitlines()
     assert told.startswith("error: shard-00001-of-00002.parquet: 1 of 1 lines are broken")
-    said = call(*words, "--most-bad", "1")
+    said = call(*words, "--most-bad", "1", "--batch", "3", "--workers", "1")
     assert said.code == 0
     left_out, made = said.err.splitlines()
     assert left_out.startswith("left out: train.jsonl:2: cannot read none.png")

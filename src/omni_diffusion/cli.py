@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omni_diffusion.errors import OmniError, TrainingError
+from omni_diffusion.errors import DataError, OmniError, TrainingError
 
 if TYPE_CHECKING:
     from omni_diffusion.backbone.quantization import Quantization
@@ -670,23 +670,32 @@ def pretokenize_data(
     most_bad: Annotated[
         float, typer.Option(help="The share of a shard's lines that may be broken.")
     ] = 0.01,
+    batch: Annotated[
+        int, typer.Option(help="Lines whose pictures are encoded together; changes no code.")
+    ] = 8,
+    workers: Annotated[int, typer.Option(help="Threads that read media ahead.")] = 4,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Spread the shards over a Ray cluster: auto, local or its address."),
+    ] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
 ) -> None:
     """Turn a manifest's pictures and speech into codes, once, by a model's codecs."""
-    from omni_diffusion.codecs.suite import CodecSuite
-    from omni_diffusion.data.sharding import Worker
+    from omni_diffusion.data import cluster
     from omni_diffusion.data.shards import INDEX
     from omni_diffusion.extras import need
-    from omni_diffusion.model import SHIPPED, config_at, place_of
+    from omni_diffusion.model import SHIPPED
 
     need("pyarrow", "data")
-    folder = model or SHIPPED
-    found = config_at(folder)
-    codecs = CodecSuite.open(folder, found.codecs, place_of(device))  # no need of the backbone
-    worker = Worker(manifest, out, codecs, root, found.generation.answers, most_bad)
+    if ray is not None and shard is not None:
+        raise DataError(f"--ray makes all shards, --shard {shard} one; give one of the two")
+    order = cluster.Order(manifest, out, model or SHIPPED, device, root, most_bad, batch, workers)
     with _bar(manifest.name) as show:
-        records = worker.run(shard, of, show)
+        if ray is None:
+            records = order.worker().run(shard, of, show)
+        else:
+            records = cluster.run(order, of, ray, show)
     skipped = [line for record in records for line in record.skipped]
     for line in skipped:
         typer.echo(f"left out: {line}", err=True)
