@@ -262,7 +262,6 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("data", "check", "no.jsonl"), "cannot read no.jsonl", "give a JSONL manifest"),
         (nothing, ("data", "check", "a", "--json", "no/a.json"), "no folder no", "create it"),
         (nothing, ("data", "pretokenize", "a", "b", "--model", "no"), "no model at no", "holds"),
-<<<<<<< HEAD
         (nothing, (*MANIFEST, "b"), "cannot read b", "give a JSONL manifest"),
         (nothing, (*MANIFEST, "."), "no index", "pretokenize"),
         (nothing, (*MANIFEST, "b", "--masking", "even"), "the run.masking is 'even'", "'cosine'"),
@@ -274,23 +273,12 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, (*SPOKEN, "--synthesizer", "no {out}", "--voice", "a"), "'no'", "install it"),
         (nothing, (*SPOKEN, "--synthesizer", SAY, "--voice", "a"), "cannot read no.jsonl", "give"),
         (nothing, (*SPOKEN, "--synthesizer", SAY, "--voices", "v"), "cannot read v", "a line"),
-=======
         (
             nothing,
             ("data", "pretokenize", "a", "b", "--ray", "auto", "--shard", "0"),
             "--ray makes all shards, --shard 0 one",
             "give one of the two",
         ),
-        (
-            nothing,
-            ("train", "maxi", "--out", "runs", "--bank", "bank"),
-            "no recipe is called 'maxi'",
-            "give mini or manifest",
-        ),
-        (nothing, ("train", "mini", "--out", "a"), "needs the spoken sentences", "give --bank"),
-        (nothing, ("train", "manifest", "--out", "a"), "needs shards", "give --shards FOLDER"),
-        (nothing, ("train", "manifest", "--out", "a", "--shards", "b"), "no index", "pretokenize"),
->>>>>>> shards
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
