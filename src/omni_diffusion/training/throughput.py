@@ -81,24 +81,23 @@ def _peak(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return measure_matmul(device, dtype, REPEATS)
+        return _measured(device, dtype)
     finally:
         torch.set_num_threads(before)
 
 
-def measure_matmul(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """FLOPs a second of a square matrix product now: the median of `repeats`, after two more."""
+def _measured(device: torch.device, dtype: torch.dtype) -> float:
     side = SIDES.get(device.type, SIDE_ELSEWHERE)
     generator = torch.Generator(device).manual_seed(0)
-    a, b = torch.randn(2, side, side, generator=generator, device=device).to(dtype)
+    a = torch.randn(side, side, generator=generator, device=device).to(dtype)
     seconds = []
-    for _ in range(repeats + 2):
+    for _ in range(REPEATS):
         _wait(device)
         start = time.perf_counter()
-        a @ b
+        a @ a
         _wait(device)
         seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / median(seconds[2:])
+    return 2 * side**3 / median(seconds)
 
 
 def _wait(device: torch.device) -> None:
