@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -158,6 +159,11 @@ class Batch:
         )
         laid = pad_sequence(ids, batch_first=True, padding_value=pad)
         return cls(laid, pad_sequence(numbers, batch_first=True).to(laid.device), slots)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device; frames stay, the backbone fetches them."""
+        segments = None if self.segments is None else self.segments.to(device, non_blocking=True)
+        return replace(self, ids=self.ids.to(device, non_blocking=True), segments=segments)
 
 
 def starts_of(row: Sequence[Canvas]) -> list[int]:

@@ -121,6 +121,13 @@ def remove(path: Path) -> None:
         Path(path).unlink(missing_ok=True)
 
 
+def rename(path: Path, to: Path) -> None:
+    """Give a file or folder another name beside it, in one step; raises StorageError."""
+    with _told(to):
+        Path(path).replace(to)
+        _flush(Path(to).parent)
+
+
 @contextmanager
 def _told(path: Path, verb: str = "write") -> Iterator[None]:
     try:

@@ -93,18 +93,16 @@ def test_plain_is_the_mean_over_masked_tokens():
 
 
 def test_per_length_gives_each_sequence_the_same_say():
-    """Row of two packed segments (2 and 6 long) with a loss that is constant within each."""
-    segments = torch.tensor([[1, 1, 2, 2, 2, 2, 2, 2, 0]])
-    maskable = segments > 0
-    corruption = Corruption(segments, maskable, maskable.float())
-    weights = weigh(corruption, maskable, "per_length", segments=segments)
+    """Two rows (2 and 6 long, the shorter padded) with a loss that is constant within each."""
+    maskable = torch.tensor([[True] * 2 + [False] * 4, [True] * 6, [False] * 6])
+    corruption = Corruption(maskable.long(), maskable, maskable.float())
+    weights = weigh(corruption, maskable, "per_length")
+    assert weights.normaliser == 2
     logits = torch.zeros(8, 2)
     logits[:2, 1] = 3.0
     loss = masked_loss(logits, torch.zeros(8, dtype=torch.long), weights)
     each = F.cross_entropy(logits, torch.zeros(8, dtype=torch.long), reduction="none")
     torch.testing.assert_close(loss, (each[0] + each[7]) / 2)
-    rows = weigh(Corruption(segments, maskable, maskable.float()), maskable, "per_length")
-    assert rows.normaliser == 1
 
 
 @pytest.mark.parametrize("weighting", ["plain", "elbo", "per_length"])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omni_diffusion.diffusion.masking import MaskingConfig, corrupt
+from omni_diffusion.diffusion.masking import MaskingConfig, corrupt, ratios
 from omni_diffusion.errors import ConfigError
 
 MASK = 99
@@ -65,6 +65,17 @@ def test_antithetic_spreads_a_small_batch():
     assert torch.equal((ratio.sort().values * 10).floor(), torch.arange(10.0))
 
 
+def test_ratios_drawn_apart_are_those_of_a_batch():
+    ids, maskable, pad = batch(6)
+    for config in (MaskingConfig("antithetic", full=0.3), MaskingConfig("cosine")):
+        t = ratios(config, 6, torch.Generator().manual_seed(1))
+        whole = corrupt(ids, maskable, pad, MASK, config, torch.Generator().manual_seed(1))
+        assert torch.equal(
+            corrupt(ids, maskable, pad, MASK, config, t=t).ratio[:, PROMPT],
+            whole.ratio[:, PROMPT],
+        )
+
+
 def test_ids_change_only_where_masked_and_ratio_is_the_chance():
     ids, maskable, pad = batch(8)
     result = corrupt(ids, maskable, pad, MASK, MaskingConfig(), t=torch.linspace(0.1, 1, 8))
@@ -88,21 +99,6 @@ def test_a_sequence_never_goes_unmasked_and_ratio_counts_that_in():
     result = corrupt(ids, maskable, pad, MASK, MaskingConfig(), t=torch.full((rows,), t))
     assert result.masked[:, :4].any(dim=1).all()
     torch.testing.assert_close(result.masked.float().mean(0), result.ratio[0], atol=0.01, rtol=0)
-
-
-def test_segments_of_a_packed_row_draw_their_own_ratio():
-    rows, half = 2000, 60
-    ids = torch.zeros(rows, 2 * half + 10, dtype=torch.long)
-    segments = torch.cat([torch.full((half,), 1), torch.full((half,), 2), torch.zeros(10)])
-    segments = segments.long().expand(rows, -1)
-    none = torch.zeros(ids.shape, dtype=torch.bool)
-    result = corrupt(ids, segments > 0, none, MASK, MaskingConfig(), segments=segments)
-    first, second = result.masked[:, :half], result.masked[:, half : 2 * half]
-    assert first.any(dim=1).all()
-    assert second.any(dim=1).all()
-    both = torch.stack([first.float().mean(1), second.float().mean(1)])
-    assert both.std(dim=1).min() > 0.25
-    assert torch.corrcoef(both)[0, 1].abs() < 0.1
 
 
 def test_same_generator_same_masks():
@@ -152,15 +148,3 @@ def test_blocks_are_a_share_and_keep_their_own_ratio():
     assert hidden.float().mean() == pytest.approx(0.25, abs=0.03)
     assert int(corruption.masked[hidden].sum(1).max()) <= 4
     assert bool((corruption.masked.sum(1) >= 1).all())
-
-
-def test_blocks_of_a_packed_row_stay_in_their_segment():
-    ids = torch.randint(0, 90, (200, 40))
-    maskable = torch.ones(ids.shape, dtype=torch.bool)
-    pad = torch.zeros(ids.shape, dtype=torch.bool)
-    segments = (torch.arange(40) >= 20).long().expand(ids.shape)
-    config = MaskingConfig(blocks=1.0, block_length=5, full=1.0)
-    masked = corrupt(ids, maskable, pad, MASK, config, segments=segments).masked
-    for part in (masked[:, :20], masked[:, 20:]):
-        assert bool((part.sum(1) >= 1).all())
-        assert int(part.sum(1).max()) == 5

@@ -31,7 +31,7 @@ class Few:
     """The same few canvases in every step."""
 
     def __init__(self, canvases: list[Canvas]) -> None:
-        self.groups = [Group("t2i", 1.0, canvases)]
+        self.groups = [Group.alone("t2i", 1.0, canvases)]
 
     def draw(self, step: int, generator: torch.Generator) -> list[Group]:
         return self.groups

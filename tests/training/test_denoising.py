@@ -1,8 +1,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Batch, Canvas, FeatureSlot, starts_of
 from omni_diffusion.data.mixture import Group
 from omni_diffusion.data.packing import pack
-from omni_diffusion.diffusion.loss import Weighting, masked_loss, weigh
-from omni_diffusion.diffusion.masking import Corruption, MaskingConfig, corrupt
+from omni_diffusion.diffusion.loss import Weighting
+from omni_diffusion.diffusion.masking import MaskingConfig, ratios
 from omni_diffusion.errors import DataError
+from omni_diffusion.training.batches import Example, mask
 from omni_diffusion.training.denoising import (
     DenoisingConfig,
     DenoisingObjective,
-    answer_places,
     give_geometry,
 )
 from omni_diffusion.training.optim import OptimConfig
@@ -72,6 +72,13 @@ class Fixed:
         return self.groups
 
 
+class Afresh(Fixed):
+    """The same canvases, masked anew in every step."""
+
+    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+        return [Group.alone(g.name, g.share, g.canvases, seed=step) for g in self.groups]
+
+
 def objective(
     model: Dream,
     *groups: Group,
@@ -90,24 +97,21 @@ CANVASES = (
 
 
 # -------------------------------------------------------------------------------------------- loss
-def corrupted(canvases: Sequence[Canvas], generator: torch.Generator) -> Corruption:
-    """The masking that the objective draws from the same generator."""
-    ids = Batch.of(canvases, VOCABULARY.pad).ids
-    maskable = torch.zeros(ids.shape, dtype=torch.bool)
-    for row, one in enumerate(canvases):
-        maskable[row, slice(*one.answer)] = True
-    pad = maskable & (ids == VOCABULARY.pad)
-    return corrupt(ids, maskable, pad, VOCABULARY.mask, MaskingConfig(), generator)
+def masked(canvases: Sequence[Canvas], seed: int, weighting: Weighting) -> list[Example]:
+    """The masking that the objective draws for a group of these in a step of that seed."""
+    group = Group.alone("t", 1.0, canvases)
+    t = ratios(MaskingConfig(), len(canvases), torch.Generator().manual_seed(seed))
+    return [mask(each, 0, t, MaskingConfig(), weighting, VOCABULARY) for each in group.drawn]
 
 
-def surprises(model: Dream, one: Canvas, row: Tensor, masked: Tensor) -> list[tuple[float, bool]]:
+def surprises(model: Dream, one: Example) -> list[tuple[float, bool]]:
     """-log p of every masked token of one canvas, alone and unpadded, and whether it was best."""
-    slots = [(0, slot) for slot in one.slots]
-    logits = model(row[None, : one.length], slots=slots)[0].detach()
+    slots = [(0, slot) for slot in one.canvas.slots]
+    logits = model(one.canvas.ids[None], slots=slots)[0].detach()
     found = []
-    for place in masked[: one.length].nonzero().flatten().tolist():
+    places = one.masked.nonzero().flatten().tolist()
+    for place, token in zip(places, one.targets.tolist(), strict=True):
         chances = [math.exp(float(value)) for value in logits[place]]
-        token = int(one.ids[place])
         found.append((-math.log(chances[token] / sum(chances)), max(chances) == chances[token]))
     return found
 
@@ -115,35 +119,69 @@ def surprises(model: Dream, one: Canvas, row: Tensor, masked: Tensor) -> list[tu
 @pytest.mark.parametrize("weighting", ["plain", "elbo", "per_length"])
 def test_the_loss_is_the_masked_cross_entropy(weighting: Weighting) -> None:
     model = backbone()
-    loss, figures = objective(model, Group("t", 1.0, CANVASES), weighting=weighting).loss(
-        0, torch.Generator().manual_seed(5)
+    loss, figures = objective(model, Group.alone("t", 1.0, CANVASES), weighting=weighting).loss(
+        0, torch.Generator().manual_seed(7)
     )
-    corruption = corrupted(CANVASES, torch.Generator().manual_seed(5))
     total, count, right = 0.0, 0, 0
-    places = [one.answer[1] - one.answer[0] for one in CANVASES]
-    for row, one in enumerate(CANVASES):
-        masked = corruption.masked[row]
-        assert not masked[: one.answer[0]].any()  # a prompt is never masked
-        assert not masked[one.length :].any()  # nor what fills up the batch
-        own = surprises(model, one, corruption.ids[row], masked)
-        ratios = corruption.ratio[row][masked].tolist()
-        for (surprise, best), ratio in zip(own, ratios, strict=True):
-            weight = {"plain": 1.0, "elbo": 1 / ratio, "per_length": 1 / (ratio * places[row])}
+    lengths = [one.answer[1] - one.answer[0] for one in CANVASES]
+    for one, example, length in zip(CANVASES, masked(CANVASES, 7, weighting), lengths, strict=True):
+        assert not example.masked[: one.answer[0]].any()  # a prompt is never masked
+        t = float(ratios(MaskingConfig(), 3, torch.Generator().manual_seed(7))[CANVASES.index(one)])
+        for (surprise, best), place in zip(
+            surprises(model, example), example.masked.nonzero().flatten().tolist(), strict=True
+        ):
+            chance = chance_of(one, place, t)
+            weight = {"plain": 1.0, "elbo": 1 / chance, "per_length": 1 / (chance * length)}
             total += weight[weighting] * surprise
             count, right = count + 1, right + best
-    divisor = {"plain": count, "elbo": sum(places), "per_length": len(CANVASES)}[weighting]
+    divisor = {"plain": count, "elbo": sum(lengths), "per_length": len(CANVASES)}[weighting]
     assert count > 6
     assert float(loss.detach()) == pytest.approx(total / divisor, rel=1e-4)
-    assert figures == {
-        "t_loss": pytest.approx(float(loss.detach())),
-        "t_right": pytest.approx(right / count),
-    }
+    assert figures["loss"] == pytest.approx(float(loss.detach()))
+    assert figures["t_loss"] == pytest.approx(float(loss.detach()))
+    assert figures["t_right"] == pytest.approx(right / count)
+
+
+def chance_of(one: Canvas, place: int, t: float) -> float:
+    """That a place had to be masked: t, or what a row without any gives one of its places."""
+    if int(one.ids[place]) == VOCABULARY.pad:
+        return 0.6 * t
+    real = int((one.ids[slice(*one.answer)] != VOCABULARY.pad).sum())
+    return t + (1 - t) ** real / real
+
+
+def test_figures_part_the_loss_by_kind_and_by_how_much_is_hidden() -> None:
+    model = backbone()
+    crowd = [canvas(2, 8, 3, seed=seed) for seed in range(12)]
+    for one in crowd[:6]:
+        one.ids[3:6] = VOCABULARY.image.start
+    figures = objective(model, Group.alone("t", 1.0, crowd)).loss(
+        0, torch.Generator().manual_seed(1)
+    )[1]
+    sums: dict[str, list[float]] = {}
+    for one in masked(crowd, 1, "plain"):
+        real = one.canvas.length - 2 - 3
+        hidden = sum(1 for token in one.targets.tolist() if token != VOCABULARY.pad) / real
+        quarter = min(int(hidden * 4), 3)
+        for (surprise, _), token in zip(surprises(model, one), one.targets.tolist(), strict=True):
+            kind = "image" if token == VOCABULARY.image.start else "text"
+            kind = "pad" if token == VOCABULARY.pad else kind
+            bucket = f"masked_{25 * quarter}_{25 * quarter + 25}"
+            sums.setdefault(kind, []).append(surprise)
+            sums.setdefault(bucket, []).append(surprise)
+    assert {"text", "pad", "image", "masked_75_100"} <= sums.keys()
+    told = {name for name in figures if name.endswith("_loss")} - {"t_loss"}
+    assert told == {f"{name}_loss" for name in sums}
+    for name, values in sums.items():
+        assert figures[f"{name}_loss"] == pytest.approx(sum(values) / len(values), rel=1e-4)
+    assert figures["tokens"] == 12 * 13
+    assert figures["pads"] == 0
 
 
 def test_each_groups_mean_counts_by_its_share() -> None:
-    groups = (Group("a", 0.3, CANVASES[:1]), Group("b", 2.0, CANVASES[1:]))
+    groups = (Group.alone("a", 0.3, CANVASES[:1]), Group.alone("b", 2.0, CANVASES[1:]))
     loss, figures = objective(backbone(), *groups).loss(0, torch.Generator().manual_seed(0))
-    assert figures.keys() == {"a_loss", "a_right", "b_loss", "b_right"}
+    assert figures.keys() >= {"a_loss", "a_right", "b_loss", "b_right"}
     assert float(loss.detach()) == pytest.approx(0.3 * figures["a_loss"] + 2 * figures["b_loss"])
     loss.backward()
     assert all(
@@ -154,7 +192,7 @@ def test_each_groups_mean_counts_by_its_share() -> None:
 
 
 def test_the_loss_depends_on_the_generator_alone() -> None:
-    one = objective(backbone(), Group("t", 1.0, CANVASES))
+    one = objective(backbone(), Group.alone("t", 1.0, CANVASES))
     first, again, other = (
         one.loss(s, torch.Generator().manual_seed(g))[0].item() for s, g in ((0, 1), (9, 1), (0, 2))
     )
@@ -162,7 +200,7 @@ def test_the_loss_depends_on_the_generator_alone() -> None:
 
 
 def test_a_task_may_have_a_forward_process_of_its_own() -> None:
-    groups = (Group("a", 1.0, CANVASES), Group("b", 1.0, CANVASES))
+    groups = (Group.alone("a", 1.0, CANVASES), Group.alone("b", 1.0, CANVASES))
     whole = MaskingConfig(full=1.0, gamma=1.0)
 
     def figures(config: DenoisingConfig) -> dict[str, float]:
@@ -176,24 +214,11 @@ def test_a_task_may_have_a_forward_process_of_its_own() -> None:
 
 def test_heard_speech_reaches_the_loss() -> None:
     model = backbone()
-    loss, _ = objective(model, Group("t", 1.0, CANVASES)).loss(0, torch.Generator())
+    loss, _ = objective(model, Group.alone("t", 1.0, CANVASES)).loss(0, torch.Generator())
     loss.backward()
     assert all(
         p.grad is not None and bool(p.grad.any()) for p in model.model.audio_projection.parameters()
     )
-
-
-def test_answer_places() -> None:
-    ids = Batch.of(CANVASES, VOCABULARY.pad).ids
-    expected = [
-        [start <= i < stop for i in range(ids.shape[1])]
-        for start, stop in (c.answer for c in CANVASES)
-    ]
-    assert answer_places([[one] for one in CANVASES], ids).tolist() == expected
-    packed = Batch.packed([CANVASES], VOCABULARY.pad).ids
-    lengths = [one.length for one in CANVASES]
-    joined = [row[:length] for row, length in zip(expected, lengths, strict=True)]
-    assert answer_places([CANVASES], packed).tolist() == [list(chain(*joined))]
 
 
 # -------------------------------------------------------------------------------------------- pads
@@ -202,7 +227,9 @@ def test_pads_are_masked_less(gamma: float) -> None:
     model, seen = backbone(), list[Tensor]()
     model.model.embed_tokens.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     crowd = [canvas(2, 15, 15, seed=seed) for seed in range(60)]
-    one = objective(model, Group("t", 1.0, crowd), masking=MaskingConfig(gamma=gamma))
+    mixture = Afresh(Group.alone("t", 1.0, crowd))
+    config = DenoisingConfig(MaskingConfig(gamma=gamma))
+    one = DenoisingObjective(model, VOCABULARY, mixture, config)
     with torch.no_grad():
         for step in range(8):
             one.loss(step, torch.Generator().manual_seed(step))
@@ -274,40 +301,70 @@ def test_packed_rows_have_the_loss_and_gradients_of_the_same_canvases_alone(
     for max_length in (None, 40):
         model = backbone()
         config = DenoisingConfig(whole, weighting, max_length=max_length)
-        one = DenoisingObjective(model, VOCABULARY, Fixed(Group("t", 1.0, CROWD)), config)
+        one = DenoisingObjective(model, VOCABULARY, Fixed(Group.alone("t", 1.0, CROWD)), config)
         loss, figures = one.loss(0, torch.Generator())
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
-    assert figures["t_pads"] == pack(CROWD, 40).pad_share < 0.2
+    taken = [sum(each.length for each in row) for row in pack(CROWD, 40)]
+    assert figures["pads"] == pytest.approx(1 - sum(taken) / (len(taken) * max(taken)))
+    assert figures["pads"] < 0.2
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("weighting", ["plain", "elbo", "per_length"])
-def test_a_drawn_masking_counts_the_same_packed_and_alone(weighting: Weighting) -> None:
-    model = backbone()
-    alone = corrupted(CANVASES, torch.Generator().manual_seed(5))
-    batch = Batch.packed([CANVASES], VOCABULARY.pad)
-    lengths = [one.length for one in CANVASES]
-
-    def joined(of: Tensor) -> Tensor:
-        return torch.cat([row[:n] for row, n in zip(of, lengths, strict=True)])[None]
-
-    packed = Corruption(joined(alone.ids), joined(alone.masked), joined(alone.ratio))
-    found = []
-    for corruption, laid, rows in (
-        (alone, Batch.of(CANVASES, VOCABULARY.pad), [[one] for one in CANVASES]),
-        (packed, batch, [CANVASES]),
-    ):
-        maskable = answer_places(rows, laid.ids)
-        segments = laid.segments if corruption is packed else None
-        weights = weigh(corruption, maskable, weighting, segments=segments)
-        logits = model(
-            corruption.ids, slots=laid.slots, segments=laid.segments, rows=corruption.masked
+@pytest.mark.parametrize("balance", ["task", "token"])
+def test_however_a_step_is_laid_its_loss_and_gradients_are_the_same(
+    weighting: Weighting, balance: Literal["task", "token"]
+) -> None:
+    groups = (Group.alone("a", 0.3, CROWD[:10], 1), Group.alone("b", 2.0, CROWD[10:], 2))
+    losses, gradients = list[float](), list[Tensor]()
+    for max_length, places in ((None, None), (None, 60), (40, None), (40, 80), (90, 1)):
+        model = backbone()
+        config = DenoisingConfig(
+            MaskingConfig("antithetic"),
+            weighting,
+            balance=balance,
+            max_length=max_length,
+            micro_places=places,
         )
-        found.append(float(masked_loss(logits, laid.ids[corruption.masked], weights).detach()))
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
+        one = DenoisingObjective(model, VOCABULARY, Fixed(*groups), config)
+        figures = one.backward(0, torch.Generator().manual_seed(3))
+        losses.append(figures["loss"])
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-5)
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_mean_over_tokens_is_that_of_all_tasks() -> None:
+    groups = (Group.alone("a", 0.3, CROWD[:10], 1), Group.alone("b", 2.0, CROWD[10:], 2))
+    config = DenoisingConfig(balance="token")
+    one = DenoisingObjective(backbone(), VOCABULARY, Fixed(*groups), config)
+    prepared = one.prepare(0, torch.Generator().manual_seed(0))
+    a, b = prepared.sums[2:4].tolist()  # how many places are masked
+    figures = one.loss(0, torch.Generator().manual_seed(0))[1]
+    mean = (a * figures["a_loss"] + b * figures["b_loss"]) / (a + b)
+    assert figures["loss"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_step_drawn_ahead_is_the_step() -> None:
+    one = objective(backbone(), Group.alone("t", 1.0, CANVASES))
+    alone = [one.backward(step, torch.Generator().manual_seed(step))["loss"] for step in (0, 1, 2)]
+    one.ahead(1, torch.Generator().manual_seed(1))
+    found = [one.backward(1, torch.Generator().manual_seed(9))["loss"]]
+    one.ahead(7, torch.Generator().manual_seed(7))  # of a step that does not come
+    found.append(one.backward(2, torch.Generator().manual_seed(2))["loss"])
+    assert found == alone[1:]
+
+
+def test_what_befalls_a_step_drawn_ahead_is_told_at_its_turn() -> None:
+    config = DenoisingConfig(max_length=12)
+    one = DenoisingObjective(backbone(), VOCABULARY, Fixed(Group.alone("t", 1.0, CANVASES)), config)
+    one.ahead(0, torch.Generator())
+    with pytest.raises(DataError, match="a sample takes 14 places, a row has 12"):
+        one.backward(0, torch.Generator())
 
 
 def test_in_packed_rows_answers_alone_are_masked_and_each_has_a_ratio_of_its_own() -> None:
@@ -316,7 +373,7 @@ def test_in_packed_rows_answers_alone_are_masked_and_each_has_a_ratio_of_its_own
     crowd = [canvas(2, 15, 15, seed=seed) for seed in range(64)]
     masking = MaskingConfig(variant="antithetic")
     config = DenoisingConfig(masking, max_length=100)
-    one = DenoisingObjective(model, VOCABULARY, Fixed(Group("t", 1.0, crowd)), config)
+    one = DenoisingObjective(model, VOCABULARY, Afresh(Group.alone("t", 1.0, crowd)), config)
     with torch.no_grad():
         for step in range(8):
             one.loss(step, torch.Generator().manual_seed(step))
@@ -337,7 +394,7 @@ def test_in_packed_rows_answers_alone_are_masked_and_each_has_a_ratio_of_its_own
 
 def test_a_canvas_that_is_longer_than_a_row_is_told() -> None:
     config = DenoisingConfig(max_length=12)
-    one = DenoisingObjective(backbone(), VOCABULARY, Fixed(Group("t", 1.0, CANVASES)), config)
+    one = DenoisingObjective(backbone(), VOCABULARY, Fixed(Group.alone("t", 1.0, CANVASES)), config)
     with pytest.raises(DataError, match="a sample takes 14 places, a row has 12"):
         one.loss(0, torch.Generator())
 
@@ -345,7 +402,7 @@ def test_a_canvas_that_is_longer_than_a_row_is_told() -> None:
 # ---------------------------------------------------------------------------------------- learning
 def test_four_canvases_are_learned_by_heart(tmp_path: Path) -> None:
     four = [canvas(4, 6, 2, seed=seed) for seed in range(4)]
-    one = objective(backbone(), Group("t", 1.0, four * 4))
+    one = objective(backbone(), Group.alone("t", 1.0, four * 4))
     loop = LoopConfig(70, optim=OptimConfig(lr=1e-2, warmup=5), log_every=10)
     told: list[dict[str, float]] = []
     Trainer(one, loop, tmp_path).fit(lambda _, row: told.append(row))

@@ -12,7 +12,7 @@ from tests.training.tiny_objective import Small, Sums
 from torch import Tensor
 
 from omni_diffusion import weights
-from omni_diffusion.errors import StorageError, TrainingError, WeightsError
+from omni_diffusion.errors import StorageError, TrainingError
 from omni_diffusion.training.optim import OptimConfig, rate
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
@@ -35,6 +35,14 @@ def everything(run: Trainer) -> dict[str, Tensor]:
     for index, state in run.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
     return {name: value.clone() for name, value in found.items()}
+
+
+def state_of(run: Trainer) -> Path:
+    """The file of the newest state."""
+    newest = run.checkpoints.newest()
+    assert newest is not None
+    (file,) = newest.iterdir()
+    return file
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -137,12 +145,12 @@ def test_a_loss_that_is_no_number_stops_and_the_state_is_kept(
     for _ in range(3):
         run.advance()
     run.save()
-    kept = run.state_path.read_bytes()
+    kept = state_of(run).read_bytes()
     run.advance()
     before = stepped(run)
     with pytest.raises(TrainingError, match=f"the loss of step 4 is {poison}: .*good state is"):
         run.fit()
-    assert run.state_path.read_bytes() == kept
+    assert state_of(run).read_bytes() == kept
     assert same(stepped(run), before)
 
     healed = trainer(tmp_path)
@@ -167,7 +175,7 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path: Path) 
         run.fit()
     assert torch.equal(run.objective.module.first.weight, before)
     assert all(p.grad is None for p in run.objective.module.parameters())
-    assert not run.state_path.exists()
+    assert run.checkpoints.newest() is None
 
 
 def test_the_message_names_the_state(tmp_path: Path) -> None:
@@ -175,7 +183,7 @@ def test_the_message_names_the_state(tmp_path: Path) -> None:
     run.advance()
     run.save()
     with pytest.raises(
-        TrainingError, match=re.escape(f"is {tmp_path / 'state.safetensors'}; lower")
+        TrainingError, match=re.escape(f"is {tmp_path / 'checkpoints' / 'step-00000001'}; lower")
     ):
         run.advance()
 
@@ -186,7 +194,7 @@ def test_a_save_that_fails_keeps_the_state_before(
     run = trainer(tmp_path)
     run.advance()
     run.save()
-    kept = run.state_path.read_bytes()
+    kept = state_of(run).read_bytes()
     run.advance()
 
     def full(tensors: object, kinds: object, path: Path, metadata: object) -> None:
@@ -197,8 +205,8 @@ def test_a_save_that_fails_keeps_the_state_before(
         patched.setattr(weights, "_stream", full)
         with pytest.raises(StorageError, match="No space left on device; free some space"):
             run.save()
-    assert run.state_path.read_bytes() == kept
-    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert state_of(run).read_bytes() == kept
+    assert [path.name for path in run.checkpoints.folder.iterdir()] == ["step-00000001"]
     assert trainer(tmp_path).resume()
 
 
@@ -207,11 +215,11 @@ def test_a_cut_off_state_is_named_and_touches_nothing(tmp_path: Path, share: flo
     run = trainer(tmp_path)
     run.advance()
     run.save()
-    whole = run.state_path.read_bytes()
-    run.state_path.write_bytes(whole[: int(share * len(whole))])
+    whole = state_of(run).read_bytes()
+    state_of(run).write_bytes(whole[: int(share * len(whole))])
     fresh = trainer(tmp_path, Sums(5))
     before = everything(fresh)
-    with pytest.raises(TrainingError, match=r"state.safetensors is no whole training state; put a"):
+    with pytest.raises(TrainingError, match=r"step-00000001 is no whole training state; remove it"):
         fresh.resume()
     assert same(everything(fresh), before)
     assert fresh.step == 0
@@ -221,7 +229,7 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.advance()
     run.save()
-    with pytest.raises(WeightsError, match=r"mis-shaped first\.weight"):
+    with pytest.raises(TrainingError, match=r"has another shape of average\.first\.bias and 2\d"):
         trainer(tmp_path, Sums(width=5)).resume()
 
 
@@ -266,7 +274,7 @@ def test_a_terminated_run_saves_before_it_obeys(tmp_path: Path, handled: list[in
         run.fit()  # the caller's handler lets it live, yet nobody shall take it for finished
     assert handled == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert int(weights.read(run.state_path)["step"]) == run.step == 5
+    assert int(weights.read(state_of(run))["step"]) == run.step == 5
 
 
 # ------------------------------------------------------------------------------- figures and rates
@@ -319,13 +327,14 @@ def test_the_average_is_a_moving_one_with_a_growing_decay(tmp_path: Path) -> Non
         assert torch.allclose(run.average["first.weight"].double(), by_hand, atol=1e-6)
     assert not torch.allclose(run.average["first.weight"], module.first.weight)
     assert run.average["norm.num_batches_tracked"] == STEPS  # what is counted is not averaged
-    assert torch.equal(run.average["frozen.weight"], module.frozen.weight)
+    assert torch.equal(run.weights()["frozen.weight"], module.frozen.weight)
+    assert torch.equal(run.weights()["first.weight"], run.average["first.weight"])
 
 
 def test_the_average_of_half_precision_weights_is_kept_in_full(tmp_path: Path) -> None:
     objective = Sums()
-    objective.net.frozen.to(torch.bfloat16)
-    assert trainer(tmp_path, objective).average["frozen.weight"].dtype == torch.float32
+    objective.net.last.to(torch.bfloat16)
+    assert trainer(tmp_path, objective).average["last.weight"].dtype == torch.float32
 
 
 def test_the_average_shares_no_memory_with_the_weights(tmp_path: Path) -> None:

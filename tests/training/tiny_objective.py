@@ -16,6 +16,8 @@ class Small(nn.Module):
         self.dropout = nn.Dropout(0.3)
         self.last = nn.Linear(width, 1)
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        nn.init.eye_(self.frozen.weight)  # the same whatever the seed, as a base model is
+        nn.init.zeros_(self.frozen.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 4] -> [B, 1]."""

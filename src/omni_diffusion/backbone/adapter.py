@@ -29,6 +29,11 @@ class SpeechAdapter(nn.Module):
             nn.Linear(hidden_size, hidden_size, bias=False),
         )
 
+    @property
+    def width(self) -> int:
+        """Values of a frame."""
+        return int(self.pre_proj_layernorm.normalized_shape[0])
+
     def forward(self, frames: Tensor) -> Tensor:
         """Frames [..., speech_dim] -> hidden states [..., hidden_size]."""
         hidden: Tensor = self.mlp(self.pre_proj_layernorm(frames))
@@ -44,9 +49,13 @@ def insert_slots(
     row or its frames have another width than the adapter's.
     """
     if not slots:
-        return embedded
+        if not torch.is_grad_enabled():
+            return embedded
+        # the adapter takes part with nothing, since all processes reduce the same gradients
+        nothing: Tensor = adapter(adapter.pre_proj_layernorm.weight.new_zeros(1, adapter.width))
+        return embedded + 0 * nothing.sum().to(embedded.dtype)
     for row, slot in slots:
-        _check(row, slot, embedded, adapter.pre_proj_layernorm.normalized_shape[0])
+        _check(row, slot, embedded, adapter.width)
     weight = adapter.pre_proj_layernorm.weight
     frames = torch.cat([slot.frames.to(weight) for _, slot in slots])
     counts = torch.tensor([len(slot.frames) for _, slot in slots])

@@ -1,8 +1,8 @@
 """In which order rows are drawn: a new permutation in every epoch, exact whoever goes on with it.
 
-The order follows from (seed, epoch) alone. All ranks draw in step and each keeps its own part, so
-the state is the same on every rank, and a run that goes on with another number of ranks draws the
-same rows at the same step. Knows nothing of what a row holds.
+The order follows from (seed, epoch) alone. All processes draw in step and each keeps its own part,
+so the state is the same in all of them, and a run that goes on with another number of processes
+draws the same rows at the same step. Knows nothing of what a row holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omni_diffusion.errors import DataError
 
 @dataclass(frozen=True)
 class State:
-    """Where a run is in its data: so many rows of an epoch are drawn, by all ranks together."""
+    """Where a run is in its data: so many rows of an epoch are drawn, by all processes together."""
 
     seed: int = 0
     epoch: int = 0
@@ -31,21 +31,16 @@ class State:
 
 
 class Loader:
-    """Draws the numbers of `rows` rows; rank r of w keeps every w-th of those drawn, from the r-th.
+    """Draws the numbers of `rows` rows.
 
     `state` is where the next draw begins; save it, and give it back to go on. Raises DataError when
     it does not fit the rows.
     """
 
-    def __init__(
-        self, rows: int, state: State | None = None, *, rank: int = 0, ranks: int = 1
-    ) -> None:
+    def __init__(self, rows: int, state: State | None = None) -> None:
         self.rows, self.state = rows, state or State()
-        self.rank, self.ranks = rank, ranks
         if rows < 1:
             raise DataError("there are no rows to draw from; add samples")
-        if not 0 <= rank < ranks:
-            raise DataError(f"rank {rank} of {ranks}; give 0 to {ranks - 1}")
         if self.state.cursor > rows:
             raise DataError(
                 f"the saved state has drawn {self.state.cursor} rows of an epoch of {rows};"
@@ -59,10 +54,7 @@ class Loader:
         self.state = replace(self.state, epoch=epoch, cursor=cursor)
 
     def draw(self, count: int) -> list[int]:
-        """This rank's part of the next `count` rows; goes on into the next epoch where one ends.
-
-        Ranks get equally many where `count` is a multiple of their number.
-        """
+        """The next `count` rows; goes on into the next epoch where one ends."""
         found: list[int] = []
         seed, epoch, cursor = self.state.seed, self.state.epoch, self.state.cursor
         while len(found) < count:
@@ -72,7 +64,7 @@ class Loader:
             found += some.tolist()
             cursor += len(some)
         self.state = State(seed, epoch, cursor)
-        return found[self.rank :: self.ranks]
+        return found
 
 
 def permutation(rows: int, seed: int, epoch: int) -> Tensor:

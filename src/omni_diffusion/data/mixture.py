@@ -5,9 +5,12 @@ A mixture says how many samples of which task a step holds; the three stages dif
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,24 +35,95 @@ NOISE = 0.15  # most noise on frames, of their deviation
 
 @dataclass(frozen=True)
 class Share:
-    """How one task takes part in a step: how many samples, and what their mean loss counts."""
+    """How one task takes part in a step.
+
+    samples: of a step, all processes together; a broken number is kept to over the steps, so that
+    0.25 is one sample in every fourth. weight: what their mean loss counts, on average over steps.
+    """
 
     task: str
-    samples: int
+    samples: float
     weight: float = 1.0
 
+    def numbers(self, step: int) -> range:
+        """Which of the task's samples a step has, counted from the first of the run."""
+        # tasks of equal share do not all come in the same steps
+        phase = zlib.crc32(self.task.encode()) / 2**32
+        start, stop = (math.floor(self.samples * at + phase) for at in (step, step + 1))
+        return range(start, stop)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A sample of a step as a canvas, and what else is drawn for it follows from `seed`.
+
+    number: its place among the group's samples of the step, over all processes; the further answers
+    of one conversation have None.
+    """
+
+    canvas: Canvas
+    seed: int
+    number: int | None
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
-    """Canvases of one task in a step; `share` is what their mean loss counts in the sum."""
+    """A process's part of a task's samples in a step.
+
+    share: what their mean loss counts in the sum. of: how many samples all processes have.
+    """
 
     name: str
     share: float
-    canvases: Sequence[Canvas]
+    of: int
+    drawn: Sequence[Drawn]
+
+    @classmethod
+    def alone(cls, name: str, share: float, canvases: Sequence[Canvas], seed: int = 0) -> Self:
+        """All canvases of a group, in a process that is alone."""
+        rng = random.Random(seed)
+        drawn = [Drawn(canvas, rng.getrandbits(62), at) for at, canvas in enumerate(canvases)]
+        return cls(name, share, len(drawn), drawn)
+
+    @property
+    def canvases(self) -> list[Canvas]:
+        """Of this process."""
+        return [drawn.canvas for drawn in self.drawn]
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A sample that a process is to draw: which of its task in the step, and its randomness."""
+
+    at: int
+    rng: random.Random
+
+
+def slots(
+    shares: Sequence[Share], step: int, generator: torch.Generator, rank: int, ranks: int
+) -> Iterator[tuple[Share, float, int, list[Slot]]]:
+    """By task what a process draws in a step, with the group's share and size over all processes.
+
+    Every `ranks`-th sample of the step is its own, counted over all tasks, so that processes have
+    equally much to do. What is drawn for a sample does not depend on how many processes there are.
+    """
+    base = int(torch.randint(2**62, (), generator=generator))
+    before = 0
+    for share in shares:
+        numbers = share.numbers(step)
+        if not numbers:
+            continue
+        own = [
+            Slot(at, random.Random(f"{base} {share.task} {number}"))
+            for at, number in enumerate(numbers)
+            if (before + at) % ranks == rank
+        ]
+        before += len(numbers)
+        yield share, share.weight * (len(numbers) / share.samples), len(numbers), own
 
 
 class WorldMixture:
-    """Draws the groups of a step; what it draws depends on the generator alone.
+    """Draws the groups of a step; what it draws depends on the step and its generator alone.
 
     tail: most pads behind an answer (the number is drawn evenly from 1). lengths: by task, the
     numbers of the rule by which the model gives an answer its places at inference; an answer that
@@ -72,11 +146,13 @@ class WorldMixture:
         answers: Mapping[str, Answer] | None = None,
         null: float = 0.1,
         distort: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scenes, self.spoken, self.tail, self.null = scenes, spoken, tail, null
         self.lengths, self.answers = dict(lengths or {}), dict(answers or {})
-        self.distort = distort
+        self.distort, self.rank, self.ranks = distort, rank, ranks
         self._makers: dict[str, Callable[[random.Random], tuple[list[Piece], list[Piece]]]] = {
             "t2i": self._t2i,
             "caption": self._caption,
@@ -102,11 +178,18 @@ class WorldMixture:
             self._check_bank()
 
     def draw(self, step: int, generator: torch.Generator) -> list[Group]:
-        """The groups of a step; its number does not matter."""
-        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        """This process's groups of a step."""
         return [
-            Group(s.task, s.weight, [self.sample(s.task, rng) for _ in range(s.samples)])
-            for s in self.shares
+            Group(
+                share.task,
+                weight,
+                of,
+                [
+                    Drawn(self.sample(share.task, slot.rng), slot.rng.getrandbits(62), slot.at)
+                    for slot in own
+                ],
+            )
+            for share, weight, of, own in slots(self.shares, step, generator, self.rank, self.ranks)
         ]
 
     def sample(self, name: str, rng: random.Random) -> Canvas:

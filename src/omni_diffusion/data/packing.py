@@ -7,36 +7,33 @@ concern, who sees whom in it is `backbone.attention`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from omni_diffusion.canvas import Canvas
 from omni_diffusion.errors import DataError
 
 MAX_LENGTH = 3072  # places of a row in the paper's training
 
 
-@dataclass(frozen=True, eq=False)
-class Packing:
-    """Rows of canvases; a row is laid as long as the longest."""
-
-    rows: tuple[tuple[Canvas, ...], ...]
+class Long(Protocol):
+    """A canvas, or what is laid like one."""
 
     @property
-    def pad_share(self) -> float:
-        """The share of all places that is padding behind a row's last canvas."""
-        lengths = [sum(canvas.length for canvas in row) for row in self.rows]
-        laid = max(lengths, default=0) * len(lengths)
-        return 1 - sum(lengths) / laid if laid else 0.0
+    def length(self) -> int:
+        """How many places it takes."""
+        ...
 
 
-def pack(canvases: Sequence[Canvas], max_length: int = MAX_LENGTH) -> Packing:
+L = TypeVar("L", bound=Long)
+
+
+def pack(canvases: Sequence[L], max_length: int = MAX_LENGTH) -> list[list[L]]:
     """Put canvases together into rows of at most `max_length` places.
 
     Longest first, each into the first row that has room for it (first fit decreasing, which takes
     at most 11/9 of the fewest rows there can be, and one more). Raises DataError for a canvas that
     is longer than a row.
     """
-    rows: list[list[Canvas]] = []
+    rows: list[list[L]] = []
     room: list[int] = []
     for canvas in sorted(canvases, key=lambda canvas: -canvas.length):
         if canvas.length > max_length:
@@ -50,4 +47,4 @@ def pack(canvases: Sequence[Canvas], max_length: int = MAX_LENGTH) -> Packing:
             room.append(max_length)
         rows[at].append(canvas)
         room[at] -= canvas.length
-    return Packing(tuple(map(tuple, rows)))
+    return rows

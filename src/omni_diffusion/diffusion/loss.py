@@ -41,10 +41,9 @@ def weigh(
     maskable: Tensor,
     weighting: Weighting = "plain",
     *,
-    segments: Tensor | None = None,
     importance: Tensor | None = None,
 ) -> Weights:
-    """Weights of a corrupted batch's masked places.
+    """Weights of a corrupted batch's masked places; a row is one sequence.
 
     plain: the mean over masked tokens. elbo: 1 / ratio over all maskable tokens, an estimate of the
     bound in nats per token where t is drawn uniformly. per_length: 1 / (ratio * length of its
@@ -59,10 +58,15 @@ def weigh(
     if weighting == "elbo":
         return Weights(importance[masked] / corruption.ratio[masked], (importance * maskable).sum())
     if weighting == "per_length":
-        lengths, sequences = _lengths(maskable, segments)
+        lengths = maskable.sum(dim=1, keepdim=True)
         places = importance[masked] / (corruption.ratio * lengths)[masked]
-        return Weights(places, torch.tensor(float(sequences), device=masked.device))
+        return Weights(places, (lengths > 0).sum().float())
     raise ConfigError(f"unknown loss weighting {weighting!r}; use one of {get_args(Weighting)}")
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log p of each target in nats, float32 [N]: logits [N, V], targets [N]."""
+    return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def masked_loss(
@@ -72,7 +76,7 @@ def masked_loss(
 
     ``normaliser`` replaces the batch's own divisor. No masked place at all gives 0.
     """
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    losses = token_losses(logits, targets)
     divisor = weights.normaliser if normaliser is None else torch.as_tensor(normaliser)
     return (losses * weights.places).sum() / divisor.clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -123,13 +127,3 @@ def _surprise(denoise: Denoise, ids: Tensor, masked: Tensor, mask_id: int) -> Te
     targets = ids.expand(masked.shape)
     losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return (losses * masked).sum(dim=1)
-
-
-def _lengths(maskable: Tensor, segments: Tensor | None) -> tuple[Tensor, int]:
-    """Maskable places in the sequence of each place [B, L], and the number of sequences."""
-    if segments is None:
-        lengths = maskable.sum(dim=1, keepdim=True)
-        return lengths.expand(maskable.shape), int((lengths > 0).sum())
-    counts = torch.zeros(len(maskable), int(segments.max()) + 1, device=maskable.device)
-    counts = counts.scatter_add(1, segments, maskable.float())
-    return counts.gather(1, segments), int((counts > 0).sum())

@@ -77,96 +77,75 @@ def corrupt(
     config: MaskingConfig,
     generator: torch.Generator | None = None,
     *,
-    segments: Tensor | None = None,
     t: Tensor | None = None,
 ) -> Corruption:
-    """Mask each maskable place of ids [B, L] with the chance of its sequence.
+    """Mask each maskable place of ids [B, L] with the chance of its row, which is one sequence.
 
-    A sequence is a row or, if ``segments`` [B, L] is given, a segment of a packed row. ``t`` [B]
-    fixes the ratio of every row instead of drawing it. A sequence in which no real (not padding)
-    place was masked gets one, chosen evenly; ``ratio`` counts that chance in.
+    ``t`` [B] fixes the ratio of every row instead of drawing it: see :func:`ratios`. A row in which
+    no real (not padding) place was masked gets one, chosen evenly; ``ratio`` counts that chance in.
     """
-    group, groups = _groups(ids, segments)
     behind = torch.zeros_like(maskable)
     if config.blocks:
-        maskable, behind = _blocks(maskable, pad, group, groups, config, generator)
-    if t is None:
-        chance = _draw(group, groups, config, generator)
+        maskable, behind = _blocks(maskable, pad, config, generator)
+    if t is None and config.variant == "per_token":
+        chance = config.epsilon + (1 - config.epsilon) * _rand(ids, generator)
     else:
-        chance = t.to(ids.device, torch.float32)[:, None].expand(ids.shape)
+        drawn = ratios(config, len(ids), generator, ids.device) if t is None else t
+        chance = drawn.to(ids.device, torch.float32)[:, None].expand(ids.shape)
     chance = torch.where(pad, chance * config.gamma, chance) * maskable
     masked = _rand(ids, generator) < chance
 
     real = maskable & ~pad
-    spared = _per_group(torch.where(real, torch.log1p(-chance), 0), group, groups, "sum").exp()
+    spared = torch.where(real, torch.log1p(-chance), 0).sum(1, keepdim=True).exp()
     lowest = torch.where(real, _rand(ids, generator), 2.0)
-    chosen = real & (lowest == _per_group(lowest, group, groups, "amin"))
-    empty = _per_group((masked & real).float(), group, groups, "sum") == 0
+    chosen = real & (lowest == lowest.amin(1, keepdim=True))
+    empty = ~(masked & real).any(1, keepdim=True)
     masked = masked | (chosen & empty)
-    count = _per_group(real.float(), group, groups, "sum").clamp(min=1)
+    count = real.sum(1, keepdim=True).clamp(min=1)
     ratio = torch.where(real, chance + spared / count, chance)
     return Corruption(torch.where(masked | behind, mask_id, ids), masked, ratio)
 
 
-def _blocks(
-    maskable: Tensor,
-    pad: Tensor,
-    group: Tensor,
-    groups: int,
+def ratios(
     config: MaskingConfig,
-    generator: torch.Generator | None,
+    count: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Mask ratios of so many sequences, float32 [count]: epsilon + (1 - epsilon) t, some of them 1.
+
+    Antithetic ones are even over just these. "per_token" has none for a sequence: drawn evenly.
+    """
+    if config.variant == "antithetic":
+        offset = torch.rand((), generator=generator, device=device)
+        rungs = torch.randperm(count, generator=generator, device=device) / count
+        t = (offset + rungs) % 1
+    else:
+        u = torch.rand(count, generator=generator, device=device)
+        t = share_masked(u, "cosine" if config.variant == "cosine" else "linear")
+    if config.full:
+        whole = torch.rand(count, generator=generator, device=device) < config.full
+        t = torch.where(whole, 1.0, t)
+    return config.epsilon + (1 - config.epsilon) * t
+
+
+def _blocks(
+    maskable: Tensor, pad: Tensor, config: MaskingConfig, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """What may be masked, and what is hidden behind it, once some sequences are cut to a block.
+    """What may be masked, and what is hidden behind it, once some rows are cut to a block.
 
     A block starts at a maskable place that is no padding, each as likely as the other.
     """
-    cut = (torch.rand(groups, generator=generator, device=group.device) < config.blocks)[group]
-    places = torch.arange(maskable.shape[1], device=group.device).expand(maskable.shape)
+    rows, length = maskable.shape
+    cut = torch.rand(rows, 1, generator=generator, device=maskable.device) < config.blocks
+    places = torch.arange(length, device=maskable.device).expand(maskable.shape)
     drawn = torch.where(maskable & ~pad, _rand(maskable, generator), 2.0)
-    chosen = drawn == _per_group(drawn, group, groups, "amin")
-    start = _per_group(torch.where(chosen, places, maskable.shape[1]), group, groups, "amin")
+    chosen = drawn == drawn.amin(1, keepdim=True)
+    start = torch.where(chosen, places, length).amin(1, keepdim=True)
     stop = start + config.block_length
     inside = (places >= start) & (places < stop)
     return maskable & (inside | ~cut), maskable & cut & (places >= stop)
 
 
-def _groups(ids: Tensor, segments: Tensor | None) -> tuple[Tensor, int]:
-    """Number of the sequence that each place [B, L] belongs to, and how many there are."""
-    rows = torch.arange(ids.shape[0], device=ids.device)[:, None].expand(ids.shape)
-    if segments is None:
-        return rows, ids.shape[0]
-    names, group = torch.unique(rows * (segments.max() + 1) + segments, return_inverse=True)
-    return group, len(names)
-
-
-def _draw(
-    group: Tensor, groups: int, config: MaskingConfig, generator: torch.Generator | None
-) -> Tensor:
-    """The ratio of every place [B, L]: epsilon + (1 - epsilon) t."""
-    device = group.device
-    if config.variant == "per_token":
-        t = _rand(group, generator)
-    elif config.variant == "antithetic":
-        offset = torch.rand((), generator=generator, device=device)
-        rungs = torch.randperm(groups, generator=generator, device=device) / groups
-        t = ((offset + rungs) % 1)[group]
-    else:
-        u = torch.rand(groups, generator=generator, device=device)
-        t = share_masked(u, "cosine" if config.variant == "cosine" else "linear")[group]
-    if config.full:
-        whole = torch.rand(groups, generator=generator, device=device) < config.full
-        t = torch.where(whole[group], 1.0, t)
-    return config.epsilon + (1 - config.epsilon) * t
-
-
 def _rand(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.rand(like.shape, generator=generator, device=like.device)
-
-
-def _per_group(values: Tensor, group: Tensor, groups: int, how: Literal["sum", "amin"]) -> Tensor:
-    """Reduce values [B, L] over each sequence and hand the result back to its places [B, L]."""
-    start = torch.zeros(groups, dtype=values.dtype, device=values.device)
-    result = start.scatter_reduce(
-        0, group.flatten(), values.flatten(), reduce=how, include_self=False
-    )
-    return result[group]

@@ -59,7 +59,7 @@ def train(
     """
     model, trainer = begin(plan, out, told)
     trainer.fit(report)
-    weights.load_into(model.backbone, trainer.average, where="the averaged weights")
+    weights.load_into(model.backbone, trainer.weights(), where="the averaged weights")
     model.save(out / "model")
     return model
 

@@ -364,7 +364,7 @@ class Mini:
             trainer = Trainer(objective(), loop, folder)
             trainer.resume()
             trainer.fit(lambda step, row: self._tell(name, step, loop.steps, row))
-            weights.write(trainer.average, done)
+            weights.write(trainer.weights(), done)
         weights.load_into(module, weights.read(done), where=str(done))
 
     def _tell_count(self, name: str, all_: int, n: int) -> None:

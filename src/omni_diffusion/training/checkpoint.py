@@ -1,95 +1,161 @@
-"""A training state on disk: one safetensors file, written whole or not at all.
+"""Training states on disk: a folder of safetensors for each, there whole or not at all.
 
-It holds the weights, their moving average, the optimizer's moments and the step, which is all that
-exact resume needs: every random draw is derived from (seed, step).
+One process writes one file; several write their shards side by side through torch's distributed
+checkpoint, and any number of processes reads either. A state is written into a folder of another
+name, which is renamed once every file is on the disk: what bears a state's name is whole.
 """
 
 from __future__ import annotations
 
-import sys
+import re
+import shutil
+import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from omni_diffusion import weights
-from omni_diffusion.errors import TrainingError, WeightsError
+from omni_diffusion import files, weights
+from omni_diffusion.errors import StorageError, TrainingError
+from omni_diffusion.training.distributed import World
 
-_STEP = "step"
-
-
-def pack(
-    module: nn.Module,
-    average: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> dict[str, Tensor]:
-    """Everything as one flat mapping of names to tensors."""
-    tensors = {f"model.{k}": v.detach().contiguous() for k, v in module.state_dict().items()}
-    tensors |= {f"average.{k}": v.contiguous() for k, v in average.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optim.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    return tensors | {_STEP: torch.tensor(step)}
+NAME = re.compile(r"step-(\d{8,})")
+PARTIAL = ".partial"
+ALONE = "shard-00001-model-00001-of-00001.safetensors"  # as torch names the first of several
 
 
-def save(
-    path: Path,
-    module: nn.Module,
-    average: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> None:
-    """Write the state; the file before it stays until the new one is whole."""
-    # One file however large: only a single file can take the place of another in one move.
-    weights.write(pack(module, average, optimizer, step), path, max_shard_bytes=sys.maxsize)
+class Checkpoints:
+    """The states of a run in one folder, the newest `keep` of them.
 
-
-def restore(
-    path: Path, module: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> int:
-    """Read a state back into its owners and return its step.
-
-    Raises TrainingError for a broken file or another trainable part, WeightsError for weights of
-    another model.
+    Raises StorageError where a state cannot be written.
     """
-    try:
-        tensors = weights.read(path)
-    except WeightsError as error:
-        raise TrainingError(
-            f"{path} is no whole training state; put a copy back, or remove it to begin anew"
-        ) from error
-    if _STEP not in tensors:
-        raise TrainingError(f"{path} is no training checkpoint: it holds no step; name another")
-    weights.load_into(module, _part(tensors, "model."), where=str(path))
-    moments = _moments(_part(tensors, "optim."), optimizer, path)
-    for name, value in _part(tensors, "average.").items():
-        average[name].copy_(value)
-    state = optimizer.state_dict()
-    state["state"] = moments
-    optimizer.load_state_dict(state)
-    return int(tensors[_STEP])
 
+    def __init__(self, folder: Path, world: World | None = None, keep: int = 2) -> None:
+        if keep < 1:
+            raise TrainingError(f"{keep} checkpoints are to be kept; give 1 or more")
+        self.folder, self.world, self.keep = folder, world or World(), keep
+        self._pending: Future[Any] | None = None
+        self._naming: tuple[Path, Path] | None = None
 
-def _moments(
-    tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, path: Path
-) -> dict[int, dict[str, Tensor]]:
-    """The optimizer's state by number of the parameter, counted over its groups."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        number, key = name.split(".", 1)
-        index = int(number)
-        if index >= len(parameters) or (value.ndim and value.shape != parameters[index].shape):
+    def newest(self) -> Path | None:
+        """The state of the highest step; None where there is none."""
+        found = self._found()
+        return found[-1] if found else None
+
+    def save(self, state: Mapping[str, Tensor], step: int, *, wait: bool = True) -> None:
+        """Write a state; with `wait` off it is copied now and written while the run goes on.
+
+        A save that is still being written is waited for first.
+        """
+        self.finish()
+        path = self.folder / f"step-{step:08}"
+        partial = path.with_name(path.name + PARTIAL)
+        if self.world.first:
+            files.make_folder(self.folder)
+            for left in self.folder.glob("*" + PARTIAL):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            files.make_folder(partial)
+        self.world.wait()
+        self._naming = (partial, path)
+        if self.world.size == 1:
+            self._write_alone({name: value.detach() for name, value in state.items()}, wait)
+        else:
+            writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+            group = self.world.aside
+            made = async_save(dict(state), storage_writer=writer, process_group=group)
+            assert isinstance(made, Future)
+            self._pending = made
+        if wait:
+            self.finish()
+
+    def _write_alone(self, state: dict[str, Tensor], wait: bool) -> None:
+        assert self._naming is not None
+        file = self._naming[0] / ALONE
+        if not wait:
+            state = {name: value.to("cpu", copy=True) for name, value in state.items()}
+        pool = ThreadPoolExecutor(1)
+        # one file however large, as the reader expects of one process
+        self._pending = pool.submit(_write, state, file)
+        pool.shutdown(wait=False)
+
+    def finish(self) -> None:
+        """Wait for the save that is being written, if one is, and give it its name."""
+        pending, naming = self._pending, self._naming
+        if pending is None or naming is None:
+            return
+        self._pending = self._naming = None
+        partial, path = naming
+        try:
+            pending.result()
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+            raise
+        if self.world.first:
+            if path.exists():
+                shutil.rmtree(path)
+            files.rename(partial, path)
+            for old in self._found()[: -self.keep]:
+                # under another name first, lest a kill leaves half of a state
+                left = old.with_name(old.name + PARTIAL)
+                files.rename(old, left)
+                shutil.rmtree(left, ignore_errors=True)
+        self.world.wait()
+
+    def restore(self, path: Path, state: Mapping[str, Tensor]) -> None:
+        """Read a state into tensors of the same names and shapes, however they are sharded.
+
+        Raises TrainingError for what is no whole state, or one of another run.
+        """
+        try:
+            reader = HuggingFaceStorageReader(str(path))
+            found = reader.read_metadata().state_dict_metadata
+        except Exception as error:  # whatever the reader meets in a broken file
             raise TrainingError(
-                f"{path} was made with other parts trainable: its {key} {list(value.shape)} of "
-                f"parameter {index} fits nothing here; train the same parts or begin anew"
+                f"{path} is no whole training state; remove it to go on from the one before"
+            ) from error
+        _check(path, state, {name: tuple(kept.size) for name, kept in found.items()})  # type: ignore[union-attr]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that one process is alone
+            load(
+                dict(state),
+                storage_reader=HuggingFaceStorageReader(str(path)),
+                process_group=self.world.aside,
+                no_dist=self.world.size == 1,
             )
-        if value.ndim:  # back into the memory layout of the weight, which the file does not keep
-            value = torch.empty_like(parameters[index], dtype=value.dtype).copy_(value)
-        moments.setdefault(index, {})[key] = value
-    return moments
+
+    def _found(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        named = ((NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _write(state: dict[str, Tensor], file: Path) -> None:
+    weights.write(state, file, max_shard_bytes=torch.iinfo(torch.int64).max)
+
+
+def _check(path: Path, state: Mapping[str, Tensor], kept: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise TrainingError naming what a state lacks, has beyond, or holds in another shape."""
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    for what, names in (
+        ("lacks", sorted(shapes.keys() - kept.keys())),
+        ("also holds", sorted(kept.keys() - shapes.keys())),
+        ("has another shape of", sorted(n for n in shapes if kept.get(n, shapes[n]) != shapes[n])),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise TrainingError(
+                f"{path} {what} {names[0]}{more}: it is of another model or had other parts"
+                " trainable; train the same parts or begin in another folder"
+            )

@@ -1,15 +1,17 @@
 """Training the backbone to predict masked tokens: an `Objective` for the loop.
 
 The paper's objective on canvases whose answers are all given: draw t, mask the answer, predict what
-was masked. Where the canvases come from is the mixture's concern.
+was masked. Where the canvases come from is the mixture's concern, how they are masked and laid
+that of `batches`.
 
-Dimensions: B rows of a group (one canvas each, or several packed), L places, N masked places,
-V vocabulary.
+Dimensions: G groups, N masked places, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -17,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from omni_diffusion.backbone.dream import Dream
-from omni_diffusion.canvas import Batch, Canvas, starts_of
 from omni_diffusion.data.mixture import Group
-from omni_diffusion.data.packing import pack
-from omni_diffusion.diffusion.loss import Weighting, masked_loss, weigh
-from omni_diffusion.diffusion.masking import MaskingConfig, corrupt
+from omni_diffusion.diffusion.loss import Weighting, token_losses
+from omni_diffusion.diffusion.masking import MaskingConfig, ratios
+from omni_diffusion.training.batches import BUCKETS, KINDS, MicroBatch, mask, micro_batches
+from omni_diffusion.training.distributed import Precision, World, is_sharded
 from omni_diffusion.vocab import Span, Vocabulary
 
 
@@ -35,88 +37,201 @@ class Mixture(Protocol):
 
 @dataclass(frozen=True)
 class DenoisingConfig:
-    """The forward process, the weight of each masked place, and what matrix products run in.
+    """The forward process, the weight of each masked place, and how rows are laid and computed.
 
-    by_task: the forward process of tasks that have one of their own. max_length: pack the canvases
-    of a group into rows of so many places; None lays each in a row of its own.
+    by_task: the forward process of tasks that have one of their own. balance: what the loss is a
+    mean of: "task", each task's mean, which counts by its share; "token", all that is weighed, of
+    whatever task (the paper). max_length: pack the canvases of a step into rows of so many places;
+    None lays each in a row of its own. micro_places: places of a micro-batch at most, though one
+    row at least; None lays all packed rows, or all rows of a task, together.
     Weights, their sums and the loss stay in float32 whatever the precision.
     """
 
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     weighting: Weighting = "plain"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     by_task: Mapping[str, MaskingConfig] = field(default_factory=dict)
+    balance: Literal["task", "token"] = "task"
     max_length: int | None = None
+    micro_places: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A process's part of a step, all drawn: names and shares of its G groups, its micro-batches.
+
+    sums: float64 [2 G + kinds + buckets + 2], of this process: by group what its weights are to be
+    divided by; by group, kind and bucket how many places are masked; how many are laid, and how
+    many of those are no padding.
+    """
+
+    names: tuple[str, ...]
+    shares: Tensor
+    micro: tuple[MicroBatch, ...]
+    sums: Tensor
 
 
 class DenoisingObjective:
-    """Masked cross-entropy, each task's mean weighed by its share.
+    """Masked cross-entropy of a step, drawn while the step before is computed.
 
-    Logged per task: its loss and `right`, the share of masked places whose best token is right;
-    where canvases are packed also `pads`, the share of places that is padding.
+    Figures, over all processes: for each task its loss and `right`, the share of masked places
+    whose best token is right; the loss by kind of token and by how much of the answer is masked,
+    each place counting once; `pads`, the share of places that is padding; `tokens`, the others;
+    `waited_seconds` for data.
+    world: the processes that train together, whose mixtures draw each its part.
     """
 
     def __init__(
-        self, backbone: Dream, vocabulary: Vocabulary, mixture: Mixture, config: DenoisingConfig
+        self,
+        backbone: Dream,
+        vocabulary: Vocabulary,
+        mixture: Mixture,
+        config: DenoisingConfig,
+        world: World | None = None,
     ) -> None:
         self.backbone, self.vocabulary = backbone, vocabulary
-        self.mixture, self.config = mixture, config
+        self.mixture, self.config, self.world = mixture, config, world or World()
+        self._pool = ThreadPoolExecutor(1, "batches")
+        self._coming: tuple[int, Future[Prepared]] | None = None
 
     @property
     def module(self) -> nn.Module:
         """The backbone."""
         return self.backbone
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Sum over the step's groups of share * mean loss."""
-        total = torch.zeros(())
-        figures: dict[str, float] = {}
-        for group in self.mixture.draw(step, generator):
-            masking = self.config.by_task.get(group.name, self.config.masking)
-            rows: Sequence[Sequence[Canvas]] = [[canvas] for canvas in group.canvases]
-            if self.config.max_length is not None:
-                packing = pack(group.canvases, self.config.max_length)
-                rows, figures[f"{group.name}_pads"] = packing.rows, packing.pad_share
-            loss, right = self._group(rows, masking, generator)
-            total = total + group.share * loss
-            figures[f"{group.name}_loss"] = float(loss.detach())
-            figures[f"{group.name}_right"] = right
-        return total, figures
+    def ahead(self, step: int, generator: torch.Generator) -> None:
+        """Draw a later step in a thread of its own."""
+        if self._coming is None:
+            self._coming = (step, self._pool.submit(self.prepare, step, generator))
 
-    def _group(
-        self, rows: Sequence[Sequence[Canvas]], masking: MaskingConfig, generator: torch.Generator
-    ) -> tuple[Tensor, float]:
-        sequences = None
-        if self.config.max_length is None:
-            batch = Batch.of([canvas for row in rows for canvas in row], self.vocabulary.pad)
-        else:
-            batch = Batch.packed(rows, self.vocabulary.pad)
-            assert batch.segments is not None
-            # padding goes with the last canvas: it is no sequence that a ratio is drawn for
-            sequences = batch.segments.cummax(1).values
-        maskable = answer_places(rows, batch.ids)
-        pad = maskable & (batch.ids == self.vocabulary.pad)
-        corruption = corrupt(
-            batch.ids, maskable, pad, self.vocabulary.mask, masking, generator, segments=sequences
+    def backward(self, step: int, generator: torch.Generator) -> dict[str, float]:
+        """Add the step's gradients to the weights; see the class for its figures."""
+
+        def descend(loss: Tensor) -> None:
+            # sharded gradients are a mean over the processes
+            (loss * self.world.size).backward()  # type: ignore[no-untyped-call]
+
+        return self._run(step, generator, descend)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """This process's loss of the whole step, with the graphs of all micro-batches; figures."""
+        losses: list[Tensor] = []
+        figures = self._run(step, generator, losses.append)
+        return torch.stack(losses).sum(), figures
+
+    def prepare(self, step: int, generator: torch.Generator) -> Prepared:
+        """Draw, mask and lay this process's part of a step; knows no weights."""
+        config, vocabulary = self.config, self.vocabulary
+        groups = self.mixture.draw(step, generator)
+        examples = []
+        for number, group in enumerate(groups):
+            masking = config.by_task.get(group.name, config.masking)
+            # of all processes, so that antithetic ratios are even over the step
+            t = ratios(masking, group.of, generator)
+            examples += [
+                mask(drawn, number, t, masking, config.weighting, vocabulary)
+                for drawn in group.drawn
+            ]
+        micro = tuple(
+            micro_batches(
+                examples,
+                vocabulary.pad,
+                max_length=config.max_length,
+                places=config.micro_places,
+            )
         )
-        reduced = self.config.precision == "bfloat16"
+        normalisers = torch.zeros(len(groups), dtype=torch.float64)
+        for example in examples:
+            normalisers[example.group] += example.normaliser
+        counts = torch.zeros(len(groups) + len(KINDS) + len(BUCKETS), dtype=torch.float64)
+        for each in micro:
+            labels = (each.group, len(groups)), (each.kind, len(KINDS)), (each.bucket, len(BUCKETS))
+            counts += torch.cat([label.bincount(minlength=size) for label, size in labels])
+        places = (sum(m.batch.ids.numel() for m in micro), sum(e.length for e in examples))
+        sums = torch.cat([normalisers, counts, torch.tensor(places)])
+        return Prepared(
+            tuple(group.name for group in groups),
+            torch.tensor([group.share for group in groups]),
+            micro,
+            sums,
+        )
+
+    def _taken(self, step: int, generator: torch.Generator) -> Prepared:
+        """The step, drawn ahead or now."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            drawn = coming[1].result()  # waited for even if it is another's: one draws at a time
+            if coming[0] == step:
+                return drawn
+        return self.prepare(step, generator)
+
+    def _run(
+        self, step: int, generator: torch.Generator, each: Callable[[Tensor], None]
+    ) -> dict[str, float]:
+        """Hand the losses of this process's micro-batches to `each`, one by one; the figures."""
+        start = time.monotonic()
+        prepared = self._taken(step, generator)
+        waited = time.monotonic() - start
+        sums = self.world.sum(prepared.sums)
+        counts, (laid, tokens) = sums[:-2], sums[-2:].tolist()
+        normalisers = counts[: len(prepared.names)]
+        if self.config.balance == "token":
+            factors = torch.ones_like(normalisers) / normalisers.sum()
+        else:
+            factors = prepared.shares / normalisers
+        found = torch.zeros_like(counts)
+        # every process takes as many turns as any: each gathers weights from all
+        for turn in range(self.world.most([len(prepared.micro)])[0]):
+            own = turn < len(prepared.micro)
+            micro = prepared.micro[turn] if own else MicroBatch.empty(self.vocabulary.pad)
+            loss, parts = self._loss(micro.to(self.world.device), factors)
+            each(loss)
+            found += parts
+        found = self.world.sum(found)
+        figures = {"loss": float((factors * found[: len(factors)]).sum())}
+        for name, value, count in zip(
+            _names(prepared.names), found.tolist(), counts.tolist(), strict=True
+        ):
+            if count:
+                figures[name] = value / count
+        return figures | {"pads": 1 - tokens / laid, "tokens": tokens, "waited_seconds": waited}
+
+    def _loss(self, micro: MicroBatch, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """A micro-batch's part of the loss, and of what the figures are the quotients of."""
+        batch = micro.batch
+        # sharded weights are cast as they are gathered
+        reduced = self.config.precision == "bfloat16" and not is_sharded(self.backbone)
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=reduced):
             logits = self.backbone(
-                corruption.ids, slots=batch.slots, segments=batch.segments, rows=corruption.masked
+                batch.ids, slots=batch.slots, segments=batch.segments, rows=micro.masked
             )
-        targets = batch.ids[corruption.masked]
-        weights = weigh(corruption, maskable, self.config.weighting, segments=sequences)
-        right = (logits.detach().argmax(-1) == targets).float().mean()
-        return masked_loss(logits, targets, weights), float(right)
+        losses = token_losses(logits, micro.targets)
+        weighed = losses * micro.weights
+        loss = (weighed * factors.float().to(losses.device)[micro.group]).sum()
+        right = (logits.detach().argmax(-1) == micro.targets).double()
+        parts = [
+            _by(micro.group, weighed, len(factors)),
+            _by(micro.group, right, len(factors)),
+            _by(micro.kind, losses, len(KINDS)),
+            _by(micro.bucket, losses, len(BUCKETS)),
+        ]
+        return loss, torch.cat(parts).cpu()
 
 
-def answer_places(rows: Sequence[Sequence[Canvas]], ids: Tensor) -> Tensor:
-    """Bool [B, L]: the places of the answers of the canvases that lie in each row."""
-    found = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
-    for number, row in enumerate(rows):
-        for canvas, start in zip(row, starts_of(row), strict=True):
-            found[number, start + canvas.answer[0] : start + canvas.answer[1]] = True
-    return found
+def _by(labels: Tensor, values: Tensor, size: int) -> Tensor:
+    """Sums of values [N] by label, float64 [size]."""
+    sums = torch.zeros(size, dtype=torch.float64, device=values.device)
+    return sums.index_add(0, labels, values.detach().double())
+
+
+def _names(tasks: Sequence[str]) -> list[str]:
+    """The figures that are quotients, in their order."""
+    return [
+        *(f"{task}_loss" for task in tasks),
+        *(f"{task}_right" for task in tasks),
+        *(f"{kind}_loss" for kind in KINDS),
+        *(f"masked_{bucket}_loss" for bucket in BUCKETS),
+    ]
 
 
 @torch.no_grad()
