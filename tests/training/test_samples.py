@@ -17,9 +17,9 @@ from omni_diffusion.errors import TrainingError
 from omni_diffusion.model import OmniModel
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.render import render
-from omni_diffusion.training import checkpoint
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.page import PageLog
 from omni_diffusion.training.samples import Samples
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
@@ -40,7 +40,7 @@ class Fixed:
             for task in ("chat", "svqa")
         )
         self.groups = [
-            Group(str(number), 1.0, [filled(each.canvas)]) for number, each in enumerate(laid)
+            Group.alone(str(number), 1.0, [filled(each.canvas)]) for number, each in enumerate(laid)
         ]
 
     def draw(self, step: int, generator: torch.Generator) -> list[Group]:
@@ -48,17 +48,22 @@ class Fixed:
 
 
 def trained(folder: Path, asked: Sequence[Request]) -> dict[str, Tensor]:
-    """The whole state after a few steps, with the requests answered after each."""
+    """The whole state after a few steps, with the requests answered after every second."""
     model = tiny_model()
     objective = DenoisingObjective(
         model.backbone, model.vocabulary, Fixed(model), DenoisingConfig(precision="bfloat16")
     )
-    run = Trainer(objective, LoopConfig(4, optim=OptimConfig(lr=0.01, warmup=1)), folder)
-    samples = Samples(model, asked)
-    for _ in range(run.config.steps):
-        run.advance()
-        samples.answers()
-    return checkpoint.pack(model.backbone, run.average, run.optimizer, run.step)
+    config = LoopConfig(4, optim=OptimConfig(lr=0.01, warmup=1))
+    page = PageLog(folder)
+    watch = Samples(model, asked).watch(2, [page]) if asked else None
+    run = Trainer(objective, config, folder, logs=[page], watch=watch)
+    run.fit()
+    assert len(list((folder / "page").glob("*.html"))) == (2 if asked else 0)
+    found = {f"module.{name}": value for name, value in model.backbone.state_dict().items()}
+    found |= {f"average.{name}": value for name, value in run.average.items()}
+    for number, state in run.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+    return found
 
 
 def test_training_with_samples_is_the_same_training(tmp_path: Path) -> None:

@@ -239,7 +239,6 @@ def _page(folder: Path) -> Log:
 
 
 LOGS: Mapping[str, Callable[[Path], Log]] = {
-    "json": JsonLog,
     "page": _page,
     "tensorboard": TensorBoardLog,
     "wandb": WandbLog,
@@ -247,7 +246,7 @@ LOGS: Mapping[str, Callable[[Path], Log]] = {
 
 
 def logs_of(names: Sequence[str], folder: Path) -> list[Log]:
-    """The logs of those names, each once, all writing to one folder.
+    """The logs of those names, each once, all writing to one folder; besides `JsonLog`.
 
     Raises TrainingError for an unknown name, ModelError where its library is not installed.
     """
@@ -258,7 +257,7 @@ def logs_of(names: Sequence[str], folder: Path) -> list[Log]:
 
 
 def usual() -> tuple[str, ...]:
-    """What is written where nobody chose: lines, the page, and TensorBoard where it is there."""
+    """What is written where nobody chose: the page, and TensorBoard where it is installed."""
     found = find_spec("tensorboard")
     there = found is not None and found.origin is not None  # a mere folder of that name has none
-    return ("json", "page", *(("tensorboard",) if there else ()))
+    return ("page", "tensorboard") if there else ("page",)

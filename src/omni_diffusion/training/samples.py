@@ -6,7 +6,7 @@ bit for bit what it is without them: no gradient, no mode and no random state is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -16,7 +16,7 @@ from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import OmniError, TrainingError
 from omni_diffusion.model import OmniModel
-from omni_diffusion.training.logs import Shown
+from omni_diffusion.training.logs import Log, Shown
 
 
 class Samples:
@@ -45,6 +45,20 @@ class Samples:
                 engine.step()
         results = (engine.result(id) for id in ids)
         return [_shown(*each) for each in zip(self._names, self.requests, results, strict=True)]
+
+    def watch(self, every: int, logs: Sequence[Log]) -> Callable[[int], None]:
+        """For the loop: called with a step's number, shows the logs the answers of every few.
+
+        Where weights are sharded all processes must answer, and the first one has the logs.
+        """
+
+        def watching(step: int) -> None:
+            if step % every == 0:
+                shown = self.answers()
+                for log in logs:
+                    log.samples(step, shown)
+
+        return watching
 
 
 def _shown(name: str, request: Request, result: Result) -> Shown:
