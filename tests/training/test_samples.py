@@ -1,13 +1,17 @@
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
+import torch.distributed as dist
 from tests.tasks.scenes import CONVERSATIONS, filled
 from tests.tiny import tiny_model
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from omni_diffusion.conversation import Image, Speech, Text
 from omni_diffusion.data.mixture import Group
@@ -87,6 +91,27 @@ def test_modes_gradients_and_random_states_stay() -> None:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert numpy.random.get_state()[1].tolist() == before[2]
+
+
+@pytest.fixture
+def group() -> Iterator[DeviceMesh]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_weights_are_trained_on_after_samples(group: DeviceMesh) -> None:
+    model = tiny_model()
+    backbone = model.backbone.train()
+    for part in (*backbone.model.layers, backbone):
+        fully_shard(part, mesh=group)
+    samples = Samples(model, requests()[:1])
+    for _ in range(2):  # before the first step and after it
+        (shown,) = samples.answers()
+        assert shown.fault is None
+        assert all(isinstance(parameter, DTensor) for parameter in backbone.parameters())
+        backbone(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
 
 
 def test_every_request_is_shown_with_its_answer() -> None:

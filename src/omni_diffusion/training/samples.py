@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from omni_diffusion import showing
 from omni_diffusion.engine.engine import Engine
@@ -68,7 +69,11 @@ def _shown(name: str, request: Request, result: Result) -> Shown:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; every part of it is put back into its own mode."""
+    """The module in evaluation mode; every part of it is put back into its own mode.
+
+    Where weights are sharded, those of the outermost part stay gathered after a forward pass that
+    no backward pass follows; they are parted again.
+    """
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -76,6 +81,8 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+            if isinstance(part, FSDPModule):
+                part.reshard()
 
 
 def _fault(error: Exception | None) -> str | None:
