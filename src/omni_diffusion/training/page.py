@@ -161,7 +161,7 @@ def _figure(name: str, curve: Curve) -> str:
 <svg viewBox="0 -2 {WIDTH} {HEIGHT + 4}" preserveAspectRatio="none" aria-hidden="true">
 <path d="M{line}"/></svg>
 <p class="quiet"><span>steps {steps[0]:,} to {steps[-1]:,}</span>
-<span>{low:.4g} to {high:.4g}</span></p></figure>"""
+<span>{low:.3g} to {high:.3g}</span></p></figure>"""
 
 
 def _thinned(curve: Curve) -> Curve:
