@@ -195,6 +195,9 @@ def picture() -> None:
     checkers().write("it.png")
 
 
+MANIFEST = ("train", "manifest", "--out", "a", "--data")
+
+
 def nothing() -> None:
     pass
 
@@ -250,15 +253,12 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("data", "check", "no.jsonl"), "cannot read no.jsonl", "give a JSONL manifest"),
         (nothing, ("data", "check", "a", "--json", "no/a.json"), "no folder no", "create it"),
         (nothing, ("data", "pretokenize", "a", "b", "--model", "no"), "no model at no", "holds"),
-        (
-            nothing,
-            ("train", "maxi", "--out", "runs", "--bank", "bank"),
-            "no recipe is called 'maxi'",
-            "give mini or manifest",
-        ),
-        (nothing, ("train", "mini", "--out", "a"), "needs the spoken sentences", "give --bank"),
-        (nothing, ("train", "manifest", "--out", "a"), "needs shards", "give --shards FOLDER"),
-        (nothing, ("train", "manifest", "--out", "a", "--shards", "b"), "no index", "pretokenize"),
+        (nothing, (*MANIFEST, "b"), "cannot read b", "give a JSONL manifest"),
+        (nothing, (*MANIFEST, "."), "no index", "pretokenize"),
+        (nothing, (*MANIFEST, "b", "--masking", "even"), "the run.masking is 'even'", "'cosine'"),
+        (nothing, (*MANIFEST, "b", "--mix", "t2i=x"), "the mix has 't2i=x'", "t2i=4,asr=1"),
+        (nothing, (*MANIFEST, "b", "--stage", "4"), "has no stage 4", "give 1, 2 or 3"),
+        (nothing, (*MANIFEST, "b", "--device", "mps"), "'mps' is not supported", "cpu or cuda"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
@@ -446,10 +446,14 @@ def test_a_model_is_trained_on_a_manifest(call: Call, model: Path) -> None:
     Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (SOUND, long)))
     folder = ("--model", str(model))
     assert call("data", "pretokenize", "train.jsonl", "shards", *folder).code == 0
-    words = ("train", "manifest", "--out", "run", "--shards", "shards", "--steps", "2", *folder)
+    words = ("train", "manifest", "--out", "run", "--data", "shards", "--steps", "2", *folder)
+    said = call(*words)
+    assert said.code == 2
+    assert "of the 22 rows drawn so far are bad, at most 0.01 of them may be" in said.err
+    words = (*words, "--out", "other", "--most-bad", "1")
     said = call(*words)
     assert (said.code, said.out) == (0, "")
     left_out, wrote = said.err.splitlines()
     assert left_out.startswith("left out: train.jsonl:2: the sample takes ")
-    assert wrote == "wrote run/model"
-    assert call("run", "caption", "--image", "it.png", "--model", "run/model").code == 0
+    assert wrote == "wrote other/model"
+    assert call("run", "caption", "--image", "it.png", "--model", "other/model").code == 0

@@ -36,6 +36,8 @@ app = typer.Typer(
 
 data_app = typer.Typer(help="Training data: import, check, pretokenize.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+train_app = typer.Typer(help="Train: the small model, or any on your data.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
 
 ModelFolder = Annotated[
     Path | None, typer.Option("--model", help="A model folder; default: the small one shipped.")
@@ -276,45 +278,155 @@ def doctor(
         files.write_text(json, doctors.text_of(found))
 
 
-@app.command()
-def train(
-    recipe: Annotated[
-        str, typer.Argument(help="mini: the small model from nothing; manifest: on your own data.")
+@train_app.command("mini")
+def train_mini(
+    out: Annotated[Path, typer.Option(help="The folder for all that is made; resumed if there.")],
+    bank: Annotated[Path, typer.Option(help="The spoken sentences, made by `make voices`.")],
+) -> None:
+    """Train the small model from nothing: codecs, then the three stages."""
+    from omni_diffusion.recipes import mini
+
+    mini.train(out, bank)
+
+
+@train_app.command("manifest")
+def train_manifest(
+    data: Annotated[
+        list[Path],
+        typer.Option(help="A manifest, or a folder of data pretokenize; may be given again."),
     ],
     out: Annotated[Path, typer.Option(help="The folder for all that is made; resumed if there.")],
-    bank: Annotated[
-        Path | None, typer.Option(help="mini: the spoken sentences, made by `make voices`.")
-    ] = None,
-    shards: Annotated[
-        Path | None, typer.Option(help="manifest: the folder that `data pretokenize` filled.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="manifest: optimizer steps.")] = 1000,
-    samples: Annotated[int, typer.Option(help="manifest: about so many samples a step.")] = 32,
-    lr: Annotated[float, typer.Option(help="manifest: the highest learning rate.")] = 1e-5,
-    seed: Annotated[int, typer.Option(help="manifest: of order and masking.")] = 0,
     model: ModelFolder = None,
+    stage: Annotated[
+        int | None, typer.Option(help="1, 2 or 3: rate, mix and loss of the paper's stage.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
+    samples: Annotated[
+        int | None, typer.Option(help="Of a step, about; default: 32, of a stage 128.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest rate; default: the stage's; 1e-5, by LoRA 1e-4.")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option(help="Steps of warm-up; default: a tenth, 100 at most.")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.0,
+    mix: Annotated[
+        str | None, typer.Option(help="How often each task comes: t2i=4,asr=1; others never.")
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(help="Rank: train factors beside the weights; needs peft.")
+    ] = None,
+    trainable: Annotated[
+        list[str] | None,
+        typer.Option(help="Names of weights to train, with *; may be given again."),
+    ] = None,
+    masking: Annotated[
+        str,
+        typer.Option(help="uniform (the paper), antithetic, cosine, per_token (published code)."),
+    ] = "uniform",
+    gamma: Annotated[float, typer.Option(help="Padding is masked at gamma times the ratio.")] = 0.6,
+    weighting: Annotated[
+        str, typer.Option(help="Of masked places: plain (the paper), elbo (1/t), per_length.")
+    ] = "plain",
+    balance: Annotated[
+        str | None, typer.Option(help="The loss is a mean over: token (a stage's default), task.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of matrix products: float32, bfloat16.")
+    ] = "float32",
+    max_length: Annotated[
+        int | None, typer.Option(help="Places of a packed row; default: 3072, or the model's.")
+    ] = None,
+    micro_places: Annotated[
+        int | None, typer.Option(help="Places of a micro-batch, a row at least; default: a row's.")
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option(help="Compute activations again on the way back: less memory.")
+    ] = False,
+    average: Annotated[
+        float, typer.Option(help="Decay of the average of weights that ships; 0 ships the last.")
+    ] = 0.999,
+    most_bad: Annotated[
+        float, typer.Option(help="Share of drawn samples that may be broken or too long.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(help="Of order and masking.")] = 0,
+    resume: Annotated[
+        str, typer.Option(help="auto: from the newest state of OUT, if any; or a state's folder.")
+    ] = "auto",
+    log_every: Annotated[int, typer.Option(help="Steps between rows of figures.")] = 10,
+    save_steps: Annotated[
+        int | None, typer.Option(help="Save after so many steps, beside every ten minutes.")
+    ] = None,
+    keep: Annotated[int, typer.Option(help="So many states are kept.")] = 2,
+    device: Device = "cpu",
 ) -> None:
-    """Train a model by a recipe, from nothing or from where it was stopped."""
-    if recipe not in ("mini", "manifest"):
-        raise TrainingError(f"no recipe is called {recipe!r}; give mini or manifest")
-    if recipe == "mini":
-        if bank is None:
-            raise TrainingError("the recipe mini needs the spoken sentences; give --bank FOLDER")
-        from omni_diffusion.recipes import mini
+    """Train a model further on your own data, whole or by LoRA, on one process or many.
 
-        mini.train(out, bank)
-        return
-    if shards is None:
-        raise TrainingError("the recipe manifest needs shards; give --shards FOLDER")
+    Many: torchrun --nproc_per_node 8 -m omni_diffusion train manifest ... --device cuda
+    """
+    from omni_diffusion import config
     from omni_diffusion.recipes import manifest
+    from omni_diffusion.training.distributed import World
+    from omni_diffusion.training.stages import BATCH
 
-    plan = manifest.Plan(shards, model, steps, samples, lr, seed)
-    too_long: set[str] = set()
+    asked = {
+        "data": [str(path) for path in data],
+        "model": model and str(model),
+        "stage": stage,
+        "steps": steps,
+        "samples": samples or (32 if stage is None else BATCH),
+        "lr": lr,
+        "warmup": warmup,
+        "weight_decay": weight_decay,
+        "mix": _ratios(mix),
+        "lora": lora,
+        "trainable": trainable or ["*"],
+        "masking": masking,
+        "gamma": gamma,
+        "weighting": weighting,
+        "balance": balance,
+        "precision": precision,
+        "max_length": max_length,
+        "micro_places": micro_places or max_length,
+        "checkpointing": checkpointing,
+        "average": average or None,
+        "most_bad": most_bad,
+        "seed": seed,
+    }
+    plan = config.from_dict(manifest.Plan, asked, "the run")
+    saving = manifest.Saving(log_every, save_steps=save_steps, keep=keep)
+    bad: set[str] = set()
+    world = World.join(device)
     with _bar("training") as show:
-        manifest.train(plan, out, report=lambda step, _: show(step / steps), told=too_long.add)
-    for line in sorted(too_long):
+        manifest.train(
+            plan,
+            out,
+            saving=saving,
+            resume=None if resume == "auto" else Path(resume),
+            world=world,
+            report=lambda step, _: show(step / steps) if world.first else None,
+            told=bad.add,
+        )
+    for line in sorted(bad):
         typer.echo(f"left out: {line}", err=True)
-    typer.echo(f"wrote {out / 'model'}", err=True)
+    if world.first:
+        typer.echo(f"wrote {out / 'model'}", err=True)
+    world.leave()
+
+
+def _ratios(mix: str | None) -> dict[str, float]:
+    """Task names with numbers, "t2i=4,asr=1"."""
+    found = {}
+    for part in mix.split(",") if mix else ():
+        task, _, ratio = part.partition("=")
+        try:
+            found[task.strip()] = float(ratio)
+        except ValueError:
+            raise TrainingError(
+                f"the mix has {part!r}; give tasks with numbers, such as t2i=4,asr=1"
+            ) from None
+    return found
 
 
 @app.command()

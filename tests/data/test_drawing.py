@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from omni_diffusion.data.shards import Shards
 from omni_diffusion.errors import DataError
 from omni_diffusion.model import OmniModel
 
-pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 SHARES = (Share("asr", 4), Share("t2i", 2, 0.5), Share("chat", 6))
 
@@ -107,10 +109,10 @@ def test_ranks_draw_together_what_one_draws_alone(
             for rank in range(ranks)
         ]
         for name, canvases in alone.items():
-            joined: list[list[int]] = [[]] * len(canvases)
-            for rank, part in enumerate(parts):
-                joined[rank::ranks] = part[name]
-            assert joined == canvases
+            joined = [ids for part in parts for ids in part[name]]
+            assert sorted(joined) == sorted(canvases)
+        sizes = [sum(map(len, part.values())) for part in parts]
+        assert set(sizes) == {12 // ranks}
 
 
 def test_tails_and_null_prompts_vary(model: OmniModel, shards: Shards) -> None:
@@ -149,16 +151,99 @@ def test_what_is_too_long_is_told_by_its_line(model: OmniModel, shards: Shards) 
     assert f"a row has {most}; shorten or part it" in told[0]
     with pytest.raises(DataError, match=f"a row has {most}"):
         mixture(model, shards, Share("chat", 10), max_length=most).draw(0, torch.Generator())
-    none = mixture(model, shards, Share("chat", 2), max_length=3, report=told.append)
-    with pytest.raises(DataError, match="none of the chat samples of step 0 has at most 3 places"):
-        none.draw(0, torch.Generator())
+
+
+def test_few_bad_rows_are_passed_over_and_many_stop_the_run(
+    model: OmniModel, shards: Shards
+) -> None:
+    told: list[str] = []
+    most = sorted(
+        c.length
+        for c in mixture(model, shards, Share("chat", 10), tail=1)
+        .draw(0, torch.Generator())[0]
+        .canvases
+    )[-3]
+    mix = mixture(model, shards, Share("chat", 10), tail=1, max_length=most, report=told.append)
+    for step in range(5):
+        mix.draw(step, torch.Generator())
+    assert (mix.drawn, mix.bad, len(told)) == (50, 10, 10)
+    with pytest.raises(DataError, match=r"11 of the \d\d rows drawn so far are bad, at most 0\.01"):
+        mix.draw(5, torch.Generator())
+    patient = mixture(
+        model, shards, Share("chat", 10), max_length=most, most_bad=0.5, report=told.append
+    )
+    for step in range(8):
+        patient.draw(step, torch.Generator())
+    assert patient.bad > 10
+
+
+def test_rows_of_a_damaged_shard_are_left_out_and_counted(
+    model: OmniModel, shards: Shards, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(shards.folder, folder)
+    broken = folder / shards.index.shards[1].file
+    group = pq.ParquetFile(broken).metadata.row_group(0)
+    (at,) = (
+        group.column(i).dictionary_page_offset or group.column(i).data_page_offset
+        for i in range(group.num_columns)
+        if group.column(i).path_in_schema.endswith("content")
+    )
+    spoilt = bytearray(broken.read_bytes())
+    spoilt[at + 30] ^= 255
+    broken.write_bytes(spoilt)
+    told: list[str] = []
+    whole, damaged = (
+        mixture(model, each, Share("chat", 10), report=told.append)
+        for each in (shards, Shards(folder))
+    )
+    first, second = (
+        [canvas.ids.tolist() for canvas in mix.draw(0, torch.Generator())[0].canvases]
+        for mix in (whole, damaged)
+    )
+    assert 0 < len(told) == damaged.bad < 10
+    assert all(broken.name in line for line in told)
+    assert [ids for ids in first if ids in second] == second  # the others are as they were
+    with pytest.raises(DataError, match=broken.name):
+        mixture(model, Shards(folder), Share("chat", 10)).draw(0, torch.Generator())
+
+
+def test_folders_are_drawn_from_as_if_they_were_one(
+    model: OmniModel, shards: Shards, tmp_path: Path
+) -> None:
+    path = tmp_path / "more.jsonl"
+    path.write_text("".join(json.dumps(row(f"more {n}", f"again {n}")) + "\n" for n in range(4)))
+    Worker(path, tmp_path / "out", model.codecs).run()
+    both = [shards, Shards(tmp_path / "out")]
+    (group,) = mixture(model, both, Share("chat", 14)).draw(0, torch.Generator())  # type: ignore[arg-type]
+    answers = [said(model, canvas) for canvas in group.canvases]
+    assert {f"again {n}" for n in range(4)} | {"two", "four"} <= set(answers)
+    assert len(answers) == 15
+    assert [(s.task, s.samples) for s in shares_of(both, 24)] == [
+        *(("asr", 7), ("chat", 14), ("t2i", 3))
+    ]
+
+
+def test_a_share_below_one_comes_every_so_many_steps(model: OmniModel, shards: Shards) -> None:
+    mix = mixture(model, shards, Share("asr", 2), Share("t2i", 0.25, 0.1))
+    sizes = [
+        {group.name: (len(group.canvases), group.share) for group in mix.draw(n, torch.Generator())}
+        for n in range(40)
+    ]
+    assert all(each["asr"] == (2, 1.0) for each in sizes)
+    painted = [each["t2i"] for each in sizes if "t2i" in each]
+    assert painted == [(1, 0.4)] * 10  # four times its weight in every fourth step
 
 
 def test_shares_that_cannot_be(model: OmniModel, shards: Shards) -> None:
-    with pytest.raises(DataError, match="no samples of task 'tts'; it has those of asr, chat, t2i"):
+    with pytest.raises(
+        DataError, match="no samples of task 'tts'; there are those of asr, chat, t2i"
+    ):
         mixture(model, shards, Share("tts", 1))
-    with pytest.raises(DataError, match="4 samples of task 'asr' a step do not part evenly"):
-        mixture(model, shards, ranks=3)
+    with pytest.raises(
+        DataError, match="there are samples of asr, chat, t2i, and the mix is of tts"
+    ):
+        shares_of(shards, 8, {"tts": 1.0})
 
 
 def test_shares_by_count(shards: Shards) -> None:
@@ -166,4 +251,5 @@ def test_shares_by_count(shards: Shards) -> None:
         *(("asr", 7), ("chat", 10), ("t2i", 3))
     ]
     assert [s.weight for s in shares_of(shards, 20)] == [0.35, 0.5, 0.15]
-    assert [s.samples for s in shares_of(shards, 8, ranks=4)] == [4, 4, 4]
+    mixed = shares_of(shards, 8, {"asr": 3, "t2i": 1, "svqa": 2, "chat": 0})
+    assert [(s.task, s.samples, s.weight) for s in mixed] == [("asr", 6, 0.75), ("t2i", 2, 0.25)]

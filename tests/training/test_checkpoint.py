@@ -1,106 +1,144 @@
+import errno
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from tests.training.tiny_objective import Sums
-from torch import Tensor, nn
+from torch import Tensor
 
 from omni_diffusion import weights
-from omni_diffusion.errors import TrainingError
-from omni_diffusion.training import checkpoint
-from omni_diffusion.training.optim import OptimConfig, adamw
+from omni_diffusion.errors import StorageError, TrainingError
+from omni_diffusion.training.checkpoint import Checkpoints
 
 
-def trained(module: nn.Module, steps: int = 2) -> torch.optim.AdamW:
-    optimizer = adamw([module], OptimConfig())
-    for _ in range(steps):
-        module(torch.randn(8, 4)).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return optimizer
-
-
-def averaged(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() + 1 for name, value in module.state_dict().items()}
-
-
-def test_a_state_holds_all_under_plain_names() -> None:
-    module = Sums().net
-    packed = checkpoint.pack(module, averaged(module), trained(module), 5)
-    assert int(packed["step"]) == 5
-    assert torch.equal(packed["model.first.weight"], module.first.weight)
-    assert torch.equal(packed["average.frozen.bias"], module.frozen.bias + 1)
-    names = {name.split(".")[0] for name in packed}
-    assert names == {"model", "average", "optim", "step"}
-    assert {name for name in packed if name.startswith("optim.0.")} == {
-        "optim.0.step",
-        "optim.0.exp_avg",
-        "optim.0.exp_avg_sq",
+def state(value: float = 1.0) -> dict[str, Tensor]:
+    return {
+        "model.weight": torch.full((3, 4), value),
+        "model.count": torch.tensor([int(value)]),
+        "model.half": torch.full((2, 0), value, dtype=torch.bfloat16),
     }
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_there_and_back(tmp_path: Path) -> None:
-    module, other = Sums(0).net, Sums(1).net
-    optimizer, average = trained(module), averaged(module)
-    path = tmp_path / "state.safetensors"
-    checkpoint.save(path, module, average, optimizer, 9)
-    empty = {name: torch.zeros_like(value) for name, value in average.items()}
-    fresh = adamw([other], OptimConfig())
-    assert checkpoint.restore(path, other, empty, fresh) == 9
-    ours = checkpoint.pack(module, average, optimizer, 9)
-    theirs = checkpoint.pack(other, empty, fresh, 9)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    kept = Checkpoints(tmp_path)
+    assert kept.newest() is None
+    kept.save(state(7.0), 12)
+    assert kept.newest() == tmp_path / "step-00000012"
+    found = state(0.0)
+    kept.restore(tmp_path / "step-00000012", found)
+    assert all(torch.equal(value, state(7.0)[name]) for name, value in found.items())
 
 
-def test_moments_take_the_layout_of_their_weights(tmp_path: Path) -> None:
-    def net() -> nn.Module:
-        return nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
-
-    def step(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        module(torch.ones(1, 3, 4, 4)).sum().backward()
-        optimizer.step()
-
-    module, other = net(), net()
-    optimizer, fresh = adamw([module], OptimConfig()), adamw([other], OptimConfig())
-    step(module, optimizer)
-    path = tmp_path / "state.safetensors"
-    checkpoint.save(path, module, {}, optimizer, 1)
-    checkpoint.restore(path, other, {}, fresh)
-    moment = fresh.state[other.weight]["exp_avg"]
-    assert moment.stride() == other.weight.stride()
-    assert torch.equal(moment, optimizer.state[module.weight]["exp_avg"])
+def test_a_state_takes_the_layout_of_what_it_is_read_into(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    wide = torch.randn(2, 3, 4, 5)
+    kept.save({"w": wide}, 1)
+    found = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    strides = found.stride()
+    kept.restore(tmp_path / "step-00000001", {"w": found})
+    assert found.stride() == strides
+    assert torch.equal(found, wide)
 
 
-def test_a_state_before_the_first_step(tmp_path: Path) -> None:
-    module = Sums().net
-    path = tmp_path / "state.safetensors"
-    checkpoint.save(path, module, {}, trained(module, steps=0), 0)
-    assert checkpoint.restore(path, module, {}, adamw([module], OptimConfig())) == 0
+def test_the_newest_few_are_kept(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, keep=2)
+    for step in (1, 5, 20, 100_000_000):
+        kept.save(state(), step)
+    assert names(tmp_path) == ["step-00000020", "step-100000000"]
+    assert Checkpoints(tmp_path).newest() == tmp_path / "step-100000000"
+    with pytest.raises(TrainingError, match="0 checkpoints are to be kept; give 1 or more"):
+        Checkpoints(tmp_path, keep=0)
 
 
-def test_however_large_a_state_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults = weights.write.__kwdefaults__
-    monkeypatch.setitem(defaults, "max_shard_bytes", 64)
-    module = Sums().net
-    path = tmp_path / "state.safetensors"
-    checkpoint.save(path, module, {}, trained(module), 1)
-    assert [found.name for found in tmp_path.iterdir()] == ["state.safetensors"]
+def test_what_a_killed_process_left_is_no_state_and_goes(tmp_path: Path) -> None:
+    left = tmp_path / "step-00000009.partial"
+    left.mkdir()
+    (left / "shard.safetensors").write_bytes(b"half")
+    (tmp_path / "notes").mkdir()
+    kept = Checkpoints(tmp_path)
+    assert kept.newest() is None
+    kept.save(state(), 3)
+    assert names(tmp_path) == ["notes", "step-00000003"]
 
 
-def test_weights_alone_are_no_state(tmp_path: Path) -> None:
-    module = Sums().net
-    path = tmp_path / "weights.safetensors"
-    weights.write({"model.x": torch.zeros(1)}, path)
-    with pytest.raises(TrainingError, match="is no training checkpoint: it holds no step"):
-        checkpoint.restore(path, module, {}, adamw([module], OptimConfig()))
+def test_the_same_step_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(state(1.0), 4)
+    kept.save(state(2.0), 4)
+    found = state(0.0)
+    kept.restore(tmp_path / "step-00000004", found)
+    assert found["model.weight"][0, 0] == 2
 
 
-@pytest.mark.parametrize("frozen", ["first", "norm"])
-def test_moments_of_other_trainable_parts_are_refused(tmp_path: Path, frozen: str) -> None:
-    module, other = Sums(0).net, Sums(1).net
-    path = tmp_path / "state.safetensors"
-    checkpoint.save(path, module, {}, trained(module), 3)
-    other.get_submodule(frozen).requires_grad_(False)
-    with pytest.raises(TrainingError, match="with other parts trainable"):
-        checkpoint.restore(path, other, {}, adamw([other], OptimConfig()))
+def test_a_state_is_that_of_the_moment_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on while a state is being written."""
+    gate, write = threading.Event(), weights.write
+
+    def slow(tensors: object, path: Path, **options: object) -> None:
+        gate.wait(10)
+        write(tensors, path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(weights, "write", slow)
+    kept, live = Checkpoints(tmp_path), state(1.0)
+    kept.save(live, 1, wait=False)
+    assert kept.newest() is None
+    live["model.weight"].fill_(5.0)
+    gate.set()
+    kept.finish()
+    found = state(0.0)
+    kept.restore(tmp_path / "step-00000001", found)
+    assert found["model.weight"][0, 0] == 1
+
+
+def test_a_write_that_fails_in_the_background_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = Checkpoints(tmp_path)
+    kept.save(state(), 1)
+    monkeypatch.setattr(weights, "write", full)
+    kept.save(state(), 2, wait=False)
+    with pytest.raises(StorageError, match=r"cannot write .*step-00000002: No space left"):
+        kept.save(state(), 3)
+    assert names(tmp_path) == ["step-00000001"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model.more": torch.zeros(1)}, r"lacks model\.more: it is of another model"),
+        ({"model.weight": torch.zeros(4, 4)}, r"has another shape of model\.weight:"),
+        ({"model.weight": None, "model.half": None}, r"also holds model\.half and 1 more:"),
+    ],
+)
+def test_the_state_of_another_run_is_refused(
+    tmp_path: Path, change: dict[str, Tensor | None], told: str
+) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(state(), 1)
+    wanted = {k: v for k, v in (state(0.0) | change).items() if v is not None}
+    with pytest.raises(TrainingError, match=told):
+        kept.restore(tmp_path / "step-00000001", wanted)
+    assert all(not value.any() for value in wanted.values())
+
+
+@pytest.mark.parametrize("what", ["empty", "cut", "nothing"])
+def test_a_broken_state_is_named(tmp_path: Path, what: str) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(state(), 1)
+    path = tmp_path / "step-00000001"
+    (file,) = path.iterdir()
+    if what == "nothing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: 0 if what == "empty" else -10])
+    with pytest.raises(TrainingError, match="step-00000001"):
+        kept.restore(path, state(0.0))

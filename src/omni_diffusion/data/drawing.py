@@ -113,7 +113,8 @@ class ShardMixture:
         if self.bad > max(SPARE, self.most_bad * self.drawn):
             raise DataError(
                 f"{self.bad} of the {self.drawn} rows drawn so far are bad, at most"
-                f" {self.most_bad:.3g} of them may be; mend the data; the last is {told}"
+                f" {self.most_bad:.3g} of them may be; mend the data or raise --most-bad;"
+                f" the last is {told}"
             )
 
 

@@ -22,6 +22,7 @@ from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.data.mixture import Group
 from omni_diffusion.diffusion.loss import Weighting, token_losses
 from omni_diffusion.diffusion.masking import MaskingConfig, ratios
+from omni_diffusion.errors import TrainingError
 from omni_diffusion.training.batches import BUCKETS, KINDS, MicroBatch, mask, micro_batches
 from omni_diffusion.training.distributed import Precision, World, is_sharded
 from omni_diffusion.vocab import Span, Vocabulary
@@ -175,10 +176,15 @@ class DenoisingObjective:
         sums = self.world.sum(prepared.sums)
         counts, (laid, tokens) = sums[:-2], sums[-2:].tolist()
         normalisers = counts[: len(prepared.names)]
+        if not bool(normalisers.any()):
+            raise TrainingError(
+                f"none of the samples of step {step} could be used; more of them a step, or longer"
+                " rows"
+            )
         if self.config.balance == "token":
             factors = torch.ones_like(normalisers) / normalisers.sum()
-        else:
-            factors = prepared.shares / normalisers
+        else:  # a task whose samples were all left out counts nothing
+            factors = torch.where(normalisers > 0, prepared.shares / normalisers, 0.0)
         found = torch.zeros_like(counts)
         # every process takes as many turns as any: each gathers weights from all
         for turn in range(self.world.most([len(prepared.micro)])[0]):

@@ -91,8 +91,9 @@ class World:
             dist.barrier()
 
     def leave(self) -> None:
-        """At the end of a run."""
+        """At the end of a run, when all processes are."""
         if self.size > 1:
+            dist.barrier()  # who leaves first would take the others' connections along
             dist.destroy_process_group()
 
 
