@@ -168,7 +168,7 @@ def main() -> None:
             run = measure(threads, packed, given.rounds)
             found["runs"].append(run)
             print({name: run[name] for name in run if name != "profile"}, flush=True)
-    files.write_text(given.json, json.dumps(found, indent=1) + "\n")
+            files.write_text(given.json, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
