@@ -362,6 +362,16 @@ def train_manifest(
         int | None, typer.Option(help="Save after so many steps, beside every ten minutes.")
     ] = None,
     keep: Annotated[int, typer.Option(help="So many states are kept.")] = 2,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="page, tensorboard, wandb, none; default: page, tensorboard if there."),
+    ] = None,
+    sample_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between answers to a sample of each task; 0: none; default: 5 in all."
+        ),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Train a model further on your own data, whole or by LoRA, on one process or many.
@@ -370,6 +380,7 @@ def train_manifest(
     """
     from omni_diffusion import config
     from omni_diffusion.recipes import manifest
+    from omni_diffusion.training import logs
     from omni_diffusion.training.distributed import World
     from omni_diffusion.training.stages import BATCH
 
@@ -398,7 +409,15 @@ def train_manifest(
         "seed": seed,
     }
     plan = config.from_dict(manifest.Plan, asked, "the run")
-    saving = manifest.Saving(log_every, save_steps=save_steps, keep=keep)
+    shown = log is None or log != ["none"]
+    saving = manifest.Saving(
+        log_every,
+        save_steps=save_steps,
+        keep=keep,
+        logs=(logs.usual() if log is None else tuple(log)) if shown else (),
+        sample_every=max(1, steps // 5) if sample_every is None else sample_every or None,
+        measure=shown,
+    )
     bad: set[str] = set()
     world = World.join(device)
     with _bar("training") as show:

@@ -54,13 +54,16 @@ def forward_flops(config: DreamConfig, work: Work) -> int:
     return block_flops(config, work) + 2 * (head + adapter)
 
 
-def training_flops(config: DreamConfig, work: Work, *, checkpointing: bool = False) -> int:
-    """FLOPs of a step with everything trainable: forward, and twice that going back.
+def training_flops(
+    config: DreamConfig, work: Work, *, checkpointing: bool = False, frozen: bool = False
+) -> int:
+    """FLOPs of a step: forward, and going back once for what was computed, once for the weights.
 
-    checkpointing: the blocks go forward once more.
+    checkpointing: the blocks go forward once more. frozen: the weights have no gradients, as under
+    LoRA, whose own small products are not counted.
     """
     again = block_flops(config, work) if checkpointing else 0
-    return 3 * forward_flops(config, work) + again
+    return (2 if frozen else 3) * forward_flops(config, work) + again
 
 
 def matmul_peak(
@@ -111,7 +114,7 @@ class Meter:
 
     peak: float
 
-    def figures(self, *, tokens: int, flops: int, seconds: float) -> dict[str, float]:
+    def figures(self, *, tokens: float, flops: float, seconds: float) -> dict[str, float]:
         """tokens_per_second, flops_per_second, and peak_share: the latter's share of the peak."""
         rate = flops / seconds
         return {
