@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ import torch
 from omni_diffusion import config, files, weights
 from omni_diffusion.conversation import Message, Text
 from omni_diffusion.data.drawing import ShardMixture, shares_of
-from omni_diffusion.data.manifest import lines, read
+from omni_diffusion.data.manifest import lines, sample_of
 from omni_diffusion.data.packing import MAX_LENGTH
 from omni_diffusion.data.sharding import Worker, codecs_digest
 from omni_diffusion.data.shards import Shards
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PLAN = "plan.json"
+LOOKED = 2000  # lines among which samples to show are looked for
 LR = 1e-5  # the paper's last stage's, for a model that has learned already
 LORA_LR = 1e-4  # factors start at nothing, and few weights move
 
@@ -275,19 +277,18 @@ def _requests(folders: Sequence[Shards], model: OmniModel, tasks: Sequence[str])
     for shards in folders:
         if not shards.manifest.is_file():
             continue
-        for sample in read(shards.manifest):
-            prompt = recognise(sample.entries, model.answers)
-            if prompt is None or prompt.task.name not in tasks or prompt.task.name in found:
-                continue
+        for place, line in islice(lines(shards.manifest), LOOKED):
             try:
+                sample = sample_of(line, place)
+                prompt = recognise(sample.entries, model.answers)
+                if prompt is None or prompt.task.name not in tasks or prompt.task.name in found:
+                    continue
                 user = sample.conversation()[-2]
             except DataError:  # a sample that training leaves out, too
                 continue
             words = () if prompt.text is None else (Text(prompt.text),)
             media = tuple(part for part in user.parts if not isinstance(part, Text))
             found[prompt.task.name] = Request(prompt.task, [Message("user", (*words, *media))])
-            if len(found) == len(tasks):
-                break
     return [found[task] for task in tasks if task in found]
 
 
