@@ -362,7 +362,7 @@ def train_manifest(
         int | None, typer.Option(help="Save after so many steps, beside every ten minutes.")
     ] = None,
     keep: Annotated[int, typer.Option(help="So many states are kept.")] = 2,
-    log: Annotated[
+    report_to: Annotated[
         list[str] | None,
         typer.Option(help="page, tensorboard, wandb, none; default: page, tensorboard if there."),
     ] = None,
@@ -409,12 +409,12 @@ def train_manifest(
         "seed": seed,
     }
     plan = config.from_dict(manifest.Plan, asked, "the run")
-    shown = log is None or log != ["none"]
+    shown = report_to != ["none"]
     saving = manifest.Saving(
         log_every,
         save_steps=save_steps,
         keep=keep,
-        logs=(logs.usual() if log is None else tuple(log)) if shown else (),
+        logs=tuple(report_to or logs.usual()) if shown else (),
         sample_every=max(1, steps // 5) if sample_every is None else sample_every or None,
         measure=shown,
     )
