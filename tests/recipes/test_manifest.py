@@ -14,7 +14,9 @@ from tests.tiny import checkers, tiny_model, tone
 from omni_diffusion.data.sharding import Worker
 from omni_diffusion.errors import ConfigError, DataError, TrainingError
 from omni_diffusion.model import OmniModel
-from omni_diffusion.recipes.manifest import Plan, begin, train
+from omni_diffusion.recipes.manifest import Plan, Saving, begin, train
+from omni_diffusion.training.denoising import DenoisingObjective
+from omni_diffusion.training.stages import paper
 
 pytest.importorskip("pyarrow")
 
@@ -79,3 +81,101 @@ def test_numbers_that_cannot_be(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lr -1"):
         begin(replace(plan, lr=-1.0), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    return OmniModel.open(folder).backbone.state_dict()
+
+
+def test_a_manifest_does_as_well_as_its_shards(plan: Plan, tmp_path: Path) -> None:
+    train(plan, tmp_path / "shards")
+    own = replace(plan, data=(plan.data[0].parent / "train.jsonl",))
+    train(own, tmp_path / "manifest")
+    assert (tmp_path / "manifest/shards/0-train/index.json").exists()
+    theirs = parameters(tmp_path / "shards/model")
+    # one shard lists the samples in another order than two
+    assert parameters(tmp_path / "manifest/model").keys() == theirs.keys()
+    with pytest.raises(DataError, match=r"cannot read no\.jsonl"):
+        begin(replace(plan, data=(Path("no.jsonl"),)), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_only_what_is_trainable_changes(plan: Plan, tmp_path: Path) -> None:
+    train(replace(plan, trainable=("model.layers.1.*", "model.norm.*")), tmp_path)
+    start, end = parameters(plan.model), parameters(tmp_path / "model")  # type: ignore[arg-type]
+    changed = {name for name, value in end.items() if not torch.equal(value, start[name])}
+    assert changed
+    assert all(name.startswith(("model.layers.1.", "model.norm.")) for name in changed)
+    with pytest.raises(TrainingError, match=r"no weight is called 'layers\.\*'; names are such as"):
+        begin(replace(plan, trainable=("layers.*",)), tmp_path / "other")
+
+
+def test_lora_trains_factors_and_ships_them_merged_and_apart(plan: Plan, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    hub = pytest.importorskip("omni_diffusion.hub.modeling")
+    assert plan.model is not None
+    tuned = replace(plan, lora=2, lr=1e-2, steps=8)
+    trainer = begin(tuned, tmp_path)
+    names = {n for n, p in trainer.objective.module.named_parameters() if p.requires_grad}
+    assert names
+    assert all(".lora_" in name for name in names)
+    for _ in range(3):
+        trainer.advance()
+    trainer.save()
+    newest = trainer.checkpoints.newest()
+    assert newest is not None
+    assert (
+        sum(f.stat().st_size for f in newest.iterdir())
+        < 0.5 * sum(f.stat().st_size for f in plan.model.glob("model.safetensors")) + 300_000
+    )  # the frozen weights are not in it
+    train(tuned, tmp_path)
+    start, end = parameters(plan.model), parameters(tmp_path / "model")
+    changed = {name for name, value in end.items() if not torch.equal(value, start[name])}
+    assert changed
+    assert all("_proj.weight" in name for name in changed)
+    base = hub.OmniDiffusionModel.from_omni(OmniModel.open(plan.model))
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    for name, value in again.backbone.state_dict().items():
+        torch.testing.assert_close(value, end[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(TrainingError, match="LoRA says itself what is trained"):
+        replace(tuned, trainable=("model.*",))
+
+
+def test_a_stage_sets_rate_mix_and_mean(plan: Plan, tmp_path: Path) -> None:
+    staged = begin(replace(plan, stage=2, lr=None), tmp_path / "2")
+    assert staged.config.optim.lr == 1e-4
+    objective = staged.objective
+    assert isinstance(objective, DenoisingObjective)
+    assert objective.config.balance == "token"
+    shares = {share.task: share.samples for share in objective.mixture.shares}  # type: ignore[attr-defined]
+    mix = paper(2).mix
+    assert shares["vqa"] / shares["asr"] == pytest.approx(mix["vqa"] / mix["asr"])
+    assert sum(shares.values()) == pytest.approx(4)
+    last = begin(replace(plan, stage=3, lr=None, mix={"vqa": 1.0}), tmp_path / "3")
+    assert last.config.optim.lr == 1e-5
+    (share,) = last.objective.mixture.shares  # type: ignore[attr-defined]
+    assert (share.task, share.samples) == ("vqa", 4)
+    with pytest.raises(DataError, match="the mix is of tts"):
+        begin(replace(plan, mix={"tts": 1.0}), tmp_path / "none")
+
+
+def test_a_run_shows_itself(plan: Plan, tmp_path: Path) -> None:
+    saving = Saving(log_every=2, logs=("page",), sample_every=3, measure=True)
+    trainer = begin(plan, tmp_path / "shown", saving=saving)
+    trainer.fit()
+    page = (tmp_path / "shown/training/index.html").read_text()
+    assert "<audio" in page  # what was asked of asr
+    assert "<img" in page
+    lines = (tmp_path / "shown/training/metrics.jsonl").read_text().splitlines()
+    row = json.loads(lines[-1])
+    assert row.keys() >= {"tokens_per_second", "peak_share", "text_loss", "waited_seconds"}
+    with pytest.raises(TrainingError, match="log_every is 0; give 1 or more"):
+        Saving(log_every=0)
+
+
+def test_a_named_state_is_gone_on_from(plan: Plan, tmp_path: Path) -> None:
+    train(plan, tmp_path / "run", saving=Saving(save_steps=2, keep=5))
+    at = tmp_path / "run/training/checkpoints/step-00000002"
+    assert begin(plan, tmp_path / "run", resume=at).step == 2
+    with pytest.raises(TrainingError, match="is no whole training state"):
+        begin(plan, tmp_path / "run", resume=tmp_path / "no")

@@ -1,8 +1,11 @@
+import pytest
+
 from omni_diffusion.config import from_dict, to_dict
 from omni_diffusion.data.mixture import Share
+from omni_diffusion.errors import TrainingError
 from omni_diffusion.recipes import mini
 from omni_diffusion.tasks.catalog import CATALOG
-from omni_diffusion.training.stages import Stage, stage
+from omni_diffusion.training.stages import CORPORA, Stage, paper, stage
 
 STAGES = mini.stages()
 
@@ -42,3 +45,19 @@ def test_later_stages_learn_more_slowly() -> None:
 def test_a_stage_is_data() -> None:
     for one in STAGES:
         assert from_dict(Stage, to_dict(one)) == one
+
+
+def test_the_papers_stages_are_those_of_its_table() -> None:
+    first, second, third = (paper(number) for number in (1, 2, 3))
+    assert [first.lr, second.lr, third.lr] == [1e-4, 1e-4, 1e-5]
+    assert first.mix.keys() == {"chat", "caption", "t2i"}
+    assert second.mix.keys() == first.mix.keys() | {"vqa", "asr", "tts", "sqa"}
+    assert third.mix.keys() == (second.mix.keys() - {"caption"}) | {"svqa", "s2i"}
+    assert first.mix["caption"] == 10e6
+    assert second.mix["vqa"] == 2_820_000
+    assert second.mix["asr"] == 1354 * 360  # hours at 10 seconds a sample
+    assert second.mix["tts"] == 5108 * 360
+    assert third.mix["svqa"] == third.mix["s2i"] == 30_000
+    assert {corpus.task for corpus in CORPORA} <= CATALOG.keys()
+    with pytest.raises(TrainingError, match="has no stage 0; give 1, 2 or 3"):
+        paper(0)

@@ -3,6 +3,9 @@ import json
 import math
 import re
 import signal
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from omni_diffusion import weights
 from omni_diffusion.errors import StorageError, TrainingError
 from omni_diffusion.training.optim import OptimConfig, rate
+from omni_diffusion.training.throughput import Meter
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
 STEPS = 7
@@ -233,6 +237,29 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, Sums(width=5)).resume()
 
 
+def test_the_state_beside_other_frozen_weights_is_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.advance()
+    run.save()
+    other = Sums()
+    with torch.no_grad():
+        other.net.frozen.weight[1, 2] += 0.01
+    with pytest.raises(TrainingError, match="was made with other frozen weights"):
+        trainer(tmp_path, other).resume()
+
+
+def test_any_kept_state_can_be_gone_on_from(tmp_path: Path, unbroken: dict[str, Tensor]) -> None:
+    run = trainer(tmp_path, config=replace(CONFIG, save_steps=2, keep=3, asynchronous=True))
+    run.fit()
+    names = sorted(path.name for path in run.checkpoints.folder.iterdir())
+    assert names == ["step-00000004", "step-00000006", "step-00000007"]
+    again = trainer(tmp_path, Sums(1))
+    assert again.resume(run.checkpoints.folder / "step-00000004")
+    assert again.step == 4
+    again.fit()
+    assert same(everything(again), unbroken)
+
+
 # ---------------------------------------------------------------------------------------- stopping
 class Interrupted(Sums):
     """A signal comes while a step runs."""
@@ -314,6 +341,53 @@ def test_frozen_weights_stay(tmp_path: Path) -> None:
     assert torch.equal(run.objective.module.frozen.weight, before)
 
 
+class Counting(Sums):
+    """Says how much a step had to do."""
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        loss, figures = super().loss(step, generator)
+        return loss, figures | {"tokens": 100.0, "flops": 3e6}
+
+
+def test_rates_and_what_watches(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def slow(step: int) -> None:
+        seen.append(step)
+        time.sleep(0.2)
+
+    run = Trainer(Counting(), CONFIG, tmp_path, watch=slow, meter=Meter(1e9))
+    run.fit()
+    assert seen == list(range(1, STEPS + 1))
+    for row in rows(tmp_path)[1:]:
+        assert row["seconds_a_step"] < 0.2  # watching is no part of it
+        assert row["tokens_per_second"] == pytest.approx(100 / row["seconds_a_step"], rel=0.05)
+        assert row["peak_share"] == pytest.approx(row["flops_per_second"] / 1e9, abs=1e-5)
+
+
+def test_logs_are_told_what_the_lines_hold(tmp_path: Path) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.told: list[object] = []
+
+        def forget(self, step: int) -> None:
+            self.told.append(("forget", step))
+
+        def row(self, step: int, figures: Mapping[str, float]) -> None:
+            self.told.append((step, figures["loss"]))
+
+        def samples(self, step: int, shown: object) -> None:
+            raise AssertionError("nothing is shown here")
+
+        def close(self) -> None:
+            self.told.append("close")
+
+    log = Kept()
+    Trainer(Sums(), CONFIG, tmp_path, logs=[log]).fit()
+    losses = [(row["step"], pytest.approx(row["loss"], abs=1e-6)) for row in rows(tmp_path)]
+    assert log.told == [("forget", 0), *losses, "close"]
+
+
 # --------------------------------------------------------------------------------------- averaging
 def test_the_average_is_a_moving_one_with_a_growing_decay(tmp_path: Path) -> None:
     config = LoopConfig(STEPS, optim=OPTIM, average=0.35)
@@ -335,6 +409,15 @@ def test_the_average_of_half_precision_weights_is_kept_in_full(tmp_path: Path) -
     objective = Sums()
     objective.net.last.to(torch.bfloat16)
     assert trainer(tmp_path, objective).average["last.weight"].dtype == torch.float32
+
+
+def test_without_an_average_the_last_weights_ship(tmp_path: Path) -> None:
+    run = trainer(tmp_path, config=replace(CONFIG, average=None))
+    run.fit()
+    assert run.average == {}
+    shipped = run.weights()
+    assert shipped.keys() == run.objective.module.state_dict().keys()
+    assert torch.equal(shipped["last.weight"], run.objective.module.last.weight)
 
 
 def test_the_average_shares_no_memory_with_the_weights(tmp_path: Path) -> None:
