@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check fix clean voices train
+.PHONY: demo test check fix clean voices train train-check
 
 demo: $(VENV)/ready
 	$(BIN)/omni-diffusion demo --out demo-out
@@ -18,6 +18,10 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The three stages at a small size, in one process and in two, which must agree.
+train-check: $(VENV)/ready
+	$(BIN)/python -m benchmarks.train_check
 
 fix: $(VENV)/ready
 	$(BIN)/ruff check --fix .

@@ -36,6 +36,8 @@ EXTRAS = {  # what each optional library is for, and what installs it
     "jiwer": ("word errors in `eval`", "pip install omni-diffusion[eval]"),
     "huggingface_hub": ("opening a model by its hub id", "pip install huggingface_hub"),
     "transformers": ("AutoModel and AutoProcessor", "pip install omni-diffusion[hub]"),
+    "pyarrow": ("pretokenized shards, corpora in parquet", "pip install omni-diffusion[data]"),
+    "tensorboard": ("training seen in TensorBoard", "pip install omni-diffusion[tensorboard]"),
     "peft": ("training with LoRA", "pip install omni-diffusion[lora]"),
     "torchao": ("weights of 8 bits", "pip install omni-diffusion[quant]"),
     "diffusers": ("the diffusers pipeline", "pip install omni-diffusion[diffusers]"),
