@@ -1,4 +1,6 @@
 import math
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -353,10 +355,28 @@ def test_a_step_drawn_ahead_is_the_step() -> None:
     one = objective(backbone(), Group.alone("t", 1.0, CANVASES))
     alone = [one.backward(step, torch.Generator().manual_seed(step))["loss"] for step in (0, 1, 2)]
     one.ahead(1, torch.Generator().manual_seed(1))
-    found = [one.backward(1, torch.Generator().manual_seed(9))["loss"]]
     one.ahead(7, torch.Generator().manual_seed(7))  # of a step that does not come
+    found = [one.backward(1, torch.Generator().manual_seed(9))["loss"]]
     found.append(one.backward(2, torch.Generator().manual_seed(2))["loss"])
     assert found == alone[1:]
+
+
+def test_the_loop_has_each_step_drawn_once_while_the_one_before_runs(tmp_path: Path) -> None:
+    drawn: list[tuple[int, str]] = []
+
+    class Noted(Fixed):
+        def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+            drawn.append((step, threading.current_thread().name.split("_")[0]))
+            return super().draw(step, generator)
+
+    mixture = Noted(Group.alone("t", 1.0, CANVASES))
+    one = DenoisingObjective(backbone(), VOCABULARY, mixture, DenoisingConfig())
+    run = Trainer(one, LoopConfig(4), tmp_path)
+    run.advance()
+    time.sleep(0.2)
+    assert drawn == [(0, "batches"), (1, "batches")]  # the next is there before it is asked for
+    run.fit()
+    assert drawn == [(step, "batches") for step in range(4)]
 
 
 def test_what_befalls_a_step_drawn_ahead_is_told_at_its_turn() -> None:

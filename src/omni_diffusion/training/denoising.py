@@ -95,7 +95,7 @@ class DenoisingObjective:
         self.backbone, self.vocabulary = backbone, vocabulary
         self.mixture, self.config, self.world = mixture, config, world or World()
         self._pool = ThreadPoolExecutor(1, "batches")
-        self._coming: tuple[int, Future[Prepared]] | None = None
+        self._coming: dict[int, Future[Prepared]] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -103,9 +103,9 @@ class DenoisingObjective:
         return self.backbone
 
     def ahead(self, step: int, generator: torch.Generator) -> None:
-        """Draw a later step in a thread of its own."""
-        if self._coming is None:
-            self._coming = (step, self._pool.submit(self.prepare, step, generator))
+        """Draw a later step in a thread of its own, in which all steps are drawn one by one."""
+        if step not in self._coming:
+            self._coming[step] = self._pool.submit(self.prepare, step, generator)
 
     def backward(self, step: int, generator: torch.Generator) -> dict[str, float]:
         """Add the step's gradients to the weights; see the class for its figures."""
@@ -160,13 +160,11 @@ class DenoisingObjective:
         )
 
     def _taken(self, step: int, generator: torch.Generator) -> Prepared:
-        """The step, drawn ahead or now."""
-        coming, self._coming = self._coming, None
-        if coming is not None:
-            drawn = coming[1].result()  # waited for even if it is another's: one draws at a time
-            if coming[0] == step:
-                return drawn
-        return self.prepare(step, generator)
+        """The step, drawn ahead or now; what was drawn for another is forgotten."""
+        self.ahead(step, generator)
+        drawn = self._coming.pop(step)
+        self._coming = {at: coming for at, coming in self._coming.items() if at > step}
+        return drawn.result()
 
     def _run(
         self, step: int, generator: torch.Generator, each: Callable[[Tensor], None]

@@ -196,8 +196,9 @@ class Trainer:
             group["lr"] = rate(self.step, config.steps, config.optim)
         module.train()
         if isinstance(objective, PartedObjective):
-            if self.step + 1 < config.steps:
-                objective.ahead(self.step + 1, self._generator(self.step + 1))
+            for step in (self.step, self.step + 1):  # that of this one is there but for the first
+                if step < config.steps:
+                    objective.ahead(step, self._generator(step))
             figures = objective.backward(self.step, self._generator(self.step))
         else:
             loss, figures = objective.loss(self.step, self._generator(self.step))

@@ -1,0 +1,81 @@
+"""Does training wait for its data? Tokens a second drawn, and trained, and the time waited.
+
+    python -m benchmarks.data_loading --json benchmarks/results/data-loading.json
+
+Draws steps of the nine tasks from shards (those of `benchmarks.train_check`) as training does: rows
+read, laid, masked and packed, by one thread. Then trains the shipped model on them, one thread for
+the backbone, the next step drawn beside it, and takes what share of the time its steps waited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from benchmarks.train_check import make_data
+
+from omni_diffusion import files
+from omni_diffusion.data.drawing import ShardMixture, shares_of
+from omni_diffusion.data.sharding import Worker
+from omni_diffusion.data.shards import Shards
+from omni_diffusion.model import OmniModel
+from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
+from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.trainer import LoopConfig, Trainer
+
+SAMPLES, DRAWN, TRAINED = 64, 40, 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as passing:
+        work = Path(passing)
+        (work / "data").mkdir()
+        model = OmniModel.open()
+        Worker(make_data(work / "data"), work / "shards", model.codecs).run()
+        shards = Shards(work / "shards")
+        mixture = ShardMixture(
+            shares_of(shards, SAMPLES),
+            shards,
+            model.vocabulary,
+            model.codecs.text,
+            answers=model.answers,
+            max_length=1024,
+        )
+        config = DenoisingConfig(precision="bfloat16", max_length=1024, micro_places=4096)
+        objective = DenoisingObjective(model.backbone, model.vocabulary, mixture, config)
+        objective.prepare(0, torch.Generator())
+        start, before, tokens = time.perf_counter(), time.process_time(), 0.0
+        for step in range(DRAWN):
+            prepared = objective.prepare(step, torch.Generator().manual_seed(step))
+            tokens += float(prepared.sums[-1])
+        seconds, busy = time.perf_counter() - start, time.process_time() - before
+        loop = LoopConfig(TRAINED, optim=OptimConfig(lr=1e-5), log_every=1, average=None)
+        rows: list[dict[str, float]] = []
+        Trainer(objective, loop, work / "run").fit(lambda _, row: rows.append(row))
+    steady = rows[1:]  # the first step is drawn when it is asked for
+    trained = sum(row["tokens"] for row in steady)
+    took = sum(row["seconds_a_step"] for row in steady)
+    figures = {
+        "torch": torch.__version__,
+        "samples_a_step": SAMPLES,
+        "tokens_a_step": tokens / DRAWN,
+        "drawn_tokens_per_second": tokens / seconds,
+        "drawn_tokens_per_cpu_second": tokens / busy,
+        "trained_tokens_per_second": trained / took,
+        "waited_share": sum(row["waited_seconds"] for row in steady) / took,
+    }
+    print(json.dumps(figures, indent=2))
+    if options.json is not None:
+        files.write_text(options.json, json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
