@@ -260,6 +260,29 @@ def test_any_kept_state_can_be_gone_on_from(tmp_path: Path, unbroken: dict[str, 
     assert same(everything(again), unbroken)
 
 
+def test_a_state_written_beside_training_gets_its_name_soon(tmp_path: Path) -> None:
+    """Not only when the next one is saved, which may be long after."""
+    named: list[int] = []
+
+    def look(step: int) -> None:
+        time.sleep(0.1)
+        named.append(len(list((tmp_path / "checkpoints").glob("step-????????"))))
+
+    config = replace(CONFIG, save_steps=3, asynchronous=True)
+    Trainer(Sums(), config, tmp_path, watch=look).fit()
+    assert named == [0, 0, 0, 0, 1, 1, 1]  # saved after step 3, named after step 4 at the latest
+
+
+def test_a_finished_run_is_not_saved_again(tmp_path: Path) -> None:
+    run = trainer(tmp_path, config=replace(CONFIG, save_steps=STEPS))
+    run.fit()
+    before = state_of(run).stat().st_mtime_ns
+    again = trainer(tmp_path)
+    again.resume()
+    again.fit()
+    assert state_of(run).stat().st_mtime_ns == before
+
+
 # ---------------------------------------------------------------------------------------- stopping
 class Interrupted(Sums):
     """A signal comes while a step runs."""

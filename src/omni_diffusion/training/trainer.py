@@ -100,6 +100,7 @@ class Trainer:
         if not self.world.first:
             self.logs = []
         self.step = 0
+        self._saved: int | None = None  # the step of the newest state
         # frozen weights are not saved; their sum tells others from them
         frozen = [p for p in objective.module.parameters() if not p.requires_grad]
         self._frozen = sum(float(whole(p.abs().sum(dtype=torch.float64))) for p in frozen)
@@ -112,7 +113,7 @@ class Trainer:
         state = self._state()
         frozen = float(state["frozen"])
         self.checkpoints.restore(path, state)
-        self.step = int(state["step"])
+        self.step = self._saved = int(state["step"])
         if not math.isclose(frozen, float(state["frozen"]), rel_tol=1e-9):
             raise TrainingError(
                 f"{path} was made with other frozen weights than those given; start from the same"
@@ -123,6 +124,7 @@ class Trainer:
     def save(self, *, wait: bool = True) -> None:
         """Write the state now; with `wait` off, while the run goes on."""
         self.checkpoints.save(self._state(), self.step, wait=wait)
+        self._saved = self.step
 
     def weights(self) -> dict[str, Tensor]:
         """What ships, whole, on the CPU of the first process: the average where one is kept."""
@@ -139,7 +141,9 @@ class Trainer:
             log.forget(self.step)
         with deferred() as stopping:
             self._run(report, stopping)
-            self.save()
+            if self._saved != self.step:
+                self.save()
+            self.checkpoints.finish()
         for log in self.logs:
             log.close()
         if self.step < self.config.steps:  # the caller's handler of the signal let us go on
@@ -181,8 +185,11 @@ class Trainer:
                 self.watch(self.step)
                 logged += time.monotonic() - before  # no time of a step's
             due = time.monotonic() - saved > config.save_seconds
-            # all processes stop and save at the same step, whichever of them was told to
-            stop, due_now = self.world.most([int(stopping()), int(due)])
+            # all processes stop, save and name a state at the same step
+            writing = self.checkpoints.writing
+            stop, due_now, writing_still = self.world.most([stopping(), due, writing])
+            if not writing_still:
+                self.checkpoints.finish()
             if due_now or (config.save_steps and self.step % config.save_steps == 0):
                 self.save(wait=not config.asynchronous)
                 saved = time.monotonic()
