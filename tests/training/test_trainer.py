@@ -238,14 +238,17 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_state_beside_other_frozen_weights_is_refused(tmp_path: Path) -> None:
-    run = trainer(tmp_path)
+    config = replace(CONFIG, save_frozen=False)
+    run = trainer(tmp_path, config=config)
     run.advance()
     run.save()
+    assert not [name for name in weights.read(state_of(run)) if "frozen." in name]
+    assert trainer(tmp_path, config=config).resume()
     other = Sums()
     with torch.no_grad():
         other.net.frozen.weight[1, 2] += 0.01
     with pytest.raises(TrainingError, match="was made with other frozen weights"):
-        trainer(tmp_path, other).resume()
+        trainer(tmp_path, other, config).resume()
 
 
 def test_any_kept_state_can_be_gone_on_from(tmp_path: Path, unbroken: dict[str, Tensor]) -> None:

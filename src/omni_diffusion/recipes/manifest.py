@@ -211,6 +211,7 @@ def begin(
         saving.save_steps,
         saving.keep,
         asynchronous=True,
+        save_frozen=False,
     )
     objective = DenoisingObjective(backbone, model.vocabulary, mixture, denoising, world)
     logs = logs_of(saving.logs, out / "training") if world.first else []

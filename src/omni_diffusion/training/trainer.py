@@ -57,7 +57,9 @@ class LoopConfig:
 
     average: decay of the moving average of the trained weights, which is what ships; None keeps
     none, and the weights ship as they are. save_steps: save after so many steps, beside the time.
-    keep: how many states. asynchronous: go on training while a state is written.
+    keep: how many states. asynchronous: go on training while a state is written. save_frozen:
+    states hold frozen weights too, which an objective may change by itself, as a codebook; without
+    them their sum tells whether a run goes on with the same.
     """
 
     steps: int
@@ -69,6 +71,7 @@ class LoopConfig:
     save_steps: int | None = None
     keep: int = 2
     asynchronous: bool = False
+    save_frozen: bool = True
 
 
 class Trainer:
@@ -101,8 +104,8 @@ class Trainer:
             self.logs = []
         self.step = 0
         self._saved: int | None = None  # the step of the newest state
-        # frozen weights are not saved; their sum tells others from them
-        frozen = [p for p in objective.module.parameters() if not p.requires_grad]
+        left = dict(objective.module.named_parameters()).keys() - self._live().keys()
+        frozen = (objective.module.get_parameter(name) for name in sorted(left))
         self._frozen = sum(float(whole(p.abs().sum(dtype=torch.float64))) for p in frozen)
 
     def resume(self, path: Path | None = None) -> bool:
@@ -253,13 +256,15 @@ class Trainer:
                 self.average[name].copy_(value)
 
     def _live(self) -> dict[str, Tensor]:
-        """What training changes: all of the module's state but frozen weights."""
-        module = self.objective.module
+        """What states hold and averages follow: all of the module's but unsaved frozen weights."""
+        module, state = self.objective.module, self.objective.module.state_dict()
+        if self.config.save_frozen:
+            return state
         frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
-        return {name: v for name, v in module.state_dict().items() if name not in frozen}
+        return {name: value for name, value in state.items() if name not in frozen}
 
     def _state(self) -> dict[str, Tensor]:
-        """All that exact resume needs beside the frozen weights; views of the tensors in use."""
+        """All that exact resume needs but unsaved frozen weights; views of the tensors in use."""
         state = {f"model.{name}": value for name, value in self._live().items()}
         state |= {f"average.{name}": value for name, value in self.average.items()}
         for name, weight in self.objective.module.named_parameters():
