@@ -87,6 +87,11 @@ class Checkpoints:
         self._pending = pool.submit(_write, state, file)
         pool.shutdown(wait=False)
 
+    @property
+    def writing(self) -> bool:
+        """Whether a save is still being written by this process."""
+        return self._pending is not None and not self._pending.done()
+
     def finish(self) -> None:
         """Wait for the save that is being written, if one is, and give it its name."""
         pending, naming = self._pending, self._naming

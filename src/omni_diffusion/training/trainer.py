@@ -173,7 +173,10 @@ class Trainer:
                 self.watch(self.step)
             due = time.monotonic() - saved > config.save_seconds
             # all processes stop and save at the same step, whichever of them was told to
-            stop, due_now = self.world.most([int(stopping()), int(due)])
+            now_here = [int(stopping()), int(due), int(self.checkpoints.writing)]
+            stop, due_now, writing = self.world.most(now_here)
+            if not writing:  # named at once: what has no name is lost with the run
+                self.checkpoints.finish()
             if due_now or (config.save_steps and self.step % config.save_steps == 0):
                 self.save(wait=not config.asynchronous)
                 saved = time.monotonic()
