@@ -15,7 +15,7 @@ from typing import Literal, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -126,16 +126,20 @@ def _number(name: str, default: int | None = None) -> int:
 
 
 def shard(
-    module: nn.Module, blocks: Sequence[nn.Module], world: World, precision: Precision
+    module: nn.Module,
+    blocks: Sequence[nn.Module],
+    world: World,
+    precision: Precision,
+    mesh: DeviceMesh | None = None,
 ) -> None:
     """Part a module's weights among all processes (FSDP2); does nothing in a world of one.
 
     blocks: parts whose weights are gathered together, one after the other. With bfloat16 they are
-    gathered and used in it, kept and reduced in float32.
+    gathered and used in it, kept and reduced in float32. mesh: the processes, all by default.
     """
     if world.size == 1:
         return
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    mesh = mesh or init_device_mesh(world.device.type, (world.size,))
     reduced = torch.bfloat16 if precision == "bfloat16" else None
     policy = MixedPrecisionPolicy(param_dtype=reduced, reduce_dtype=torch.float32)
     for part in (*blocks, module):
