@@ -12,7 +12,7 @@ LINES = (  # top to bottom; those on one line never import one another
     "cli",
     "recipes",
     "demo doctor hub serving evaluation training",
-    "handover inventory",
+    "handover inventory showing",
     "engine data",
     "tasks model",
     "published",

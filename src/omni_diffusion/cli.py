@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omni_diffusion.errors import OmniError, TrainingError
+from omni_diffusion.errors import DataError, OmniError, TrainingError
 
 if TYPE_CHECKING:
     from omni_diffusion.backbone.quantization import Quantization
+    from omni_diffusion.data.sdvi.gate import Judge
     from omni_diffusion.diffusion.params import SamplingParams
     from omni_diffusion.engine.request import Request, Result
     from omni_diffusion.media import Waveform
@@ -34,7 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Training data: import, check, pretokenize.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Training data: import, check, speak, pretokenize.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 train_app = typer.Typer(help="Train: the small model, or any on your data.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
@@ -359,6 +362,16 @@ def train_manifest(
         int | None, typer.Option(help="Save after so many steps, beside every ten minutes.")
     ] = None,
     keep: Annotated[int, typer.Option(help="So many states are kept.")] = 2,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="page, tensorboard, wandb, none; default: page, tensorboard if there."),
+    ] = None,
+    sample_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between answers to a sample of each task; 0: none; default: 5 in all."
+        ),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Train a model further on your own data, whole or by LoRA, on one process or many.
@@ -367,6 +380,7 @@ def train_manifest(
     """
     from omni_diffusion import config
     from omni_diffusion.recipes import manifest
+    from omni_diffusion.training import logs
     from omni_diffusion.training.distributed import World
     from omni_diffusion.training.stages import BATCH
 
@@ -395,7 +409,15 @@ def train_manifest(
         "seed": seed,
     }
     plan = config.from_dict(manifest.Plan, asked, "the run")
-    saving = manifest.Saving(log_every, save_steps=save_steps, keep=keep)
+    shown = log is None or log != ["none"]
+    saving = manifest.Saving(
+        log_every,
+        save_steps=save_steps,
+        keep=keep,
+        logs=(logs.usual() if log is None else tuple(log)) if shown else (),
+        sample_every=max(1, steps // 5) if sample_every is None else sample_every or None,
+        measure=shown,
+    )
     bad: set[str] = set()
     world = World.join(device)
     with _bar("training") as show:
@@ -549,6 +571,107 @@ def import_data(
         typer.echo(f"note: {record.skipped} rows are no samples, see {out / SKIPPED}", err=True)
 
 
+@data_app.command("sdvi")
+def sdvi_data(
+    out: Annotated[Path, typer.Argument(help="The folder to fill; resumed if it was begun.")],
+    synthesizer: Annotated[
+        str,
+        typer.Option(
+            help="What speaks: a command line with {voice}, {out} and, if it does not read its"
+            " input, {text}; or package.module:name key=value .."
+        ),
+    ],
+    vqa: Annotated[
+        Path | None, typer.Option(help="JSONL: written questions about pictures.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="JSONL: captions with their pictures, as for t2i.")
+    ] = None,
+    voice: Annotated[
+        list[str] | None, typer.Option(help="Who asks; give it as often as you like.")
+    ] = None,
+    voices: Annotated[Path | None, typer.Option(help="A file of more, one a line.")] = None,
+    answer_voice: Annotated[
+        str | None, typer.Option(help="Who says all answers; default: the first voice.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws each question's voice.")] = 0,
+    again: Annotated[
+        int, typer.Option(help="Further voices for a question that came out badly.")
+    ] = 2,
+    hear: Annotated[
+        bool, typer.Option("--hear/--no-hear", help="Let Whisper base listen to all of it.")
+    ] = True,
+    most_errors: Annotated[
+        float, typer.Option(help="Share of a text's words that may be misheard.")
+    ] = 0.2,
+    max_seconds: Annotated[float, typer.Option(help="The longest sound.")] = 60.0,
+    later_turns: Annotated[
+        bool, typer.Option("--later-turns", help="All questions of a conversation, not the first.")
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="What paths are relative to; default: each manifest's folder."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Threads that speak and listen.")] = 1,
+    shard: Annotated[
+        int | None, typer.Option(help="Make this share alone, counted from 0; default: all.")
+    ] = None,
+    of: Annotated[int, typer.Option(help="How many shares.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds a command may take for a text.")] = 120.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Say again what the synthesizer failed at.")
+    ] = False,
+) -> None:
+    """Speak written questions, answers and captions of pictures, and check what was said."""
+    from shlex import join
+
+    from omni_diffusion.data.sdvi.build import LEFT, MANIFEST, Builder, Voices, voices_of
+    from omni_diffusion.data.sdvi.gate import Gate
+    from omni_diffusion.data.sdvi.lines import Sources
+    from omni_diffusion.data.sdvi.synthesizer import Synthesizer
+    from omni_diffusion.errors import DataError
+
+    if vqa is None and captions is None:
+        raise DataError("there is nothing to speak; give --vqa, --captions or both")
+    asking = [*(voice or ()), *(voices_of(voices) if voices is not None else ())]
+    if not asking:
+        raise DataError("there is nobody to speak; give --voice or --voices")
+    builder = Builder(
+        Sources(vqa, captions, root, later_turns),
+        out,
+        Synthesizer.named(synthesizer, timeout),
+        Voices(asking, answer_voice or asking[0], seed, again),
+        _whisper() if hear else None,
+        Gate(most_errors=most_errors, max_seconds=max_seconds),
+        retry_failed,
+        join(["omni-diffusion", *sys.argv[1:]]),
+    )
+    with _bar(out.name) as show:
+        done = builder.run(shard, of, workers, show)
+    typer.echo(f"said {done.made} texts", err=True)
+    if done.missing:
+        typer.echo(f"note: {done.missing} lines are left for the other shares", err=True)
+        return
+    typer.echo(f"wrote {out / MANIFEST}: {done.samples} samples", err=True)
+    if done.left:
+        typer.echo(f"note: {len(done.left)} lines are left out, see {out / LEFT}", err=True)
+
+
+def _whisper() -> Judge:
+    """Whisper base as a judge of synthesized speech; raises EvaluationError where it is not."""
+    from omni_diffusion.data.sdvi.gate import Judge
+    from omni_diffusion.evaluation.speech import RECOGNISING, SCORING, WhisperJudge, require
+    from omni_diffusion.evaluation.speech import word_errors as compared
+
+    require(*SCORING, *RECOGNISING)
+
+    def errors(text: str, heard: str) -> tuple[int, int]:
+        mark = compared(text, heard)
+        return mark.amount, mark.of
+
+    return Judge("Whisper base", lambda: WhisperJudge.open().transcribe, errors)
+
+
 @data_app.command("pretokenize")
 def pretokenize_data(
     manifest: Annotated[Path, typer.Argument(help="JSONL: one sample a line.")],
@@ -566,23 +689,32 @@ def pretokenize_data(
     most_bad: Annotated[
         float, typer.Option(help="The share of a shard's lines that may be broken.")
     ] = 0.01,
+    batch: Annotated[
+        int, typer.Option(help="Lines whose pictures are encoded together; changes no code.")
+    ] = 8,
+    workers: Annotated[int, typer.Option(help="Threads that read media ahead.")] = 4,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Spread the shards over a Ray cluster: auto, local or its address."),
+    ] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
 ) -> None:
     """Turn a manifest's pictures and speech into codes, once, by a model's codecs."""
-    from omni_diffusion.codecs.suite import CodecSuite
-    from omni_diffusion.data.sharding import Worker
+    from omni_diffusion.data import cluster
     from omni_diffusion.data.shards import INDEX
     from omni_diffusion.extras import need
-    from omni_diffusion.model import SHIPPED, config_at, place_of
+    from omni_diffusion.model import SHIPPED
 
     need("pyarrow", "data")
-    folder = model or SHIPPED
-    found = config_at(folder)
-    codecs = CodecSuite.open(folder, found.codecs, place_of(device))  # no need of the backbone
-    worker = Worker(manifest, out, codecs, root, found.generation.answers, most_bad)
+    if ray is not None and shard is not None:
+        raise DataError(f"--ray makes all shards, --shard {shard} one; give one of the two")
+    order = cluster.Order(manifest, out, model or SHIPPED, device, root, most_bad, batch, workers)
     with _bar(manifest.name) as show:
-        records = worker.run(shard, of, show)
+        if ray is None:
+            records = order.worker().run(shard, of, show)
+        else:
+            records = cluster.run(order, of, ray, show)
     skipped = [line for record in records for line in record.skipped]
     for line in skipped:
         typer.echo(f"left out: {line}", err=True)

@@ -14,7 +14,7 @@ from tests.tiny import checkers, tone
 
 from omni_diffusion.conversation import Image, Message, Speech, Text
 from omni_diffusion.data import manifest, wording
-from omni_diffusion.data.manifest import Entry, Medium, Place
+from omni_diffusion.data.manifest import Entry, Medium, Place, Table
 from omni_diffusion.errors import DataError
 
 # What the published README shows for each task, its words shortened, one sample a line. The last
@@ -165,6 +165,29 @@ def test_nothing_is_read_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(manifest, "lines", endless)
     first = next(manifest.read("endless.jsonl"))
     assert first.entries[1] == Entry("assistant", "both")
+
+
+@pytest.mark.parametrize("data", [b"", b"a", b"a\n", b"a\nb", b"\n\n\r\nlong " + b"x" * 99_999])
+def test_a_table_gives_any_line_as_it_stands(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(data)
+    table = Table(path)
+    lines = list(manifest.lines(path))
+    assert len(table) == len(lines)
+    assert list(table.lines(range(len(table)))) == lines
+    for number in reversed(range(len(table))):
+        assert list(table.lines([number])) == [lines[number]]
+
+
+def test_a_table_of_a_file_that_has_changed_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"a\nb\n")
+    table = Table(path)
+    path.write_bytes(b"a\nb\nc\n")
+    with pytest.raises(DataError, match=r"train\.jsonl was changed .*; run again"):
+        list(table.lines([1]))
+    with pytest.raises(DataError, match="cannot read"):
+        Table(tmp_path / "none.jsonl")
 
 
 def test_a_bad_line_ends_the_reading_and_is_named(tmp_path: Path) -> None:

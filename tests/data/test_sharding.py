@@ -6,22 +6,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from tests.data.test_exercises import row
 from tests.tiny import checkers, tiny_model, tone
 from torch import Tensor
 
 from omni_diffusion.codecs.magvit2 import Magvit2
-from omni_diffusion.data import exercises, manifest, shards
+from omni_diffusion.data import contents, exercises, manifest, shards
+from omni_diffusion.data.manifest import Place, Table
 from omni_diffusion.data.sharding import Worker, codecs_digest
 from omni_diffusion.data.shards import INDEX, Shards, name_of
 from omni_diffusion.errors import DataError, StorageError
+from omni_diffusion.media import Picture
 from omni_diffusion.model import OmniModel
 
 pytest.importorskip("pyarrow")
@@ -67,22 +72,26 @@ def worker(model: OmniModel, source: Path, tmp_path: Path) -> Worker:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures were encoded, counted as they are."""
+    """How many pictures were encoded at once, noted as they are."""
     seen: list[int] = []
-    encode = Magvit2.encode
+    encode = Magvit2.encode_batch
 
-    def counting(self: Magvit2, *given: Any) -> Tensor:
-        seen.append(1)
-        return encode(self, *given)
+    def counting(self: Magvit2, pictures: Sequence[Picture], *given: Any) -> Tensor:
+        seen.append(len(pictures))
+        return encode(self, pictures, *given)
 
-    monkeypatch.setattr(Magvit2, "encode", counting)
+    monkeypatch.setattr(Magvit2, "encode_batch", counting)
     return seen
 
 
-def touch(path: Path) -> None:
-    """Change a file's time as a write at another moment would."""
-    stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
+def touch(path: Path, seconds: int = 60) -> None:
+    """Change a file's time as a copy or a write so long ago would."""
+    then = time.time_ns() - seconds * 10**9
+    os.utime(path, ns=(then, then))
+
+
+def notes_of(number: int, of: int) -> str:
+    return Path(name_of(number, of)).stem + ".media.json"
 
 
 def lines(out: Path) -> list[int]:
@@ -142,6 +151,7 @@ def test_workers_make_their_shards_in_any_order_and_the_last_writes_the_index(
     assert {path.name for path in worker.out.iterdir()} == {
         INDEX,
         *(name_of(number, 3) for number in range(3)),
+        *(notes_of(number, 3) for number in range(3)),
     }
 
 
@@ -156,6 +166,7 @@ def test_a_finished_shard_is_not_made_again(worker: Worker, encoded: list[int]) 
 
 
 def test_what_has_changed_is_made_anew_and_nothing_else(worker: Worker) -> None:
+    folder = worker.manifest.parent
     worker.run(of=7)
 
     def stale() -> list[int]:
@@ -164,13 +175,110 @@ def test_what_has_changed_is_made_anew_and_nothing_else(worker: Worker) -> None:
         return [number for number in range(7) if before[number] != after[number]]
 
     assert stale() == []
-    touch(worker.manifest.parent / "b.wav")
+    tone(0.4, hertz=331).write(folder / "b.wav")  # as many bytes as before
     assert stale() == [1, 4]
     write(worker.manifest, *ROWS[:5], row("hello", "hello"), ROWS[6])
     assert stale() == [5]
     (worker.out / name_of(3, 7)).write_bytes(b"PAR1 and no more")
     assert stale() == [3]
+    (folder / "c.png").unlink()
+    with pytest.raises(DataError, match=r":3: cannot read .*c\.png"):
+        stale()
+    checkers(20).write(folder / "c.png")
+    assert stale() == []  # the same picture is back
     assert len(Shards(worker.out)) == 7
+
+
+def test_copied_media_are_read_once_and_not_encoded(
+    worker: Worker, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = worker.run(of=2)
+    index = (worker.out / INDEX).read_bytes()
+    for path in worker.manifest.parent.iterdir():
+        path.replace(path.with_suffix(".old"))
+        shutil.copyfile(path.with_suffix(".old"), path)
+        touch(path)
+    encoded.clear()
+    assert worker.run(of=2) == first
+    assert encoded == []
+    assert (worker.out / INDEX).read_bytes() == index
+    with monkeypatch.context() as patched:
+        patched.delattr(contents, "_of_file")
+        patched.delattr(contents, "load")
+        assert worker.run(of=2) == first  # what is noted is not read
+
+
+@pytest.mark.parametrize("notes", [b"", b"[]", b'{"a": 1}', b'{"a": ["b", 1, 2]}', None])
+def test_lost_notes_cost_a_reading_and_no_encoding(
+    worker: Worker, encoded: list[int], notes: bytes | None
+) -> None:
+    for path in worker.manifest.parent.iterdir():
+        touch(path)
+    (first,) = worker.run(of=1)
+    path = worker.out / notes_of(0, 1)
+    whole = path.read_bytes()
+    path.unlink() if notes is None else path.write_bytes(notes)
+    encoded.clear()
+    assert worker.run(of=1) == [first]
+    assert encoded == []
+    assert path.read_bytes() == whole
+
+
+def test_what_changed_just_now_is_not_known_by_its_time(worker: Worker) -> None:
+    now = time.time_ns()
+    for name in ("a.wav", "b.wav", "c.png"):
+        os.utime(worker.manifest.parent / name, ns=(now, now))
+    worker.run()
+    assert json.loads((worker.out / notes_of(0, 1)).read_text()) == {}
+    tone(0.4, hertz=331).write(worker.manifest.parent / "b.wav")
+    os.utime(worker.manifest.parent / "b.wav", ns=(now, now))  # the same size and time
+    (before,) = Shards(worker.out).index.shards
+    (after,) = worker.run()
+    assert before.digest != after.digest
+
+
+def test_a_path_is_no_content(worker: Worker, encoded: list[int]) -> None:
+    first = worker.run(of=2)
+    moved = worker.manifest.parent.rename(worker.out.parent / "moved")
+    (moved / "c.png").rename(moved / "d.png")
+    text = (moved / "train.jsonl").read_text().replace("c.png", "d.png")
+    (moved / "train.jsonl").write_text(text)
+    encoded.clear()
+    assert replace(worker, manifest=moved / "train.jsonl").run(of=2) == first
+    assert encoded == []
+    assert Shards(worker.out).manifest == moved / "train.jsonl"
+
+
+# --------------------------------------------------------------------------------------- together
+def test_batches_and_threads_change_no_byte(worker: Worker, encoded: list[int]) -> None:
+    write(worker.manifest, *ROWS * 3)
+    one = replace(worker, batch=1, workers=1)
+    (alone,) = one.run()
+    assert set(encoded) == {1}
+    for batch, workers in ((2, 1), (5, 3), (64, 2)):
+        encoded.clear()
+        other = replace(worker, out=worker.out / f"{batch}", batch=batch, workers=workers)
+        assert other.run() == [alone]
+        assert batch >= max(encoded) > 1
+        shard = name_of(0, 1)
+        assert (other.out / shard).read_bytes() == (one.out / shard).read_bytes()
+
+
+def test_the_manifest_is_read_once_for_all_shards(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[int]()
+    taken = Table.lines
+
+    def counting(self: Table, numbers: Iterable[int]) -> Iterator[tuple[Place, bytes]]:
+        for place, line in taken(self, numbers):
+            read.append(place.line)
+            yield place, line
+
+    monkeypatch.setattr(Table, "lines", counting)
+    monkeypatch.delattr(manifest, "lines")
+    worker.run(of=3)
+    assert sorted(read) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_another_codec_makes_all_anew(worker: Worker) -> None:
@@ -183,7 +291,7 @@ def test_another_codec_makes_all_anew(worker: Worker) -> None:
 
 def test_there_is_no_index_while_a_shard_is_stale(worker: Worker) -> None:
     worker.run(of=2)
-    touch(worker.manifest.parent / "c.png")  # lines 3 and 5, of the first shard, and 4
+    checkers(24).write(worker.manifest.parent / "c.png")  # lines 3 and 5, of the first shard, and 4
     worker.run(1, 2)
     assert not (worker.out / INDEX).exists()
     worker.run(0, 2)
@@ -197,7 +305,7 @@ def test_an_interrupted_shard_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Magvit2, "encode", interrupted)
+        patched.setattr(Magvit2, "encode_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             worker.run()
     assert list(worker.out.iterdir()) == []
@@ -208,26 +316,45 @@ def test_an_interrupted_shard_leaves_nothing(
 # -------------------------------------------------------------------------------------- bad lines
 def test_broken_lines_are_left_out_and_told(worker: Worker) -> None:
     folder = worker.manifest.parent
-    (folder / "broken.png").write_bytes((folder / "c.png").read_bytes()[:90])
+    whole = (folder / "c.png").read_bytes()
+    (folder / "short.png").write_bytes(whole[:90])
+    (folder / "short.wav").write_bytes((folder / "a.wav").read_bytes()[:30])
+    (folder / "empty.png").write_bytes(b"")
+    Picture(checkers(8).pixels[:1].repeat(1, 30, 1)).write(folder / "strip.png")
+    soundfile.write(folder / "nan.wav", np.full(8000, np.nan), 16_000, "FLOAT")
+    tone(0.0001).write(folder / "click.wav")
     bad = [
-        row("<|image|>", "a dog", images=["broken.png"]),
+        row("<|image|>", "a dog", images=["short.png"]),
         row("<|audio|>", "a dog", audios=["none.wav"]),
         row("<|image|>", "a dog"),
+        row("<|image|> <|audio|>", "a dog", images=["c.png"], audios=["short.wav"]),
+        row("<|image|>", "a dog", images=["empty.png"]),
+        row("<|image|> and <|image|>", "a dog", images=["c.png", "strip.png"]),
+        row("<|audio|>", "a dog", audios=["nan.wav"]),
+        row("<|image|> <|audio|>", "a dog", images=["c.png"], audios=["click.wav"]),
     ]
-    write(folder / "train.jsonl", *ROWS[:3], *bad, *ROWS[3:])
-    (record,) = replace(worker, most_bad=0.3).run()
+    path = write(folder / "train.jsonl", *ROWS[:3], *bad)
+    junk = [b"{no json}\n", b"\xff\xfe\n", b"\n", b'{"messages": ' + b"[" * 99_999 + b"\n"]
+    rest = "".join(json.dumps(each) + "\n" for each in ROWS[3:]).encode()
+    path.write_bytes(path.read_bytes() + b"".join(junk) + rest)
+    (record,) = replace(worker, most_bad=12 / 19).run()
     assert record.rows == len(ROWS)
     assert [line.partition(": ")[0] for line in record.skipped] == [
-        f"{worker.manifest}:{number}" for number in (4, 5, 6)
+        f"{worker.manifest}:{number}" for number in range(4, 16)
     ]
-    assert lines(worker.out) == [1, 2, 3, 7, 8, 9, 10]
+    assert all("\n" not in line for line in record.skipped)
+    assert lines(worker.out) == [1, 2, 3, 16, 17, 18, 19]
     assert Shards(worker.out).index.shards[0].skipped == record.skipped
-    with pytest.raises(DataError) as caught:
-        replace(worker, out=worker.out / "strict", most_bad=0.2).run()
-    (told,) = str(caught.value).splitlines()
-    assert told.startswith("shard-00000-of-00001.parquet: 3 of 10 lines are broken, at most 0.2")
-    assert "raise --most-bad" in told
-    assert not list((worker.out / "strict").iterdir())
+    for batch in (1, 19):
+        with pytest.raises(DataError) as caught:
+            replace(worker, out=worker.out / "strict", most_bad=11 / 19, batch=batch).run()
+        (told,) = str(caught.value).splitlines()
+        assert told.startswith(
+            "shard-00000-of-00001.parquet: 12 of 19 lines are broken, at most 0."
+        )
+        assert "raise --most-bad" in told
+        assert f"the last is {record.skipped[-1]}" in told
+        assert not list((worker.out / "strict").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -248,10 +375,14 @@ def test_what_a_codec_spoils_is_told(
     told: str,
 ) -> None:
     kind = type(getattr(worker.codecs, codec))
-    encode = kind.encode
-    monkeypatch.setattr(kind, "encode", lambda self, *given: broken(encode(self, *given)))
+    name = "encode_batch" if codec == "image" else "encode"
+    encode = getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda self, *given: broken(encode(self, *given)))
     with pytest.raises(DataError, match=told):
         worker.run()
+    (record,) = replace(worker, most_bad=1).run()
+    assert any(re.search(told, line) for line in record.skipped)
+    assert record.rows == len(ROWS) - len(record.skipped) > 0
 
 
 @pytest.mark.parametrize(
@@ -269,8 +400,13 @@ def test_a_shard_that_cannot_be(worker: Worker, shard: int | None, of: int, told
 
 
 def test_other_mistakes(worker: Worker, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"most_bad is 2; give a share"):
-        replace(worker, most_bad=2)
+    for changed, told in (
+        ({"most_bad": 2}, "most_bad is 2; give a share"),
+        ({"batch": 0}, "batch is 0; give 1 or more"),
+        ({"workers": -1}, "workers is -1; give 1 or more"),
+    ):
+        with pytest.raises(DataError, match=told):
+            replace(worker, **changed)
     with pytest.raises(DataError, match=r"cannot read .*none"):
         replace(worker, manifest=tmp_path / "none").run()
     with pytest.raises(DataError, match="is empty; add samples"):
@@ -280,22 +416,46 @@ def test_other_mistakes(worker: Worker, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ broken disk
-def test_a_broken_shard_is_one_line_with_the_fix(worker: Worker) -> None:
+def test_a_shard_that_is_cut_off_anywhere_is_one_line_and_made_anew(worker: Worker) -> None:
+    first = worker.run(of=2)
+    path = worker.out / name_of(1, 2)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # of its first byte
+    steps = range(0, len(whole), len(whole) // 16)
+    ends = (0, 1, 3, 4, 5, footer - 1, footer, footer + 1, len(whole) - 8)
+    for length in sorted({*steps, *ends, *range(len(whole) - 5, len(whole))}):
+        path.write_bytes(whole[:length])
+        told_as_broken(worker, path)
+        assert shards.record_at(path) is None
+    assert worker.run(of=2) == first
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_shard_is_one_line(worker: Worker) -> None:
     worker.run(of=2)
     path = worker.out / name_of(1, 2)
     whole = path.read_bytes()
-    for data in (whole[: len(whole) // 2], b"", whole[:200] + b"\xff" * 64 + whole[264:]):
-        path.write_bytes(data)
-        found = Shards(worker.out)
-        assert found[0].line == 1
-        with pytest.raises(DataError) as caught:
-            found[5]
-        (told,) = str(caught.value).splitlines()
-        assert told.startswith(f"cannot read {path} (")
-        assert told.endswith("run data pretokenize again, which makes this shard anew")
+    path.write_bytes(whole[:200] + b"\xff" * 64 + whole[264:])
+    told_as_broken(worker, path)
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for name in (b"messages", b"role"):  # a column's name in the footer, which has no checksum
+        at = whole.index(name, footer)
+        for letter in (b"\xff", b"_"):
+            path.write_bytes(whole[:at] + letter + whole[at + 1 :])
+            told_as_broken(worker, path)
     path.unlink()
     with pytest.raises(DataError, match=f"cannot read {path}"):
         Shards(worker.out).by_task()
+
+
+def told_as_broken(worker: Worker, path: Path) -> None:
+    found = Shards(worker.out)
+    assert found[0].line == 1
+    with pytest.raises(DataError) as caught:
+        found[5]
+    (told,) = str(caught.value).splitlines()
+    assert told.startswith(f"cannot read {path} (")
+    assert told.endswith("delete it and run data pretokenize again")
 
 
 def test_a_shard_of_another_index_is_told(worker: Worker) -> None:

@@ -9,8 +9,9 @@ import torch
 from tests.tiny import checkers, tone
 
 from omni_diffusion.conversation import Image, Part, Speech, Text
-from omni_diffusion.demo.page import LARGE, Card, Cell, Replay, Shot, page, peaks
-from omni_diffusion.media import Picture, Waveform
+from omni_diffusion.demo.page import Card, Cell, Replay, Shot, page
+from omni_diffusion.media import Picture
+from omni_diffusion.showing import LARGE
 
 NASTY = "</script><script>alert('é & \"x\"')</script>"
 PARTS: tuple[Part, ...] = (Text(NASTY), Image(checkers()), Speech(tone(0.1)))
@@ -99,13 +100,3 @@ def test_large_pictures_are_shrunk() -> None:
     made = page("t", (), (Card("a", "caption", "A", (Image(huge),), (), 0.0, 0),))
     assert len(made) < 60_000
     assert f"{2 * LARGE} × 600 pixels" in made
-
-
-@pytest.mark.parametrize("samples", [3, 7, 1000])
-def test_peaks_follow_the_loudness(samples: int) -> None:
-    ramp = torch.linspace(0, 0.5, samples)[None]
-    found = peaks(Waveform(ramp, 8_000), 5)
-    assert len(found) == 5
-    assert found == sorted(found)
-    assert found[-1] == 1
-    assert peaks(Waveform(torch.zeros(2, 10), 8_000), 5) == [0] * 5

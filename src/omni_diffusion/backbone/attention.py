@@ -96,10 +96,12 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility | None) -> Te
     """
     batch, heads, length, width = q.shape
     groups = k.shape[1]
-    rows = q.reshape(batch, groups, heads // groups * length, width)
-    scores = (rows @ k.mT * width**-0.5).view(batch, heads, length, -1)
+    # the scale goes to the queries, of which there are far fewer numbers than scores
+    rows = (q * width**-0.5).reshape(batch, groups, heads // groups * length, width)
+    scores = (rows @ k.mT).view(batch, heads, length, -1)
     if visibility is not None:
-        scores = scores.masked_fill(~visibility.mask, -torch.inf)
+        with torch.no_grad():  # shares of 0 send no gradient as it is
+            scores.masked_fill_(~visibility.mask, -torch.inf)
     shares = scores.softmax(-1).view(batch, groups, heads // groups * length, -1)
     mixed: Tensor = (shares @ v).view(batch, heads, length, width)
     return mixed if visibility is None else mixed.masked_fill(visibility.blind, 0.0)

@@ -44,12 +44,16 @@ class Histogram:
 
     def rows(self) -> Iterator[tuple[str, int]]:
         """(range, count) from the first to the last range that has any."""
+        rows = list(self.all_rows())
+        used = [i for i, count in enumerate(self.counts) if count]
+        yield from rows[used[0] : used[-1] + 1] if used else ()
+
+    def all_rows(self) -> Iterator[tuple[str, int]]:
+        """(range, count) of every range."""
         names = [f"below {self.edges[0]}"]
         names += [f"{low} to {high}" for low, high in pairwise(self.edges)]
         names.append(f"{self.edges[-1]} and more")
-        used = [i for i, count in enumerate(self.counts) if count]
-        for i in range(used[0], used[-1] + 1) if used else ():
-            yield names[i], self.counts[i]
+        yield from zip(names, self.counts, strict=True)
 
 
 @dataclass

@@ -36,7 +36,7 @@ INDEX = "index.json"
 RECORD = b"omni_diffusion"  # the key of a shard's record in its parquet metadata
 GROUP = 16  # rows read at once: a row drawn at random costs this many
 OPEN = 64  # shards kept open
-ANEW = "run data pretokenize again, which makes this shard anew"
+ANEW = "delete it and run data pretokenize again"
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,9 @@ def _broken(path: Path) -> Iterator[None]:
     arrow = need("pyarrow", "data")
     try:
         yield
-    except (arrow.ArrowException, OSError) as error:
-        problem = str(error).splitlines()[0]
+    except (arrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        # a footer has no checksum: columns may have lost their names, or names be no text
+        problem = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"cannot read {path} ({problem}); {ANEW}") from error
 
 

@@ -119,7 +119,7 @@ class Kokoro:
 
     rate = 24_000
 
-    def __init__(self, model: Path, voices: Path, vocabulary: Path) -> None:
+    def __init__(self, model: str | Path, voices: str | Path, vocabulary: str | Path) -> None:
         try:
             import onnxruntime
             from kokoro_onnx.tokenizer import Tokenizer
@@ -131,9 +131,9 @@ class Kokoro:
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(model), options)
         self._phonemes = Tokenizer()
-        loaded: dict[str, Any] = json.loads(vocabulary.read_text())
+        loaded: dict[str, Any] = json.loads(Path(vocabulary).read_text())
         self._ids: dict[str, int] = loaded.get("vocab", loaded)
-        self._voices = voices
+        self._voices = Path(voices)
         self._packs: dict[str, Any] = {}
 
     def speak(self, text: str, voice: str) -> Waveform:
@@ -144,6 +144,11 @@ class Kokoro:
         accent = "en-gb" if voice.startswith("b") else "en-us"
         phonemes = self._phonemes.phonemize(text, accent)
         ids = [self._ids[p] for p in phonemes if p in self._ids]
+        if len(ids) >= len(self._packs[voice]):
+            raise DataError(
+                f"{text[:40]!r} .. has {len(ids)} phonemes, Kokoro says up to"
+                f" {len(self._packs[voice]) - 1}; part it"
+            )
         inputs = {
             "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
             "style": self._packs[voice][len(ids)],

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from omni_diffusion import files, handover
+from omni_diffusion import files, handover, showing
 from omni_diffusion.conversation import Image, Part, Speech, Text
 from omni_diffusion.demo.jobs import Job, hidden
 from omni_diffusion.demo.page import Card, page
@@ -24,12 +23,9 @@ from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine import engine
 from omni_diffusion.engine.request import Request
 from omni_diffusion.handover import Named
-from omni_diffusion.media import Picture
 from omni_diffusion.model import OmniModel
 from omni_diffusion.tasks import catalog
-from omni_diffusion.tasks.parts import Draft, PartialImage
-
-HOLE = 128  # grey, as it is shown
+from omni_diffusion.tasks.parts import Draft
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +115,7 @@ def _run(order: Order, model: OmniModel, progress: Callable[[engine.Progress], N
 def _given(named: Named, asked: Sequence[Draft]) -> tuple[Part, ...]:
     """The inputs as a person sees them, a picture with its hole."""
     words = () if named.text is None else (Text(named.text),)
-    media: list[Part] = []
-    for part in (part for draft in asked for part in draft.parts):
-        if isinstance(part, Image | Speech):
-            media.append(part)
-        elif isinstance(part, PartialImage):
-            grey = torch.where(part.hole[..., None], HOLE, part.picture.pixels)
-            media.append(Image(Picture(grey.to(torch.uint8))))
-    return (*words, *media)
+    return (*words, *(part for part in showing.seen(asked) if not isinstance(part, Text)))
 
 
 def _write(card: Card, out: Path) -> list[str]:

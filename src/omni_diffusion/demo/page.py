@@ -6,20 +6,15 @@ Knows no model and no tokens: a card says in words and numbers what happened.
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from importlib import resources
 from string import Template
 
-import torch.nn.functional as F
-
-from omni_diffusion.conversation import Image, Part, Speech, Text
-from omni_diffusion.media import Picture, Waveform
-
-BARS = 160  # of a drawn waveform
-LARGE = 512  # pixels; longer sides are shrunk to it
+from omni_diffusion import showing
+from omni_diffusion.conversation import Part
+from omni_diffusion.media import Picture
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def page(title: str, facts: Sequence[str], cards: Sequence[Card]) -> str:
         facts=escape(" · ".join(facts)),
         links="\n".join(map(_link, cards)),
         cards="\n".join(map(_card, cards)),
-        style=_asset("page.css"),
+        style=showing.style() + _asset("page.css"),
         script=_asset("page.js"),
     )
 
@@ -103,48 +98,16 @@ def _card(card: Card) -> str:
 <header><h2>{escape(card.title)}</h2><code>{escape(card.name)}</code>
 <span class="quiet">{card.steps} steps · {card.seconds:.2f} s</span></header>
 <div class="sides">
-<section><h3>Given</h3>{_parts(card.given, card.key + "-in")}</section>
-<section><h3>Answer</h3>{_parts(card.answer, card.key + "-out")}{notes}</section>
+<section><h3>Given</h3>{showing.parts(card.given, card.key + "-in")}</section>
+<section><h3>Answer</h3>{showing.parts(card.answer, card.key + "-out")}{notes}</section>
 </div>
 {_replay(card.replay) if card.replay else ""}
 </article>"""
 
 
-def _parts(parts: Sequence[Part], key: str) -> str:
-    drawn = [_part(part, f"{key}-{i}") for i, part in enumerate(parts)]
-    return "".join(f'<div class="part">{part}</div>' for part in drawn)
-
-
-def _part(part: Part, key: str) -> str:
-    if isinstance(part, Text):
-        return f'<p class="said">{escape(part.text) or "<i>(nothing)</i>"}</p>'
-    if isinstance(part, Image):
-        picture = part.picture
-        size = f"{picture.width} × {picture.height}"
-        crisp = ' class="crisp"' if max(picture.width, picture.height) < LARGE // 2 else ""
-        return f'<img src="{_png(_shrunk(picture))}" alt="A picture, {size} pixels"{crisp}>'
-    assert isinstance(part, Speech)
-    return _sound(part.waveform, escape(key))
-
-
-def _sound(waveform: Waveform, key: str) -> str:
-    """A player below the drawn waveform; the drawing is twice there, the upper one clipped."""
-    bars = "".join(
-        f"M{x + 0.1:.1f} {50 - 48 * peak:.1f}h.8v{96 * peak:.1f}h-.8z"
-        for x, peak in enumerate(peaks(waveform, BARS))
-    )
-    source = _data("audio/wav", waveform.wav_bytes())
-    return f"""<div class="sound">
-<svg viewBox="0 0 {BARS} 100" preserveAspectRatio="none" aria-hidden="true">
-<clipPath id="{key}" clipPathUnits="objectBoundingBox"><rect width="0" height="1"/></clipPath>
-<path d="{bars}"/><path class="heard" clip-path="url(#{key})" d="{bars}"/></svg>
-<audio controls preload="metadata" src="{source}"></audio>
-<p class="quiet">{waveform.seconds:.1f} s, {waveform.rate:,} Hz</p></div>"""
-
-
 def _replay(replay: Replay) -> str:
     data = asdict(replay)
-    data["shots"] = [{"step": s.step, "src": _png(s.picture)} for s in replay.shots]
+    data["shots"] = [{"step": s.step, "src": showing.png(s.picture)} for s in replay.shots]
     # "<" is written as its escape, so that no text can close the script element
     encoded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     shot = '<canvas class="shot" role="img" aria-label="The picture at this step"></canvas>'
@@ -156,25 +119,3 @@ def _replay(replay: Replay) -> str:
 <div class="stage">{shot if replay.shots else ""}<div class="cells"></div></div>
 <script type="application/json">{encoded}</script>
 </section>"""
-
-
-def peaks(waveform: Waveform, bars: int) -> list[float]:
-    """The loudest sample of each of `bars` equal stretches, 0..1 of the loudest of all."""
-    level = waveform.mono().samples.abs()
-    found = F.adaptive_max_pool1d(level, bars)[0]
-    return [float(peak) for peak in found / found.max().clamp(min=1e-4)]
-
-
-def _shrunk(picture: Picture) -> Picture:
-    """A photograph need not be on the page in full."""
-    small = picture.to_pil()
-    small.thumbnail((LARGE, LARGE))
-    return Picture.from_pil(small)
-
-
-def _png(picture: Picture) -> str:
-    return _data("image/png", picture.png_bytes())
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{b64encode(content).decode()}"

@@ -80,7 +80,7 @@ class Pass:
         return cls(batch.ids.to(device), wanted.to(device), segments, batch.slots)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: sharded weights gathered here may next be trained
 def logits(backbone: Dream, rows: Sequence[Row], pad: int) -> list[Tensor]:
     """One forward pass: [m, V] for the m wanted places of each row, guidance joined.
 

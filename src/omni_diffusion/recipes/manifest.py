@@ -9,29 +9,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from omni_diffusion import config, files, weights
+from omni_diffusion.conversation import Message, Text
 from omni_diffusion.data.drawing import ShardMixture, shares_of
-from omni_diffusion.data.manifest import lines
+from omni_diffusion.data.manifest import lines, sample_of
 from omni_diffusion.data.packing import MAX_LENGTH
 from omni_diffusion.data.sharding import Worker, codecs_digest
 from omni_diffusion.data.shards import Shards
+from omni_diffusion.data.wording import recognise
 from omni_diffusion.diffusion.loss import Weighting
 from omni_diffusion.diffusion.masking import MaskingConfig, Variant
+from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import DataError, TrainingError
 from omni_diffusion.model import OmniModel
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.distributed import Precision, World, shard
+from omni_diffusion.training.logs import logs_of
 from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.samples import Samples
 from omni_diffusion.training.stages import paper
+from omni_diffusion.training.throughput import Meter, matmul_peak
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
 if TYPE_CHECKING:
     from torch import nn
 
 PLAN = "plan.json"
+LOOKED = 2000  # lines among which samples to show are looked for
 LR = 1e-5  # the paper's last stage's, for a model that has learned already
 LORA_LR = 1e-4  # factors start at nothing, and few weights move
 
@@ -91,12 +101,26 @@ class Plan:
 
 @dataclass(frozen=True)
 class Saving:
-    """How a run saves and shows itself; it may be another when it goes on."""
+    """How a run saves and shows itself; it may be another when it goes on.
+
+    logs: beside metrics.jsonl, by name. sample_every: steps between answers to the first sample of
+    each task, None shows none. measure: this machine's rate of matrix products, of which the log
+    then says what share is reached.
+    """
 
     log_every: int = 10
     save_seconds: float = 600.0
     save_steps: int | None = None
     keep: int = 2
+    logs: tuple[str, ...] = ()
+    sample_every: int | None = None
+    measure: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_steps", "sample_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name} is {value}; give 1 or more")
 
 
 def train(
@@ -189,7 +213,18 @@ def begin(
         asynchronous=True,
     )
     objective = DenoisingObjective(backbone, model.vocabulary, mixture, denoising, world)
-    trainer = Trainer(objective, loop, out / "training", world=world)
+    logs = logs_of(saving.logs, out / "training") if world.first else []
+    watch = None
+    if saving.sample_every is not None:
+        asked = _requests(shards, model, [share.task for share in mixture.shares])
+        watch = Samples(model, asked).watch(saving.sample_every, logs)
+    meter = None
+    if saving.measure:
+        dtype = torch.bfloat16 if plan.precision == "bfloat16" else torch.float32
+        meter = Meter(matmul_peak(world.device, dtype) * world.size)
+    trainer = Trainer(
+        objective, loop, out / "training", world=world, logs=logs, watch=watch, meter=meter
+    )
     trainer.resume(resume)
     return trainer
 
@@ -234,6 +269,27 @@ def _shards(data: Sequence[Path], out: Path, model: OmniModel, world: World) -> 
     for each in found:
         _check(each, model)
     return found
+
+
+def _requests(folders: Sequence[Shards], model: OmniModel, tasks: Sequence[str]) -> list[Request]:
+    """What the first line of each task asks, as far as the manifests are still there."""
+    found: dict[str, Request] = {}
+    for shards in folders:
+        if not shards.manifest.is_file():
+            continue
+        for place, line in islice(lines(shards.manifest), LOOKED):
+            try:
+                sample = sample_of(line, place)
+                prompt = recognise(sample.entries, model.answers)
+                if prompt is None or prompt.task.name not in tasks or prompt.task.name in found:
+                    continue
+                user = sample.conversation()[-2]
+            except DataError:  # a sample that training leaves out, too
+                continue
+            words = () if prompt.text is None else (Text(prompt.text),)
+            media = tuple(part for part in user.parts if not isinstance(part, Text))
+            found[prompt.task.name] = Request(prompt.task, [Message("user", (*words, *media))])
+    return [found[task] for task in tasks if task in found]
 
 
 def _check(shards: Shards, model: OmniModel) -> None:

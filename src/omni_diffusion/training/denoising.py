@@ -25,6 +25,7 @@ from omni_diffusion.diffusion.masking import MaskingConfig, ratios
 from omni_diffusion.errors import TrainingError
 from omni_diffusion.training.batches import BUCKETS, KINDS, MicroBatch, mask, micro_batches
 from omni_diffusion.training.distributed import Precision, World, is_sharded
+from omni_diffusion.training.throughput import Work, training_flops
 from omni_diffusion.vocab import Span, Vocabulary
 
 
@@ -78,6 +79,7 @@ class DenoisingObjective:
     Figures, over all processes: for each task its loss and `right`, the share of masked places
     whose best token is right; the loss by kind of token and by how much of the answer is masked,
     each place counting once; `pads`, the share of places that is padding; `tokens`, the others;
+    `flops` of the matrix products;
     `waited_seconds` for data.
     world: the processes that train together, whose mixtures draw each its part.
     """
@@ -186,6 +188,7 @@ class DenoisingObjective:
         else:  # a task whose samples were all left out counts nothing
             factors = torch.where(normalisers > 0, prepared.shares / normalisers, 0.0)
         found = torch.zeros_like(counts)
+        flops = 0
         # every process takes as many turns as any: each gathers weights from all
         for turn in range(self.world.most([len(prepared.micro)])[0]):
             own = turn < len(prepared.micro)
@@ -193,14 +196,34 @@ class DenoisingObjective:
             loss, parts = self._loss(micro.to(self.world.device), factors)
             each(loss)
             found += parts
-        found = self.world.sum(found)
+            flops += self._flops(micro)
+        found = self.world.sum(torch.cat([found, found.new_tensor([flops])]))
+        found, flops = found[:-1], int(found[-1])
         figures = {"loss": float((factors * found[: len(factors)]).sum())}
         for name, value, count in zip(
             _names(prepared.names), found.tolist(), counts.tolist(), strict=True
         ):
             if count:
                 figures[name] = value / count
-        return figures | {"pads": 1 - tokens / laid, "tokens": tokens, "waited_seconds": waited}
+        return figures | {
+            "pads": 1 - tokens / laid,
+            "tokens": tokens,
+            "flops": float(flops),
+            "waited_seconds": waited,
+        }
+
+    def _flops(self, micro: MicroBatch) -> int:
+        work = Work(
+            micro.batch.ids.numel(),
+            micro.batch.ids.shape[1],
+            len(micro.targets),
+            sum(len(slot.frames) for _, slot in micro.batch.slots),
+        )
+        backbone = self.backbone
+        frozen = not backbone.model.embed_tokens.weight.requires_grad
+        return training_flops(
+            backbone.config, work, checkpointing=backbone.model.checkpointing, frozen=frozen
+        )
 
     def _loss(self, micro: MicroBatch, factors: Tensor) -> tuple[Tensor, Tensor]:
         """A micro-batch's part of the loss, and of what the figures are the quotients of."""

@@ -7,15 +7,22 @@ that training goes on from is forgotten first.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from omni_diffusion import files
-from omni_diffusion.conversation import Part
+from omni_diffusion import config, extras, files
+from omni_diffusion.conversation import Image, Part, Speech, Text
+from omni_diffusion.errors import TrainingError
 
 FIGURES_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_ID_FILE = "wandb-id.txt"
+WANDB_PROJECT = "omni-diffusion"
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Log(Protocol):
     def forget(self, step: int) -> None:
         """Drop all that is beyond `step`, and a row that was cut off in writing.
 
-        Called once, before the first row.
+        Called once, before anything is written.
         """
         ...
 
@@ -56,30 +63,201 @@ class Log(Protocol):
         ...
 
 
+class Lines:
+    """A file of JSON objects, one a line, each with its step; every line is written at once."""
+
+    def __init__(self, path: Path) -> None:
+        files.make_folder(path.parent)
+        self.path = path
+
+    def append(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | dict(values)) + "\n")
+
+    def forget(self, step: int) -> None:
+        """Drop the lines beyond `step`, and one that was cut off in writing."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if kept != lines:
+            files.write_text(self.path, "".join(kept))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.path.exists():
+            with self.path.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+
 class JsonLog:
     """`metrics.jsonl` in a folder: a line for each row, figures alone."""
 
     def __init__(self, folder: Path) -> None:
-        files.make_folder(folder)
-        self.path = folder / FIGURES_FILE
+        self._lines = Lines(folder / FIGURES_FILE)
 
     def forget(self, step: int) -> None:
-        """Drop the rows beyond `step`, and one that was cut off in writing."""
-        if not self.path.exists():
-            return
-        rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
-        if kept != rows:
-            files.write_text(self.path, "".join(kept))
+        """See `Lines.forget`."""
+        self._lines.forget(step)
 
     def row(self, step: int, figures: Mapping[str, float]) -> None:
         """Append a line; figures have six decimals."""
-        line = {"step": step} | {name: round(value, 6) for name, value in figures.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._lines.append(step, {name: round(value, 6) for name, value in figures.items()})
 
     def samples(self, step: int, shown: Sequence[Shown]) -> None:
         """Nothing: a line holds figures alone."""
 
     def close(self) -> None:
         """Nothing: every line is written at once."""
+
+
+class TensorBoardLog:
+    """Event files in FOLDER/tensorboard: figures, texts, pictures and sound.
+
+    Raises ModelError where the extra `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        extras.need("tensorboard", "tensorboard")
+        files.make_folder(folder)
+        self._folder = folder / TENSORBOARD_FOLDER
+        self._opened: Any = None
+        self._asked: set[str] = set()
+
+    def forget(self, step: int) -> None:
+        """TensorBoard shows nothing of earlier writers beyond `step` any more."""
+        self._open(step + 1)
+
+    def row(self, step: int, figures: Mapping[str, float]) -> None:
+        """A point on the curve of each figure."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def samples(self, step: int, shown: Sequence[Shown]) -> None:
+        """Every part under NAME/answer; what was asked only once, under NAME/asked."""
+        for one in shown:
+            if one.name not in self._asked:
+                self._parts(f"{one.name}/asked", one.asked, step)
+                self._asked.add(one.name)
+            told = [Text(said) for said in (*one.notes, one.fault) if said is not None]
+            self._parts(f"{one.name}/answer", (*one.answer, *told), step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _writer(self) -> Any:
+        if self._opened is None:
+            self._open(None)
+        return self._opened
+
+    def _open(self, purge: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._opened = SummaryWriter(self._folder, purge_step=purge)
+
+    def _parts(self, tag: str, parts: Sequence[Part], step: int) -> None:
+        for number, part in enumerate(parts):
+            each = f"{tag}/{number}"
+            if isinstance(part, Text):
+                # as it stands: TensorBoard reads Markdown, in which four spaces begin a quotation
+                self._writer.add_text(each, f"<pre>{escape(part.text)}</pre>", step)
+            elif isinstance(part, Image):
+                self._writer.add_image(each, part.picture.pixels, step, dataformats="HWC")
+            else:
+                sound = part.waveform.mono()
+                self._writer.add_audio(each, sound.samples, step, sample_rate=sound.rate)
+
+
+class WandbLog:
+    """A run of Weights & Biases; WANDB_MODE=offline keeps it in the folder.
+
+    Its id is kept in the folder, so that a resumed run is the same one. A row that was sent cannot
+    be taken back: one that is written anew stands twice at its step. Raises ModelError where the
+    extra `wandb` is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._wandb = extras.need("wandb", "wandb")
+        files.make_folder(folder)
+        path = folder / WANDB_ID_FILE
+        if not path.exists():
+            files.write_text(path, secrets.token_hex(4) + "\n")
+        self._run = self._wandb.init(
+            project=WANDB_PROJECT,
+            id=path.read_text(encoding="utf-8").strip(),
+            name=folder.resolve().name,
+            dir=folder,
+            resume="allow",
+        )
+        self._run.define_metric("*", step_metric="step")
+        self._asked: set[str] = set()
+
+    def forget(self, step: int) -> None:
+        """Nothing: what was sent stays."""
+
+    def row(self, step: int, figures: Mapping[str, float]) -> None:
+        """A point on the curve of each figure."""
+        self._run.log({"step": step} | dict(figures))
+
+    def samples(self, step: int, shown: Sequence[Shown]) -> None:
+        """Every part under NAME/answer; what was asked only once, under NAME/asked."""
+        sent: dict[str, Any] = {"step": step}
+        for one in shown:
+            if one.name not in self._asked:
+                sent |= self._parts(f"{one.name}/asked", one.asked)
+                self._asked.add(one.name)
+            told = [Text(said) for said in (*one.notes, one.fault) if said is not None]
+            sent |= self._parts(f"{one.name}/answer", (*one.answer, *told))
+        self._run.log(sent)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+    def _parts(self, tag: str, parts: Sequence[Part]) -> dict[str, Any]:
+        return {f"{tag}/{number}": self._part(part) for number, part in enumerate(parts)}
+
+    def _part(self, part: Part) -> Any:
+        if isinstance(part, Text):
+            return self._wandb.Html(f"<pre>{escape(part.text)}</pre>")
+        if isinstance(part, Image):
+            return self._wandb.Image(part.picture.to_pil())
+        assert isinstance(part, Speech)
+        sound = part.waveform.mono()
+        return self._wandb.Audio(sound.samples[0].cpu().numpy(), sample_rate=sound.rate)
+
+
+def _page(folder: Path) -> Log:
+    from omni_diffusion.training.page import PageLog
+
+    return PageLog(folder)
+
+
+LOGS: Mapping[str, Callable[[Path], Log]] = {
+    "page": _page,
+    "tensorboard": TensorBoardLog,
+    "wandb": WandbLog,
+}
+
+
+def logs_of(names: Sequence[str], folder: Path) -> list[Log]:
+    """The logs of those names, each once, all writing to one folder; besides `JsonLog`.
+
+    Raises TrainingError for an unknown name, ModelError where its library is not installed.
+    """
+    for name in names:
+        if name not in LOGS:
+            raise TrainingError(f"no log is called {name!r}; {config.nearest(name, LOGS)}")
+    return [LOGS[name](folder) for name in dict.fromkeys(names)]
+
+
+def usual() -> tuple[str, ...]:
+    """What is written where nobody chose: the page, and TensorBoard where it is installed."""
+    found = find_spec("tensorboard")
+    there = found is not None and found.origin is not None  # a mere folder of that name has none
+    return ("page", "tensorboard") if there else ("page",)

@@ -22,6 +22,7 @@ from omni_diffusion.training.distributed import World, gathered, whole
 from omni_diffusion.training.interrupt import deferred
 from omni_diffusion.training.logs import JsonLog, Log
 from omni_diffusion.training.optim import OptimConfig, adamw, rate
+from omni_diffusion.training.throughput import Meter
 
 
 class Objective(Protocol):
@@ -74,7 +75,8 @@ class Trainer:
     """Runs an objective; the folder holds `checkpoints` and `metrics.jsonl`.
 
     world: the processes that train together; all of them run the same. logs: further ones than
-    `metrics.jsonl`. watch: called after every step with its number, by all processes.
+    `metrics.jsonl`. watch: called after every step with its number, by all processes. meter: adds
+    rates to the rows of an objective that counts `tokens` and `flops`.
     """
 
     def __init__(
@@ -86,9 +88,10 @@ class Trainer:
         world: World | None = None,
         logs: Sequence[Log] = (),
         watch: Callable[[int], None] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.objective, self.config, self.folder = objective, config, folder
-        self.world, self.watch = world or World(), watch
+        self.world, self.watch, self.meter = world or World(), watch, meter
         folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = adamw([objective.module], config.optim)
         self.average = {} if config.average is None else _copies(self._live())
@@ -163,14 +166,20 @@ class Trainer:
             if self.step % config.log_every == 0 or self.step == config.steps:
                 now = time.monotonic()
                 row = {k: v / sums[f"#{k}"] for k, v in sums.items() if k[0] != "#"}
-                row["seconds_a_step"] = (now - logged) / count
+                row["seconds_a_step"] = seconds = (now - logged) / count
+                if self.meter and {"tokens", "flops"} <= row.keys():
+                    row |= self.meter.figures(
+                        tokens=row["tokens"], flops=row["flops"], seconds=seconds
+                    )
                 for log in self.logs:
                     log.row(self.step, row)
                 if report:
                     report(self.step, row)
                 sums, count, logged = {}, 0, now
             if self.watch:
+                before = time.monotonic()
                 self.watch(self.step)
+                logged += time.monotonic() - before  # no time of a step's
             due = time.monotonic() - saved > config.save_seconds
             # all processes stop and save at the same step, whichever of them was told to
             now_here = [int(stopping()), int(due), int(self.checkpoints.writing)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from omni_diffusion.data.sdvi import Dropped, Pair, choices, spoken
+from omni_diffusion.data.sdvi.rules import Dropped, Pair, choices, spoken
 
 OPTIONS = """What is the man holding?
 Choices:

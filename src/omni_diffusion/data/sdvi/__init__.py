@@ -1,0 +1,1 @@
+"""Speech-driven visual interaction: what is written about pictures, spoken."""
