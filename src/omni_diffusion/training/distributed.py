@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Literal, Self
 
 import torch
@@ -23,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from omni_diffusion.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16"]
+PATIENCE = timedelta(days=7)
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
@@ -86,9 +88,9 @@ class World:
         return found.to(values.device)
 
     def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
+        """Until all processes are here, however long one of them takes to make what others need."""
+        if self.size > 1:  # aside, for those of GPUs give up after ten minutes
+            dist.barrier(self.aside, timeout=PATIENCE)
 
     def leave(self) -> None:
         """At the end of a run, when all processes are."""
