@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         check = Check(Path(scratch), given.seed)
         parts = [
-            check.one(8 * given.kills, given.kills),
+            check.one(10 * given.kills, given.kills),
             check.two(12 * given.kills_of_two, given.kills_of_two),
             check.resharded(36),
         ]
@@ -169,11 +169,13 @@ class Check:
         torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         return [
             *(sys.executable, "-m"),
-            *([*torchrun, "--max-restarts", str(restarts), "-m"] if processes > 1 else []),
+            # without -- torchrun takes our --log for one of its own
+            *([*torchrun, "--max-restarts", str(restarts), "-m", "--"] if processes > 1 else []),
             *("omni_diffusion", "train", "manifest", "--resume", "auto"),
             *("--data", str(self.folder / "shards"), "--model", str(self.folder / "model")),
             *("--out", str(out), "--steps", str(steps), "--samples", str(SAMPLES)),
-            *("--lr", "1e-3", "--seed", str(self.seed), "--log-every", "1"),
+            *("--lr", "1e-3", "--seed", str(self.seed)),
+            *("--log", "none", "--log-every", "1", "--sample-every", "0"),
             *("--save-steps", str(SAVE_STEPS), "--keep", str(keep)),
         ]
 
@@ -193,11 +195,12 @@ class Check:
 
     def _moment(self, run: Run, kind: str, startup: float) -> Callable[[], bool]:
         """When to kill: says whether the moment has come."""
+        first = run.step
         if kind == "anywhere":
             at = time.monotonic() + self.rng.uniform(0, 1.5 * startup)
-            return lambda: time.monotonic() > at
+            return lambda: time.monotonic() > at or run.step >= first + 9
         if kind == "step":
-            first, wanted = run.step, self.rng.randint(3, 9)
+            wanted = self.rng.randint(3, 9)
             return After(lambda: run.step >= first + wanted, self.rng.uniform(0, 0.1))
         seen, turn = run.partial(), self.rng.randint(2, 3)
         return After(Turns(run.partial, seen, turn), self.rng.uniform(0, 0.01))
