@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check fix clean voices train train-check
+.PHONY: demo test check fix clean voices train train-check crash-check
 
 demo: $(VENV)/ready
 	$(BIN)/omni-diffusion demo --out demo-out
@@ -26,6 +26,10 @@ train-check: $(VENV)/ready
 fix: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Training killed at random moments, against training left in peace: minutes.
+crash-check: $(VENV)/ready
+	$(BIN)/python -m benchmarks.crash_check
 
 # The small model from nothing: hours on 2 cores, resumable at any moment.
 train: $(VENV)/ready voices

@@ -1,10 +1,13 @@
 import errno
 import threading
+from concurrent.futures import Future
 from pathlib import Path
+from traceback import StackSummary
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from omni_diffusion import weights
 from omni_diffusion.errors import StorageError, TrainingError
@@ -109,6 +112,16 @@ def test_a_write_that_fails_in_the_background_is_told(
     with pytest.raises(StorageError, match=r"cannot write .*step-00000002: No space left"):
         kept.save(state(), 3)
     assert names(tmp_path) == ["step-00000001"]
+
+
+def test_what_befalls_one_of_several_processes_is_told_by_all(tmp_path: Path) -> None:
+    kept, failed = Checkpoints(tmp_path), Future[object]()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    failed.set_exception(CheckpointException("write", {1: (full, StackSummary())}))
+    kept._pending = failed
+    kept._naming = (tmp_path / "step-00000002.partial", tmp_path / "step-00000002")
+    with pytest.raises(StorageError, match=r"cannot write .*step-00000002: No space left"):
+        kept.finish()
 
 
 @pytest.mark.parametrize(

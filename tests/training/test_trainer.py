@@ -81,6 +81,22 @@ def test_a_stopped_run_ends_as_the_unbroken_one(
     assert same(everything(run), unbroken)
 
 
+def test_a_written_state_gets_its_name_while_the_run_goes_on(tmp_path: Path) -> None:
+    config = replace(CONFIG, asynchronous=True, save_steps=4)
+    run = trainer(tmp_path, config=config)
+    found: list[str | None] = []
+
+    def watch(_: int) -> None:
+        newest = run.checkpoints.newest()
+        found.append(newest and newest.name)
+        while run.checkpoints.writing:
+            time.sleep(0.001)
+
+    run.watch = watch
+    run.fit()
+    assert found == [None] * 5 + ["step-00000004"] * 2
+
+
 def test_a_killed_run_goes_on_from_its_last_state(
     tmp_path: Path, unbroken: dict[str, Tensor]
 ) -> None:

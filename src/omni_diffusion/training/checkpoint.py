@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -103,8 +104,11 @@ class Checkpoints:
             pending.result()
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+            cause = error
+            if isinstance(error, CheckpointException):  # what befell one of several processes
+                cause, _ = next(iter(error.failures.values()))
+            if isinstance(cause, OSError):
+                raise StorageError(f"cannot write {path}: {cause.strerror or cause}") from error
             raise
         if self.world.first:
             if path.exists():

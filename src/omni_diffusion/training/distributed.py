@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Literal, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -23,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from omni_diffusion.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16"]
+PATIENCE = timedelta(days=7)
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
@@ -86,9 +88,9 @@ class World:
         return found.to(values.device)
 
     def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
+        """Until all processes are here, however long one of them takes to make what others need."""
+        if self.size > 1:  # aside, for those of GPUs give up after ten minutes
+            dist.barrier(self.aside, timeout=PATIENCE)
 
     def leave(self) -> None:
         """At the end of a run, when all processes are."""
@@ -126,16 +128,20 @@ def _number(name: str, default: int | None = None) -> int:
 
 
 def shard(
-    module: nn.Module, blocks: Sequence[nn.Module], world: World, precision: Precision
+    module: nn.Module,
+    blocks: Sequence[nn.Module],
+    world: World,
+    precision: Precision,
+    mesh: DeviceMesh | None = None,
 ) -> None:
     """Part a module's weights among all processes (FSDP2); does nothing in a world of one.
 
     blocks: parts whose weights are gathered together, one after the other. With bfloat16 they are
-    gathered and used in it, kept and reduced in float32.
+    gathered and used in it, kept and reduced in float32. mesh: the processes, all by default.
     """
     if world.size == 1:
         return
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    mesh = mesh or init_device_mesh(world.device.type, (world.size,))
     reduced = torch.bfloat16 if precision == "bfloat16" else None
     policy = MixedPrecisionPolicy(param_dtype=reduced, reduce_dtype=torch.float32)
     for part in (*blocks, module):

@@ -188,10 +188,10 @@ class Trainer:
                 self.watch(self.step)
                 logged += time.monotonic() - before  # no time of a step's
             due = time.monotonic() - saved > config.save_seconds
-            # all processes stop, save and name a state at the same step
-            writing = self.checkpoints.writing
-            stop, due_now, writing_still = self.world.most([stopping(), due, writing])
-            if not writing_still:
+            # all processes stop and save at the same step, whichever of them was told to
+            now_here = [int(stopping()), int(due), int(self.checkpoints.writing)]
+            stop, due_now, writing = self.world.most(now_here)
+            if not writing:  # named at once: what has no name is lost with the run
                 self.checkpoints.finish()
             if due_now or (config.save_steps and self.step % config.save_steps == 0):
                 self.save(wait=not config.asynchronous)
