@@ -189,7 +189,7 @@ def sheet(scenes: Sequence[Scene], columns: Sequence[Sequence[Picture]], path: P
                 (side, side), PilImage.Resampling.NEAREST
             )
             drawn.paste(big, (label + at * (side + 4), top))
-    drawn.quantize(128).save(path, optimize=True)
+    drawn.quantize(256).save(path, optimize=True)
 
 
 def main() -> None:
