@@ -630,7 +630,6 @@ def main() -> None:
         "torch": torch.__version__,
         "assumed": asdict(assumed),
         "parameters": Case(official, 1).count(),
-        "loading_gb_of_a_gpu": round(4 * Case(official, 1).count() / GB, 1),  # whole, in float32
         "trained_by_lora": Case(official, 1, RANK).count(trained=True),
         # of all heads in bfloat16, were attention no fused kernel; no part of the plan
         "scores_gb_of_a_block": round(2 * official.num_heads * MAX_LENGTH**2 / GB, 2),

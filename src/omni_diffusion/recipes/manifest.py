@@ -199,7 +199,6 @@ def begin(
         _adapted(model, plan.lora)
     _freeze(backbone, plan.trainable if plan.lora is None else ("*.lora_*",))
     backbone.checkpointing(plan.checkpointing)
-    backbone.to(world.device)
     shard(backbone, list(backbone.model.layers), world, plan.precision)
     loop = LoopConfig(
         plan.steps,

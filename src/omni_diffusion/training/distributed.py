@@ -134,12 +134,14 @@ def shard(
     precision: Precision,
     mesh: DeviceMesh | None = None,
 ) -> None:
-    """Part a module's weights among all processes (FSDP2); does nothing in a world of one.
+    """Bring a module to the world's device, its weights parted among all processes (FSDP2).
 
+    Part by part, so that no device ever holds all of them; a world of one does.
     blocks: parts whose weights are gathered together, one after the other. With bfloat16 they are
     gathered and used in it, kept and reduced in float32. mesh: the processes, all by default.
     """
     if world.size == 1:
+        module.to(world.device)
         return
     mesh = mesh or init_device_mesh(world.device.type, (world.size,))
     reduced = torch.bfloat16 if precision == "bfloat16" else None
