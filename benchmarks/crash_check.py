@@ -175,7 +175,7 @@ class Check:
             *("--data", str(self.folder / "shards"), "--model", str(self.folder / "model")),
             *("--out", str(out), "--steps", str(steps), "--samples", str(SAMPLES)),
             *("--lr", "1e-3", "--seed", str(self.seed)),
-            *("--log", "none", "--log-every", "1", "--sample-every", "0"),
+            *("--report-to", "none", "--log-every", "1", "--sample-every", "0"),
             *("--save-steps", str(SAVE_STEPS), "--keep", str(keep)),
         ]
 
