@@ -169,8 +169,7 @@ class Check:
         torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         return [
             *(sys.executable, "-m"),
-            # without -- torchrun takes our --log for one of its own
-            *([*torchrun, "--max-restarts", str(restarts), "-m", "--"] if processes > 1 else []),
+            *([*torchrun, "--max-restarts", str(restarts), "-m"] if processes > 1 else []),
             *("omni_diffusion", "train", "manifest", "--resume", "auto"),
             *("--data", str(self.folder / "shards"), "--model", str(self.folder / "model")),
             *("--out", str(out), "--steps", str(steps), "--samples", str(SAMPLES)),

@@ -48,6 +48,7 @@ from omni_diffusion.training import hearing, speech_codec, speech_flow
 from omni_diffusion.training.denoising import DenoisingObjective, give_geometry
 from omni_diffusion.training.image_codec import ImageCodecConfig, ImageCodecObjective
 from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.page import PageLog
 from omni_diffusion.training.spoken import Clip, Words, clips, recordings
 from omni_diffusion.training.stages import SPOKEN, Stage, stage
 from omni_diffusion.training.trainer import LoopConfig, Objective, Trainer
@@ -361,7 +362,7 @@ class Mini:
         folder = self.out / name
         done = folder / "weights.safetensors"
         if not done.exists():
-            trainer = Trainer(objective(), loop, folder)
+            trainer = Trainer(objective(), loop, folder, logs=[PageLog(folder)])
             trainer.resume()
             trainer.fit(lambda step, row: self._tell(name, step, loop.steps, row))
             weights.write(trainer.weights(), done)
