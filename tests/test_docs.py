@@ -149,7 +149,7 @@ def test_every_task_has_its_line() -> None:
 
 def test_every_target_of_make_is_there() -> None:
     rules = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"^make (\w+)", fenced(README, "sh"), flags=re.MULTILINE))
+    named = set(re.findall(r"^make ([\w-]+)", fenced(README, "sh"), flags=re.MULTILINE))
     assert {"demo", "test"} <= named
     assert all(re.search(rf"^{name}:", rules, flags=re.MULTILINE) for name in named)
 

@@ -389,7 +389,7 @@ def train_manifest(
         "model": model and str(model),
         "stage": stage,
         "steps": steps,
-        "samples": samples or (32 if stage is None else BATCH),
+        "samples": (32 if stage is None else BATCH) if samples is None else samples,
         "lr": lr,
         "warmup": warmup,
         "weight_decay": weight_decay,
@@ -402,7 +402,7 @@ def train_manifest(
         "balance": balance,
         "precision": precision,
         "max_length": max_length,
-        "micro_places": micro_places or max_length,
+        "micro_places": micro_places,
         "checkpointing": checkpointing,
         "average": average or None,
         "most_bad": most_bad,
@@ -420,14 +420,14 @@ def train_manifest(
     )
     bad: set[str] = set()
     world = World.join(device)
-    with _bar("training") as show:
+    with _bar("training", shown=world.first) as show:
         manifest.train(
             plan,
             out,
             saving=saving,
             resume=None if resume == "auto" else Path(resume),
             world=world,
-            report=lambda step, _: show(step / steps) if world.first else None,
+            report=lambda step, _: show(step / steps),
             told=bad.add,
         )
     for line in sorted(bad):
@@ -739,13 +739,15 @@ def _quantization(name: str | None) -> Quantization | None:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[float], None]]:
+def _bar(name: str, *, shown: bool = True) -> Iterator[Callable[[float], None]]:
     """A bar on stderr, moved by the share that is done."""
     from rich import progress as rich
     from rich.console import Console
 
     screen = Console(stderr=True)
-    with rich.Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
+    with rich.Progress(
+        console=screen, transient=True, disable=not (shown and screen.is_terminal)
+    ) as bars:
         bar = bars.add_task(name, total=1.0)
         yield lambda share: bars.update(bar, completed=share)
 

@@ -147,6 +147,7 @@ def test_a_stage_sets_rate_mix_and_mean(plan: Plan, tmp_path: Path) -> None:
     objective = staged.objective
     assert isinstance(objective, DenoisingObjective)
     assert objective.config.balance == "token"
+    assert objective.config.micro_places == objective.config.max_length  # a row at a time
     shares = {share.task: share.samples for share in objective.mixture.shares}  # type: ignore[attr-defined]
     mix = paper(2).mix
     assert shares["vqa"] / shares["asr"] == pytest.approx(mix["vqa"] / mix["asr"])

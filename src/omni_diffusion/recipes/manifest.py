@@ -57,8 +57,9 @@ class Plan:
     comes, instead of the stage's, or of how many samples there are.
     lora: rank of the factors at every projection of the blocks, None trains the weights themselves.
     trainable: patterns of the names of weights that are trained, the others are frozen.
-    micro_places: places of a micro-batch, at least a row of `max_length`, which is 3,072 or what
-    the model has. checkpointing: keep only each block's input for the way back.
+    max_length: places of a packed row, None = 3,072 or what the model has. micro_places: of a
+    micro-batch, a row at least, None = a row's. checkpointing: keep only each block's input for the
+    way back.
     average: decay of the moving average that ships, None keeps none. most_bad: the share of drawn
     rows that may be left out, broken or too long.
     """
@@ -80,7 +81,7 @@ class Plan:
     balance: Literal["task", "token"] | None = None
     precision: Precision = "float32"
     max_length: int | None = None
-    micro_places: int | None = MAX_LENGTH
+    micro_places: int | None = None
     checkpointing: bool = False
     average: float | None = 0.999
     most_bad: float = 0.01
@@ -192,7 +193,7 @@ def begin(
         plan.precision,
         balance=plan.balance or ("token" if stage else "task"),
         max_length=most,
-        micro_places=plan.micro_places,
+        micro_places=plan.micro_places or most,
     )
     backbone = model.backbone
     if plan.lora is not None:
