@@ -197,6 +197,7 @@ def begin(
     )
     backbone = model.backbone
     if plan.lora is not None:
+        torch.manual_seed(plan.seed)  # factors start at random, in all processes alike
         _adapted(model, plan.lora)
     _freeze(backbone, plan.trainable if plan.lora is None else ("*.lora_*",))
     backbone.checkpointing(plan.checkpointing)

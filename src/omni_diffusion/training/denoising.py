@@ -78,9 +78,8 @@ class DenoisingObjective:
 
     Figures, over all processes: for each task its loss and `right`, the share of masked places
     whose best token is right; the loss by kind of token and by how much of the answer is masked,
-    each place counting once; `pads`, the share of places that is padding; `tokens`, the others;
-    `flops` of the matrix products;
-    `waited_seconds` for data.
+    each place counting once; `pads`, the share of places that is padding; `tokens`, how many are
+    none; `flops` of the matrix products; `waited_seconds` for data.
     world: the processes that train together, whose mixtures draw each its part.
     """
 
