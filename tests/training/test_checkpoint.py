@@ -118,8 +118,7 @@ def test_what_befalls_one_of_several_processes_is_told_by_all(tmp_path: Path) ->
     kept, failed = Checkpoints(tmp_path), Future[object]()
     full = OSError(errno.ENOSPC, "No space left on device")
     failed.set_exception(CheckpointException("write", {1: (full, StackSummary())}))
-    kept._pending = failed
-    kept._naming = (tmp_path / "step-00000002.partial", tmp_path / "step-00000002")
+    kept._pending = (failed, tmp_path / "step-00000002.partial", tmp_path / "step-00000002")
     with pytest.raises(StorageError, match=r"cannot write .*step-00000002: No space left"):
         kept.finish()
 

@@ -169,8 +169,9 @@ def begin(
     optim = OptimConfig(lr=lr, warmup=warmup, weight_decay=plan.weight_decay)
     masking = MaskingConfig(plan.masking, gamma=plan.gamma)
     model = OmniModel.open(plan.model)
+    _check(plan.data, model)
     if world.first:
-        _keep(plan, out, model)
+        _keep(plan, out)
     world.wait()
     shards = _shards(plan.data, out, model, world)
     most = min(plan.max_length or MAX_LENGTH, model.max_positions)
@@ -231,16 +232,21 @@ def begin(
     return trainer
 
 
-def _keep(plan: Plan, out: Path, model: OmniModel) -> None:
-    """Write the plan of a new run; raises TrainingError where the folder has another.
-
-    Before it is written, what can be told to be wrong is told.
-    """
-    for path in plan.data:
-        if path.is_dir():
-            _check(Shards(path), model)
-        else:
+def _check(data: Sequence[Path], model: OmniModel) -> None:
+    """Raise DataError for data that cannot be read or was made with other codecs."""
+    digest = codecs_digest(model.codecs)
+    for path in data:
+        if not path.is_dir():
             next(lines(path), None)
+        elif Shards(path).index.shards[0].codecs != digest:
+            raise DataError(
+                f"{path} was made with other codecs than those of {model.config.name}; run data"
+                " pretokenize with that model"
+            )
+
+
+def _keep(plan: Plan, out: Path) -> None:
+    """Write the plan of a new run; raises TrainingError where the folder has another."""
     files.make_folder(out)
     path = out / PLAN
     if not path.exists():
@@ -267,10 +273,7 @@ def _shards(data: Sequence[Path], out: Path, model: OmniModel, world: World) -> 
                 Worker(path, folder, model.codecs, answers=model.answers).run()
         folders.append(folder)
     world.wait()
-    found = [Shards(folder) for folder in folders]
-    for each in found:
-        _check(each, model)
-    return found
+    return [Shards(folder) for folder in folders]
 
 
 def _requests(folders: Sequence[Shards], model: OmniModel, tasks: Sequence[str]) -> list[Request]:
@@ -292,14 +295,6 @@ def _requests(folders: Sequence[Shards], model: OmniModel, tasks: Sequence[str])
             media = tuple(part for part in user.parts if not isinstance(part, Text))
             found[prompt.task.name] = Request(prompt.task, [Message("user", (*words, *media))])
     return [found[task] for task in tasks if task in found]
-
-
-def _check(shards: Shards, model: OmniModel) -> None:
-    if shards.index.shards[0].codecs != codecs_digest(model.codecs):
-        raise DataError(
-            f"{shards.folder} was made with other codecs than those of {model.config.name}; run"
-            " data pretokenize with that model"
-        )
 
 
 def _freeze(module: nn.Module, trainable: Sequence[str]) -> None:

@@ -44,8 +44,7 @@ class Checkpoints:
         if keep < 1:
             raise TrainingError(f"{keep} checkpoints are to be kept; give 1 or more")
         self.folder, self.world, self.keep = folder, world or World(), keep
-        self._pending: Future[Any] | None = None
-        self._naming: tuple[Path, Path] | None = None
+        self._pending: tuple[Future[Any], Path, Path] | None = None  # written where, to be named
 
     def newest(self) -> Path | None:
         """The state of the highest step; None where there is none."""
@@ -66,42 +65,35 @@ class Checkpoints:
                 shutil.rmtree(left, ignore_errors=True)
             files.make_folder(partial)
         self.world.wait()
-        self._naming = (partial, path)
         if self.world.size == 1:
-            self._write_alone({name: value.detach() for name, value in state.items()}, wait)
+            own = {name: value.detach() for name, value in state.items()}
+            if not wait:
+                own = {name: value.to("cpu", copy=True) for name, value in own.items()}
+            pool = ThreadPoolExecutor(1)
+            made = pool.submit(_write, own, partial / ALONE)
+            pool.shutdown(wait=False)
         else:
             writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
             group = self.world.aside
-            made = async_save(dict(state), storage_writer=writer, process_group=group)
-            assert isinstance(made, Future)
-            self._pending = made
+            begun = async_save(dict(state), storage_writer=writer, process_group=group)
+            assert isinstance(begun, Future)
+            made = begun
+        self._pending = (made, partial, path)
         if wait:
             self.finish()
-
-    def _write_alone(self, state: dict[str, Tensor], wait: bool) -> None:
-        assert self._naming is not None
-        file = self._naming[0] / ALONE
-        if not wait:
-            state = {name: value.to("cpu", copy=True) for name, value in state.items()}
-        pool = ThreadPoolExecutor(1)
-        # one file however large, as the reader expects of one process
-        self._pending = pool.submit(_write, state, file)
-        pool.shutdown(wait=False)
 
     @property
     def writing(self) -> bool:
         """Whether a state is being written; once it is not, `finish` waits for nothing."""
-        return self._pending is not None and not self._pending.done()
+        return self._pending is not None and not self._pending[0].done()
 
     def finish(self) -> None:
         """Wait for the save that is being written, if one is, and give it its name."""
-        pending, naming = self._pending, self._naming
-        if pending is None or naming is None:
+        if self._pending is None:
             return
-        self._pending = self._naming = None
-        partial, path = naming
+        (made, partial, path), self._pending = self._pending, None
         try:
-            pending.result()
+            made.result()
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             cause = error
@@ -138,7 +130,7 @@ class Checkpoints:
             warnings.simplefilter("ignore", UserWarning)  # that one process is alone
             load(
                 dict(state),
-                storage_reader=HuggingFaceStorageReader(str(path)),
+                storage_reader=reader,
                 process_group=self.world.aside,
                 no_dist=self.world.size == 1,
             )
@@ -151,6 +143,7 @@ class Checkpoints:
 
 
 def _write(state: dict[str, Tensor], file: Path) -> None:
+    """One file however large, as the reader expects of one process."""
     weights.write(state, file, max_shard_bytes=torch.iinfo(torch.int64).max)
 
 

@@ -136,12 +136,8 @@ class TensorBoardLog:
 
     def samples(self, step: int, shown: Sequence[Shown]) -> None:
         """Every part under NAME/answer; what was asked only once, under NAME/asked."""
-        for one in shown:
-            if one.name not in self._asked:
-                self._parts(f"{one.name}/asked", one.asked, step)
-                self._asked.add(one.name)
-            told = [Text(said) for said in (*one.notes, one.fault) if said is not None]
-            self._parts(f"{one.name}/answer", (*one.answer, *told), step)
+        for tag, part in _tagged(shown, self._asked):
+            self._part(tag, part, step)
         self._writer.flush()
 
     def close(self) -> None:
@@ -160,17 +156,15 @@ class TensorBoardLog:
 
         self._opened = SummaryWriter(self._folder, purge_step=purge)
 
-    def _parts(self, tag: str, parts: Sequence[Part], step: int) -> None:
-        for number, part in enumerate(parts):
-            each = f"{tag}/{number}"
-            if isinstance(part, Text):
-                # as it stands: TensorBoard reads Markdown, in which four spaces begin a quotation
-                self._writer.add_text(each, f"<pre>{escape(part.text)}</pre>", step)
-            elif isinstance(part, Image):
-                self._writer.add_image(each, part.picture.pixels, step, dataformats="HWC")
-            else:
-                sound = part.waveform.mono()
-                self._writer.add_audio(each, sound.samples, step, sample_rate=sound.rate)
+    def _part(self, tag: str, part: Part, step: int) -> None:
+        if isinstance(part, Text):
+            # as it stands: TensorBoard reads Markdown, in which four spaces begin a quotation
+            self._writer.add_text(tag, f"<pre>{escape(part.text)}</pre>", step)
+        elif isinstance(part, Image):
+            self._writer.add_image(tag, part.picture.pixels, step, dataformats="HWC")
+        else:
+            sound = part.waveform.mono()
+            self._writer.add_audio(tag, sound.samples, step, sample_rate=sound.rate)
 
 
 class WandbLog:
@@ -206,21 +200,12 @@ class WandbLog:
 
     def samples(self, step: int, shown: Sequence[Shown]) -> None:
         """Every part under NAME/answer; what was asked only once, under NAME/asked."""
-        sent: dict[str, Any] = {"step": step}
-        for one in shown:
-            if one.name not in self._asked:
-                sent |= self._parts(f"{one.name}/asked", one.asked)
-                self._asked.add(one.name)
-            told = [Text(said) for said in (*one.notes, one.fault) if said is not None]
-            sent |= self._parts(f"{one.name}/answer", (*one.answer, *told))
-        self._run.log(sent)
+        sent = {tag: self._part(part) for tag, part in _tagged(shown, self._asked)}
+        self._run.log({"step": step} | sent)
 
     def close(self) -> None:
         """Send what is left."""
         self._run.finish()
-
-    def _parts(self, tag: str, parts: Sequence[Part]) -> dict[str, Any]:
-        return {f"{tag}/{number}": self._part(part) for number, part in enumerate(parts)}
 
     def _part(self, part: Part) -> Any:
         if isinstance(part, Text):
@@ -230,6 +215,19 @@ class WandbLog:
         assert isinstance(part, Speech)
         sound = part.waveform.mono()
         return self._wandb.Audio(sound.samples[0].cpu().numpy(), sample_rate=sound.rate)
+
+
+def _tagged(shown: Sequence[Shown], known: set[str]) -> Iterator[tuple[str, Part]]:
+    """All parts with a tag each; what was asked only where its name is not among the known."""
+    for one in shown:
+        told = [Text(said) for said in (*one.notes, one.fault) if said is not None]
+        kinds: dict[str, Sequence[Part]] = {"answer": (*one.answer, *told)}
+        if one.name not in known:
+            known.add(one.name)
+            kinds = {"asked": one.asked} | kinds
+        for kind, parts in kinds.items():
+            for number, part in enumerate(parts):
+                yield f"{one.name}/{kind}/{number}", part
 
 
 def _page(folder: Path) -> Log:

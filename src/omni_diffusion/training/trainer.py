@@ -213,7 +213,6 @@ class Trainer:
         else:
             loss, figures = objective.loss(self.step, self._generator(self.step))
             figures = {"loss": float(loss.detach())} | figures
-            self._check("loss", figures["loss"])
             loss.backward()  # type: ignore[no-untyped-call]
         self._check("loss", figures["loss"])
         trained = [p for p in module.parameters() if p.requires_grad]
