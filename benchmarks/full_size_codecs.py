@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from omni_diffusion import files
 from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
 from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
 from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
 from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config
 from omni_diffusion.codecs.sensevoice import SenseVoice, SenseVoiceConfig
+from omni_diffusion.io import files
 from omni_diffusion.media import Picture, Waveform
 
 RUNS = 3

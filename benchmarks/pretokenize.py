@@ -21,15 +21,15 @@ from statistics import median
 
 import torch
 
-from omni_diffusion import files
-from omni_diffusion.data import manifest, shards
-from omni_diffusion.data.bank import Bank
-from omni_diffusion.data.cluster import Order
-from omni_diffusion.data.exercises import of_turns
-from omni_diffusion.data.sharding import Worker
-from omni_diffusion.data.shards import Record, Row, turns_of
+from omni_diffusion.data import manifest, shard_store
+from omni_diffusion.data.examples import of_turns
+from omni_diffusion.data.pretokenize import Worker
+from omni_diffusion.data.pretokenize_ray import Order
+from omni_diffusion.data.shard_store import Record, Row, turns_of
+from omni_diffusion.io import files
 from omni_diffusion.media import Picture
-from omni_diffusion.model import SHIPPED
+from omni_diffusion.mini.recordings import Bank
+from omni_diffusion.models.omni import SHIPPED
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.parts import Codes, Frames
 
@@ -115,14 +115,14 @@ def plain(worker: Worker, of: int) -> None:
                     yield Row(place.line, entries, media, asked[-1].task.name, sample.name)
 
         empty = Record(number, of, "", "", worker.codecs.hearing.dim, {})
-        path = worker.out / shards.name_of(number, of)
-        shards.write(path, rows(), lambda tasks, it=empty: replace(it, tasks=dict(tasks)))
+        path = worker.out / shard_store.name_of(number, of)
+        shard_store.write(path, rows(), lambda tasks, it=empty: replace(it, tasks=dict(tasks)))
 
 
 def stored(out: Path, of: int) -> list[object]:
     from pyarrow import parquet
 
-    return [parquet.read_table(out / shards.name_of(n, of)).to_pylist() for n in range(of)]
+    return [parquet.read_table(out / shard_store.name_of(n, of)).to_pylist() for n in range(of)]
 
 
 # ---------------------------------------------------------------------------------------- manifests

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from omni_diffusion import files
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.io import files
 from omni_diffusion.training.optim import OptimConfig, adamw
 from omni_diffusion.training.throughput import Work, training_flops
 

@@ -29,7 +29,6 @@ from omni_diffusion import (
     OmniModel,
     Picture,
     Request,
-    SamplingParams,
     Speech,
     Text,
     Waveform,
@@ -37,13 +36,14 @@ from omni_diffusion import (
     cloze,
     inpainting,
 )
-from omni_diffusion.data.mixture import Share, WorldMixture
-from omni_diffusion.data.drawing import ShardMixture
-from omni_diffusion.data.pretokenize import SceneCodes, Spoken
-from omni_diffusion.data.sharding import Worker
-from omni_diffusion.data.shards import Shards
-from omni_diffusion.data.voices import ANSWER_VOICE, Utterance
-from omni_diffusion.data import world
+from omni_diffusion.data.mixture import Share
+from omni_diffusion.data.pretokenize import Worker
+from omni_diffusion.data.shard_mixture import ShardMixture
+from omni_diffusion.data.shard_store import Shards
+from omni_diffusion.mini import scenes
+from omni_diffusion.mini.encoded import SceneCodes, Spoken
+from omni_diffusion.mini.mixture import WorldMixture
+from omni_diffusion.mini.speech_plan import ANSWER_VOICE, Utterance
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.parts import Draft
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
@@ -81,7 +81,10 @@ def conversations(inputs: Path) -> dict[str, list[Any]]:
         "chat": [user(Text("what is a cake?")), user(Text("is a dog an animal?"))],
         "inpaint": [inpainting(houses, box(houses, 32, 32, 64, 64), "four houses on green")],
         "infill": [
-            [Draft("user", (Text("Describe the image.\n"), Image(penguin))), Draft("assistant", gap)]
+            [
+                Draft("user", (Text("Describe the image.\n"), Image(penguin))),
+                Draft("assistant", gap),
+            ]
         ],
     }
 
@@ -136,12 +139,12 @@ def digest(tensor: torch.Tensor) -> str:
 def world_mixture(model: OmniModel) -> WorldMixture:
     """The small world with codes and frames that are drawn, not encoded: nothing of codecs here."""
     generator = torch.Generator().manual_seed(5)
-    scenes = torch.randint(
-        1024, (len(world.every_scene()), 64), generator=generator, dtype=torch.int16
+    codes_of_scenes = torch.randint(
+        1024, (len(scenes.every_scene()), 64), generator=generator, dtype=torch.int16
     )
-    texts = [world.caption(scene) for scene in world.every_scene()[:40]]
+    texts = [scenes.caption(scene) for scene in scenes.every_scene()[:40]]
     lines = [Utterance(i, "caption", "train", ANSWER_VOICE, text) for i, text in enumerate(texts)]
-    pairs = [(q.text, q.sentence) for q in world.facts()[:20]]
+    pairs = [(q.text, q.sentence) for q in scenes.facts()[:20]]
     for question, answer in pairs:
         lines.append(Utterance(len(lines), "question", "train", "am_adam", question))
         lines.append(Utterance(len(lines), "answer", "train", ANSWER_VOICE, answer))
@@ -160,7 +163,7 @@ def world_mixture(model: OmniModel) -> WorldMixture:
         shares,
         model.vocabulary,
         model.codecs.text,
-        SceneCodes(scenes),
+        SceneCodes(codes_of_scenes),
         Spoken(tuple(lines), tuple(frames), tuple(codes)),
         lengths=model.config.generation.lengths,
         answers=model.config.generation.answers,
@@ -234,7 +237,9 @@ def main() -> None:
     made = {
         "weights": weights.hexdigest()[:16],
         "answers": answers(model, given.inputs),
-        "losses": {which: losses(given.model, which, given.inputs) for which in ("world", "shards")},
+        "losses": {
+            which: losses(given.model, which, given.inputs) for which in ("world", "shards")
+        },
     }
     if given.write:
         given.record.write_text(json.dumps(made, indent=1) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.published import Files, published_files
+from tests.published_folders import Files, published_files
 
 ROOT = Path(__file__).resolve().parent.parent
 

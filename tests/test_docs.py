@@ -20,10 +20,11 @@ import typer.main
 from tests.tiny import tiny_model
 
 import omni_diffusion
-from omni_diffusion import cli
-from omni_diffusion.data import manifest, wording
+from omni_diffusion.cli.main import main
+from omni_diffusion.data import manifest
 from omni_diffusion.data.importers.catalog import CATALOG as CORPORA
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
+from omni_diffusion.tasks import prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "omni_diffusion"
@@ -129,7 +130,7 @@ def command_lines() -> list[str]:
 @pytest.mark.parametrize("line", command_lines())
 def test_command_lines_can_be_typed(line: str) -> None:
     _, *words = shlex.split(line, comments=True)
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(main.app)
     while hasattr(command, "commands"):  # data has commands of its own
         name, *words = words
         command = command.commands[name]
@@ -156,7 +157,7 @@ def test_every_target_of_make_is_there() -> None:
 
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny_model()
-    monkeypatch.setattr("omni_diffusion.model.OmniModel.open", lambda: made)
+    monkeypatch.setattr("omni_diffusion.models.omni.OmniModel.open", lambda: made)
     script = fenced(README, "python").replace('"src/', f'"{ROOT.as_posix()}/src/')
     monkeypatch.chdir(tmp_path)
     exec(compile(script, "README.md", "exec"), {})
@@ -192,7 +193,7 @@ def test_the_example_manifest_has_a_sample_of_every_kind() -> None:
         sample, problems = manifest.parse(line.encode(), place)
         assert sample is not None
         assert problems == []
-        named.append(wording.task_of(sample.entries).name)
+        named.append(prompts.task_of(sample.entries).name)
     assert named == ["asr", "tts", "t2i", "s2i", "vqa", "svqa", "asr", "chat", "infill"]
 
 

@@ -20,7 +20,7 @@ heavy = {{"torch", "numpy", "PIL", "tokenizers", *{optional}}} & set(sys.modules
 assert not heavy, heavy
 """
 HELP = """
-from omni_diffusion.cli import main
+from omni_diffusion.cli.main import main
 for words in ([], ["demo"], ["run"], ["eval"], ["train"]):
     sys.argv = ["omni-diffusion", *words, "--help"]
     try:

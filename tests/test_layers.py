@@ -10,16 +10,16 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "omni_diffusion"
 LINES = (  # top to bottom; those on one line never import one another
     "omni_diffusion __main__",  # the face, and the command line as a module
     "cli",
-    "recipes",
-    "demo doctor hub serving evaluation training",
-    "handover inventory showing",
+    "demo serving integrations mini",
+    "evaluation training",
+    "html",
     "engine data",
-    "tasks model",
-    "published",
+    "models",
+    "tasks",
     "codecs backbone diffusion",
     "conversation canvas",
-    "media vocab weights config",
-    "files extras memory",
+    "media vocab",
+    "io",
     "errors",
 )
 HEIGHT = {room: -line for line, rooms in enumerate(LINES) for room in rooms.split()}

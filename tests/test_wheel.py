@@ -12,10 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.published import published_files
+from tests.published_folders import published_files
 
-from omni_diffusion import config as configs
-from omni_diffusion.model import SHIPPED
+from omni_diffusion.io import config as configs
+from omni_diffusion.models.omni import SHIPPED
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 1_000_000

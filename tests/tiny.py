@@ -20,7 +20,7 @@ from omni_diffusion.codecs.sensevoice import SenseVoice, SenseVoiceConfig
 from omni_diffusion.codecs.suite import CodecSuite
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.media import Picture, Waveform
-from omni_diffusion.model import ModelConfig, OmniModel
+from omni_diffusion.models.omni import ModelConfig, OmniModel
 from omni_diffusion.vocab import Vocabulary
 
 SENTENCES = (

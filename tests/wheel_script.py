@@ -10,13 +10,13 @@ import torch
 
 import omni_diffusion
 from omni_diffusion import Engine, OmniModel, Request, Text
-from omni_diffusion import config as configs
 from omni_diffusion.conversation import Message
 from omni_diffusion.demo.demo import order
 from omni_diffusion.demo.jobs import SHIPPED
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.model import convert
-from omni_diffusion.published import Parts, Sizes
+from omni_diffusion.io import config as configs
+from omni_diffusion.models.omni import convert
+from omni_diffusion.models.upstream import Parts, Sizes
 
 
 def main(folder: Path) -> None:

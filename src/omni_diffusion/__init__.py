@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from omni_diffusion.engine.request import Request, Result
     from omni_diffusion.errors import OmniError
     from omni_diffusion.media import Picture, Waveform
-    from omni_diffusion.model import OmniModel
+    from omni_diffusion.models.omni import OmniModel
     from omni_diffusion.tasks.infill import box, cloze, inpainting
     from omni_diffusion.tasks.parts import Blank, Draft
 
@@ -24,8 +24,8 @@ __all__ = [
 ]
 HOMES = {
     "Blank": "tasks.parts", "Draft": "tasks.parts", "Engine": "engine.engine",
-    "Image": "conversation", "Message": "conversation", "OmniError": "errors", "OmniModel": "model",
-    "Picture": "media", "Request": "engine.request", "Result": "engine.request",
+    "Image": "conversation", "Message": "conversation", "OmniError": "errors",
+    "OmniModel": "models.omni", "Picture": "media", "Request": "engine.request", "Result": "engine.request",
     "SamplingParams": "diffusion.params", "Speech": "conversation", "Text": "conversation",
     "Waveform": "media", "box": "tasks.infill", "cloze": "tasks.infill",
     "inpainting": "tasks.infill",

@@ -1,5 +1,5 @@
 """`python -m omni_diffusion` is the command line."""
 
-from omni_diffusion.cli import main
+from omni_diffusion.cli.main import main
 
 main()

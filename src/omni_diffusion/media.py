@@ -22,8 +22,8 @@ import soxr
 import torch
 from torch import Tensor
 
-from omni_diffusion import files
 from omni_diffusion.errors import MediaError
+from omni_diffusion.io import files
 
 Source: TypeAlias = str | Path | bytes | BinaryIO
 Resampling: TypeAlias = Literal["soxr", "sinc"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.published import published_text
+from tests.published_folders import published_text
 from tokenizers import Tokenizer
 
 from omni_diffusion.codecs.text import TextCodec

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.tiny import checkers, tone
 
 from omni_diffusion.conversation import Image, Message, Speech, Text
-from omni_diffusion.data import manifest, wording
+from omni_diffusion.data import manifest
 from omni_diffusion.data.manifest import Entry, Medium, Place, Table
 from omni_diffusion.errors import DataError
+from omni_diffusion.tasks import prompts
 
 # What the published README shows for each task, its words shortened, one sample a line. The last
 # two miss commas there, and one has a comma too many.
@@ -75,7 +76,7 @@ def test_published_samples_are_read_word_for_word(name: str) -> None:
     assert [{"content": e.content, "role": e.role} for e in sample.entries] == given["messages"]
     paths = [str(medium.path.relative_to("set")) for medium in sample.media]
     assert sorted(paths) == sorted(given.get("audios", []) + given.get("images", []))
-    found = wording.recognise(sample.entries)
+    found = prompts.recognise(sample.entries)
     assert found is not None
     assert found.task.name == name
 

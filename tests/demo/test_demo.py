@@ -9,10 +9,10 @@ from rich.console import Console
 
 from omni_diffusion.demo.demo import present
 from omni_diffusion.demo.jobs import SHIPPED, Job
+from omni_diffusion.engine.handover import Named
 from omni_diffusion.errors import MediaError, StorageError
-from omni_diffusion.handover import Named
 from omni_diffusion.media import Picture, Waveform
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 
 
 def quiet() -> Console:

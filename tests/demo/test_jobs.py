@@ -4,12 +4,12 @@ import pytest
 import torch
 from tests.tiny import SENTENCES
 
-from omni_diffusion import handover
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.data import world
 from omni_diffusion.demo.jobs import INPUTS, SHIPPED, Job, hidden, yours
-from omni_diffusion.handover import Named
+from omni_diffusion.engine import handover
+from omni_diffusion.engine.handover import Named
 from omni_diffusion.media import Picture
+from omni_diffusion.mini import scenes
 from omni_diffusion.tasks import catalog
 
 SCENES = {
@@ -25,19 +25,19 @@ def test_every_task_is_shown_once() -> None:
 
 @pytest.mark.parametrize(("name", "caption"), SCENES.items())
 def test_a_shipped_picture_is_a_held_out_scene(name: str, caption: str) -> None:
-    scene = world.parse(caption)
+    scene = scenes.parse(caption)
     assert scene is not None
-    assert world.held_out(scene)
-    assert torch.equal(Picture.read(INPUTS / name).pixels, world.render(scene).pixels)
+    assert scenes.held_out(scene)
+    assert torch.equal(Picture.read(INPUTS / name).pixels, scenes.render(scene).pixels)
 
 
 @pytest.mark.parametrize("task", ["t2i", "asr", "s2i"])
 def test_a_described_scene_is_held_out(task: str) -> None:
     (job,) = (job for job in SHIPPED if job.task == task)
     said = {"t2i": job.named.text, "asr": job.right, "s2i": job.spoken}[task]
-    scene = world.parse(said or "")
+    scene = scenes.parse(said or "")
     assert scene is not None
-    assert world.held_out(scene)
+    assert scenes.held_out(scene)
 
 
 def test_shipped_speech_is_short_and_small() -> None:

@@ -10,8 +10,8 @@ from tests.tiny import checkers, tone
 
 from omni_diffusion.conversation import Image, Part, Speech, Text
 from omni_diffusion.demo.page import Card, Cell, Replay, Shot, page
+from omni_diffusion.html import LARGE
 from omni_diffusion.media import Picture
-from omni_diffusion.showing import LARGE
 
 NASTY = "</script><script>alert('é & \"x\"')</script>"
 PARTS: tuple[Part, ...] = (Text(NASTY), Image(checkers()), Speech(tone(0.1)))

@@ -9,7 +9,7 @@ from omni_diffusion.demo.replay import SHOTS, label, replay
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request, Result
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.infill import box, inpainting
 
 

@@ -3,7 +3,7 @@
 import pytest
 from tests.tiny import tiny_model
 
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 
 
 @pytest.fixture(scope="session")

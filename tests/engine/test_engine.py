@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy
 import pytest
 import torch
-from tests.tasks.scenes import CONVERSATIONS
+from tests.tasks.tiny_scenes import CONVERSATIONS
 from tests.tiny import tiny_model
 
 from omni_diffusion.conversation import Image, Speech, Text
@@ -17,7 +17,7 @@ from omni_diffusion.engine import engine as engine_module
 from omni_diffusion.engine.engine import Engine, Progress
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import ConfigError, MediaError, ModelError, OmniError, TaskError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.parts import Draft, Frames
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.tasks.scenes import CONVERSATIONS
+from tests.tasks.tiny_scenes import CONVERSATIONS
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.diffusion.sampler import SamplingParams
 from omni_diffusion.engine import runner
 from omni_diffusion.engine.runner import Row
 from omni_diffusion.errors import CanvasError, TaskError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.render import Prepared, render
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tasks.scenes import CONVERSATIONS, filled
+from tests.tasks.tiny_scenes import CONVERSATIONS, filled
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.engine import stream
 from omni_diffusion.engine.stream import Settled
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.layout import Section
 from omni_diffusion.tasks.render import Prepared, render

@@ -3,12 +3,12 @@ import importlib.util
 import pytest
 import torch
 
-from omni_diffusion.data.bank import Bank
 from omni_diffusion.errors import EvaluationError
 from omni_diffusion.evaluation import speech
-from omni_diffusion.evaluation.mini import BANK
 from omni_diffusion.evaluation.scoring import Mark, share
 from omni_diffusion.media import Waveform
+from omni_diffusion.mini.benchmark import BANK
+from omni_diffusion.mini.recordings import Bank
 
 scoring = pytest.mark.skipif(bool(speech.missing(*speech.SCORING)), reason="needs extra eval")
 hearing = pytest.mark.skipif(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.published import published_text
-from tests.tasks.scenes import names
+from tests.published_folders import published_text
+from tests.tasks.tiny_scenes import names
 
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.conversation import Text
 from omni_diffusion.errors import TaskError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.arrange import arrange
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.parts import Blank, Codes, Frames, Partial, Piece, Turn

@@ -8,7 +8,7 @@ from omni_diffusion.codecs.magvit2 import picture_of
 from omni_diffusion.conversation import Text
 from omni_diffusion.errors import TaskError
 from omni_diffusion.media import Picture
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.infill import (
     box,
     cloze,

@@ -7,19 +7,20 @@ from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
-from tests.tasks.scenes import CONVERSATIONS, HEARD, SAID
+from tests.tasks.tiny_scenes import CONVERSATIONS, HEARD, SAID
 from tests.tiny import tone
 
-from omni_diffusion import cli
+from omni_diffusion.cli import main as cli
+from omni_diffusion.cli.main import main
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import TaskError
-from omni_diffusion.model import GenerationConfig, OmniModel
+from omni_diffusion.models.omni import GenerationConfig, OmniModel
 from omni_diffusion.tasks import presets
 from omni_diffusion.tasks.catalog import CATALOG, task
+from omni_diffusion.tasks.defaults import Length
 from omni_diffusion.tasks.encode import encode
-from omni_diffusion.tasks.lengths import Length
 from omni_diffusion.tasks.presets import PRESETS, preset
 from omni_diffusion.tasks.render import render
 
@@ -204,7 +205,7 @@ def steps_of(monkeypatch: pytest.MonkeyPatch, model: OmniModel, *words: str) -> 
     typed = ["omni-diffusion", "run", "asr", "--speech", "hum.wav", "--trace", "told.json", *words]
     monkeypatch.setattr(sys, "argv", typed)
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     assert not end.value.code
     told = json.loads(Path("told.json").read_text())
     return len(told["steps"]), len(told["answer"])
@@ -229,7 +230,7 @@ def test_a_mistyped_preset_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["omni-diffusion", "run", "t2i", "a", "--preset", "best"])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said == "error: no preset is called 'best'; give one of official, upstream\n"
@@ -245,7 +246,7 @@ def test_the_page_has_the_table_that_the_records_make(name: str) -> None:
 
 
 def test_the_pages_python_runs(model: OmniModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omni_diffusion.model.OmniModel.open", lambda: model)
+    monkeypatch.setattr("omni_diffusion.models.omni.OmniModel.open", lambda: model)
     script = PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
     names: dict[str, object] = {}
     exec(compile(script, PAGE.name, "exec"), names)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tasks.scenes import CONVERSATIONS, SAID, filled
+from tests.tasks.tiny_scenes import CONVERSATIONS, SAID, filled
 from tests.tiny import checkers, tiny_model
 
 from omni_diffusion.conversation import Image, Speech, Text
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.infill import box, inpainting

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.tasks.scenes import CONVERSATIONS, HEARD, SAID, SEEN, filled, user
+from tests.tasks.tiny_scenes import CONVERSATIONS, HEARD, SAID, SEEN, filled, user
 
 from omni_diffusion.conversation import Image, Message, Speech, Text
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.media import Waveform
-from omni_diffusion.model import GenerationConfig, OmniModel
+from omni_diffusion.models.omni import GenerationConfig, OmniModel
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.parts import Codes, Draft, Frames, Turn

@@ -6,7 +6,7 @@ import torch
 from omni_diffusion.conversation import Text
 from omni_diffusion.errors import TaskError
 from omni_diffusion.tasks.catalog import CATALOG, task
-from omni_diffusion.tasks.lengths import Length
+from omni_diffusion.tasks.defaults import Length
 from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
 
 SAID, HEARD = Text("a dog"), Frames(torch.zeros(3, 4))

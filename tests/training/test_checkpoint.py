@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from omni_diffusion import weights
 from omni_diffusion.errors import StorageError, TrainingError
+from omni_diffusion.io import weights
 from omni_diffusion.training.checkpoint import Checkpoints
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training import several
-from tests.training.several import SAVED, SETTINGS, STEPS, Setting
+from tests.training import distributed_worker
+from tests.training.distributed_worker import SAVED, SETTINGS, STEPS, Setting
 from tests.training.test_denoising import backbone
 
 from omni_diffusion.errors import TrainingError
@@ -86,12 +86,20 @@ class Both:
         self.folder = folder
         one, two = folder / "one", folder / "two"
         self.one: dict[str, Any] = {
-            name: several.run(setting, one / name, World()) for name, setting in SETTINGS.items()
+            name: distributed_worker.run(setting, one / name, World())
+            for name, setting in SETTINGS.items()
         }
         state = one / "float32" / "checkpoints" / f"step-{SAVED:08}"
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         ran = subprocess.run(
-            [sys.executable, *torchrun, "-m", "tests.training.several", str(two), str(state)],
+            [
+                sys.executable,
+                *torchrun,
+                "-m",
+                "tests.training.distributed_worker",
+                str(two),
+                str(state),
+            ],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -159,7 +167,7 @@ def test_two_go_on_from_the_state_of_one(both: Both) -> None:
 def test_one_goes_on_from_the_state_of_two(both: Both, tmp_path: Path) -> None:
     folder = both.folder / "two" / "float32" / "checkpoints" / f"step-{SAVED:08}"
     assert len([*folder.iterdir()]) == 2  # each process wrote its part
-    told: Any = several.run(Setting(), tmp_path, World(), folder)
+    told: Any = distributed_worker.run(Setting(), tmp_path, World(), folder)
     for name in ("loss", "gradient_norm"):
         expected = figures(both.one["float32"]["rows"], name)[SAVED:]
         assert figures(told["rows"], name) == pytest.approx(expected, rel=1e-5)

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 import torch.distributed as dist
-from tests.tasks.scenes import CONVERSATIONS, filled
+from tests.tasks.tiny_scenes import CONVERSATIONS, filled
 from tests.tiny import tiny_model
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -18,7 +18,7 @@ from omni_diffusion.data.mixture import Group
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import TrainingError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.render import render
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective

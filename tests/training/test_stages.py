@@ -1,13 +1,13 @@
 import pytest
 
-from omni_diffusion.config import from_dict, to_dict
 from omni_diffusion.data.mixture import Share
 from omni_diffusion.errors import TrainingError
-from omni_diffusion.recipes import mini
+from omni_diffusion.io.config import from_dict, to_dict
+from omni_diffusion.mini import recipe
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.training.stages import CORPORA, Stage, paper, stage
 
-STAGES = mini.stages()
+STAGES = recipe.stages()
 
 
 def tasks(one: Stage) -> set[str]:

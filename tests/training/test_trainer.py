@@ -14,8 +14,8 @@ import torch
 from tests.training.tiny_objective import Small, Sums
 from torch import Tensor
 
-from omni_diffusion import weights
 from omni_diffusion.errors import StorageError, TrainingError
+from omni_diffusion.io import weights
 from omni_diffusion.training.optim import OptimConfig, rate
 from omni_diffusion.training.throughput import Meter
 from omni_diffusion.training.trainer import LoopConfig, Trainer

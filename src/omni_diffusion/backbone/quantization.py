@@ -10,10 +10,10 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from omni_diffusion import extras
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.errors import ModelError
+from omni_diffusion.io import optional
 
 Quantization: TypeAlias = Literal["int8"]
 ROW_BYTES = 5  # a float32 scale and an 8-bit zero
@@ -26,7 +26,7 @@ def quantize(backbone: Dream, how: Quantization, device: torch.device | None = N
     Raises ModelError for another `how`, and without torchao.
     """
     quantization(how)
-    torchao = extras.need("torchao.quantization", "quant")
+    torchao = optional.need("torchao.quantization", "quant")
     torchao.quantize_(backbone.model.layers, torchao.Int8WeightOnlyConfig(), device=device)
 
 

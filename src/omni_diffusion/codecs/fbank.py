@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omni_diffusion import files
 from omni_diffusion.errors import MediaError, WeightsError
+from omni_diffusion.io import files
 
 RATE = 16_000
 WINDOW, HOP = 400, 160  # 25 ms and 10 ms

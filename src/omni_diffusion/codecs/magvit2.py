@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from omni_diffusion import weights
 from omni_diffusion.errors import ConfigError, MediaError
+from omni_diffusion.io import weights
 from omni_diffusion.media import Picture
 
 _EPS = 1e-6

@@ -16,10 +16,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from omni_diffusion import weights
 from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.sensevoice_encoder import Encoder, SenseVoiceConfig
 from omni_diffusion.errors import MediaError, ModelError
+from omni_diffusion.io import weights
 from omni_diffusion.media import Waveform
 
 __all__ = ["SenseVoice", "SenseVoiceConfig", "stacked_features"]

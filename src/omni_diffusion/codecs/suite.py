@@ -12,12 +12,12 @@ from typing import Self
 
 import torch
 
-from omni_diffusion import weights
 from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.glm_voice.codec import GlmVoice
 from omni_diffusion.codecs.magvit2 import Magvit2, Magvit2Config
 from omni_diffusion.codecs.sensevoice import CMVN_FILE, SenseVoice, SenseVoiceConfig
 from omni_diffusion.codecs.text import TextCodec
+from omni_diffusion.io import weights
 
 TEXT_FILE = "tokenizer.json"
 IMAGE_FILE = "image.safetensors"

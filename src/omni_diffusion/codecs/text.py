@@ -14,8 +14,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from omni_diffusion import files
 from omni_diffusion.errors import ModelError, VocabularyError
+from omni_diffusion.io import files
 
 # How Qwen2 cuts text before byte pairs are joined: contractions of any case, words with one
 # leading sign, single digits, signs with their line ends, line ends, other white space.

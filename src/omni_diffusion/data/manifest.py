@@ -21,9 +21,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar, get_args
 
-from omni_diffusion import config
 from omni_diffusion.conversation import Conversation, Image, Message, Part, Role, Speech, Text
 from omni_diffusion.errors import DataError, MediaError
+from omni_diffusion.io import config
 from omni_diffusion.media import Picture, Waveform
 
 AUDIO, IMAGE = "<|audio|>", "<|image|>"

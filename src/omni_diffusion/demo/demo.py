@@ -14,16 +14,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from omni_diffusion import files, handover, showing
+from omni_diffusion import html
 from omni_diffusion.conversation import Image, Part, Speech, Text
 from omni_diffusion.demo.jobs import Job, hidden
 from omni_diffusion.demo.page import Card, page
 from omni_diffusion.demo.replay import replay
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.engine import engine
+from omni_diffusion.engine import engine, handover
+from omni_diffusion.engine.handover import Named
 from omni_diffusion.engine.request import Request
-from omni_diffusion.handover import Named
-from omni_diffusion.model import OmniModel
+from omni_diffusion.io import files
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.parts import Draft
 
@@ -115,7 +116,7 @@ def _run(order: Order, model: OmniModel, progress: Callable[[engine.Progress], N
 def _given(named: Named, asked: Sequence[Draft]) -> tuple[Part, ...]:
     """The inputs as a person sees them, a picture with its hole."""
     words = () if named.text is None else (Text(named.text),)
-    return (*words, *(part for part in showing.seen(asked) if not isinstance(part, Text)))
+    return (*words, *(part for part in html.seen(asked) if not isinstance(part, Text)))
 
 
 def _write(card: Card, out: Path) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.handover import Named
+from omni_diffusion.engine.handover import Named
 from omni_diffusion.tasks import catalog
 
 INPUTS = Path(__file__).parent / "inputs"

@@ -12,7 +12,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from omni_diffusion import showing
+from omni_diffusion import html
 from omni_diffusion.conversation import Part
 from omni_diffusion.media import Picture
 
@@ -77,7 +77,7 @@ def page(title: str, facts: Sequence[str], cards: Sequence[Card]) -> str:
         facts=escape(" · ".join(facts)),
         links="\n".join(map(_link, cards)),
         cards="\n".join(map(_card, cards)),
-        style=showing.style() + _asset("page.css"),
+        style=html.style() + _asset("page.css"),
         script=_asset("page.js"),
     )
 
@@ -98,8 +98,8 @@ def _card(card: Card) -> str:
 <header><h2>{escape(card.title)}</h2><code>{escape(card.name)}</code>
 <span class="quiet">{card.steps} steps · {card.seconds:.2f} s</span></header>
 <div class="sides">
-<section><h3>Given</h3>{showing.parts(card.given, card.key + "-in")}</section>
-<section><h3>Answer</h3>{showing.parts(card.answer, card.key + "-out")}{notes}</section>
+<section><h3>Given</h3>{html.parts(card.given, card.key + "-in")}</section>
+<section><h3>Answer</h3>{html.parts(card.answer, card.key + "-out")}{notes}</section>
 </div>
 {_replay(card.replay) if card.replay else ""}
 </article>"""
@@ -107,7 +107,7 @@ def _card(card: Card) -> str:
 
 def _replay(replay: Replay) -> str:
     data = asdict(replay)
-    data["shots"] = [{"step": s.step, "src": showing.png(s.picture)} for s in replay.shots]
+    data["shots"] = [{"step": s.step, "src": html.png(s.picture)} for s in replay.shots]
     # "<" is written as its escape, so that no text can close the script element
     encoded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     shot = '<canvas class="shot" role="img" aria-label="The picture at this step"></canvas>'

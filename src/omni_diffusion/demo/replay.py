@@ -15,7 +15,7 @@ from omni_diffusion.demo.page import Cell, Replay, Shot
 from omni_diffusion.engine import stream
 from omni_diffusion.engine.request import Result
 from omni_diffusion.media import Picture
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.vocab import Vocabulary
 
 SHOTS = 10  # pictures kept of an image answer, at most

@@ -20,7 +20,7 @@ from omni_diffusion.engine import runner, stream
 from omni_diffusion.engine.batcher import Budget, join, share_passes
 from omni_diffusion.engine.request import Request, Result, Running
 from omni_diffusion.errors import ConfigError, ModelError, OmniError, TaskError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import task as find_task
 from omni_diffusion.tasks.read import Answer, read
 from omni_diffusion.tasks.render import render

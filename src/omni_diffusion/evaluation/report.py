@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from omni_diffusion import files
 from omni_diffusion.evaluation.scoring import Figure, Score
+from omni_diffusion.io import files
 
 
 def table(scores: Mapping[str, Score], title: str = "eval mini") -> Table:

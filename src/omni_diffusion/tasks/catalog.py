@@ -5,10 +5,10 @@ Prompts and sampling are the published ones; caption and inpaint, which have non
 
 from __future__ import annotations
 
-from omni_diffusion.config import nearest
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
-from omni_diffusion.tasks.lengths import Length
+from omni_diffusion.io.config import nearest
+from omni_diffusion.tasks.defaults import Length
 from omni_diffusion.tasks.task import Task
 
 DRAW = "Generate an image based on the provided text description.\n"

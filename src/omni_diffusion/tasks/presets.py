@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from omni_diffusion.config import nearest
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
+from omni_diffusion.io.config import nearest
 from omni_diffusion.tasks.catalog import CATALOG
+from omni_diffusion.tasks.defaults import LEAST, Length
 from omni_diffusion.tasks.encode import Spoken, encode
-from omni_diffusion.tasks.lengths import LEAST, Length
 from omni_diffusion.tasks.render import Model, render, room
 from omni_diffusion.tasks.task import Task
 

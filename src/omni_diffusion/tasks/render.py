@@ -19,9 +19,9 @@ from omni_diffusion.conversation import Text
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
 from omni_diffusion.tasks.arrange import arrange
+from omni_diffusion.tasks.defaults import Length
 from omni_diffusion.tasks.encode import Spoken, encode
 from omni_diffusion.tasks.layout import SPEECH_AT, Section
-from omni_diffusion.tasks.lengths import Length
 from omni_diffusion.tasks.parts import Frames, Turn
 from omni_diffusion.tasks.task import Answer, Task
 from omni_diffusion.vocab import Vocabulary

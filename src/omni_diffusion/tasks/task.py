@@ -13,7 +13,7 @@ from typing import TypeAlias
 from omni_diffusion.conversation import Text
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
-from omni_diffusion.tasks.lengths import Length
+from omni_diffusion.tasks.defaults import Length
 from omni_diffusion.tasks.parts import Frames, Kind, Piece, Turn
 
 Answer: TypeAlias = tuple[Kind, ...]

@@ -25,8 +25,8 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from omni_diffusion import files, weights
 from omni_diffusion.errors import StorageError, TrainingError
+from omni_diffusion.io import files, weights
 from omni_diffusion.training.distributed import World
 
 NAME = re.compile(r"step-(\d{8,})")

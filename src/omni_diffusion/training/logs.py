@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from omni_diffusion import config, extras, files
 from omni_diffusion.conversation import Image, Part, Speech, Text
 from omni_diffusion.errors import TrainingError
+from omni_diffusion.io import config, files, optional
 
 FIGURES_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -118,7 +118,7 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        extras.need("tensorboard", "tensorboard")
+        optional.need("tensorboard", "tensorboard")
         files.make_folder(folder)
         self._folder = folder / TENSORBOARD_FOLDER
         self._opened: Any = None
@@ -176,7 +176,7 @@ class WandbLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._wandb = extras.need("wandb", "wandb")
+        self._wandb = optional.need("wandb", "wandb")
         files.make_folder(folder)
         path = folder / WANDB_ID_FILE
         if not path.exists():

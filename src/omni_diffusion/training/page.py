@@ -12,7 +12,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from omni_diffusion import files, showing
+from omni_diffusion import html
+from omni_diffusion.io import files
 from omni_diffusion.training.logs import Lines, Shown
 
 PAGE_FILE = "index.html"
@@ -124,7 +125,7 @@ class PageLog:
         page = PAGE.substitute(
             title=escape(self._title),
             facts=f"step {self._step:,} · samples of {len(steps)} steps",
-            style=showing.style(),
+            style=html.style(),
             curves="\n".join(_figure(name, curve) for name, curve in self._curves.items()),
             samples="\n".join(folds),
         )
@@ -144,8 +145,8 @@ def _card(one: Shown, key: str) -> str:
         notes += f'<p class="note fault">{escape(one.fault)}</p>'
     return f"""<article class="card"><header><h2>{escape(one.name)}</h2></header>
 <div class="sides">
-<section><h3>Asked</h3>{showing.parts(one.asked, key + "-in")}</section>
-<section><h3>Answer</h3>{showing.parts(one.answer, key + "-out")}{notes}</section>
+<section><h3>Asked</h3>{html.parts(one.asked, key + "-in")}</section>
+<section><h3>Answer</h3>{html.parts(one.answer, key + "-out")}{notes}</section>
 </div></article>"""
 
 

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from omni_diffusion import showing
+from omni_diffusion import html
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import OmniError, TrainingError
-from omni_diffusion.model import OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.training.logs import Log, Shown
 
 
@@ -63,7 +63,7 @@ class Samples:
 
 
 def _shown(name: str, request: Request, result: Result) -> Shown:
-    asked = showing.seen(request.conversation)
+    asked = html.seen(request.conversation)
     return Shown(name, asked, result.parts, result.notes, _fault(result.error))
 
 

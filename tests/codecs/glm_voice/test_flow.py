@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omni_diffusion import config as configs
 from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
 from omni_diffusion.codecs.glm_voice.token_encoder import relative_positions
 from omni_diffusion.errors import SamplingError, VocabularyError, WeightsError
+from omni_diffusion.io import config as configs
 
 CLOSE = 2e-5
 CASES = [("offline25", 10), ("offline7_steps3", 3), ("first12", 10), ("prompted", 10)]

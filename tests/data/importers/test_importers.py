@@ -14,10 +14,10 @@ import pytest
 from tests.tiny import checkers, tone
 
 from omni_diffusion.data import manifest
-from omni_diffusion.data.check import check
 from omni_diffusion.data.importers import run as running
 from omni_diffusion.data.importers import speech
 from omni_diffusion.data.importers.catalog import CATALOG, importer
+from omni_diffusion.data.validate import check
 from omni_diffusion.errors import DataError, ModelError, StorageError
 
 HEAR = "Convert the speech to text.\n<|audio|>"

@@ -16,20 +16,20 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data.sdvi import sines
-from tests.data.sdvi.sines import JUDGE
-from tests.data.sdvi.test_lines import caption, vqa, written
+from tests.data.sdvi import sine_synthesizer
+from tests.data.sdvi.sine_synthesizer import JUDGE
+from tests.data.sdvi.test_sources import caption, vqa, written
 
 from omni_diffusion.data import manifest
-from omni_diffusion.data.check import check
 from omni_diffusion.data.sdvi.build import CARD, LEFT, MANIFEST, Builder, Voices, voices_of
-from omni_diffusion.data.sdvi.gate import Gate
-from omni_diffusion.data.sdvi.lines import Sources
+from omni_diffusion.data.sdvi.quality_filter import Gate
+from omni_diffusion.data.sdvi.sources import Sources
 from omni_diffusion.data.sdvi.synthesizer import Synthesizer
+from omni_diffusion.data.validate import check
 from omni_diffusion.errors import DataError, StorageError
 from omni_diffusion.media import Waveform
 
-SINES = "tests.data.sdvi.sines:Sines"
+SINES = "tests.data.sdvi.sine_synthesizer:Sines"
 ASKING = ("anna", "ben", "cleo", "dan")
 QUESTIONS = [
     vqa("What is on the left?", "A boat.", name="q0"),
@@ -47,8 +47,8 @@ CAPTIONS = [
 
 @pytest.fixture(autouse=True)
 def silence() -> None:
-    sines.said.clear()
-    sines.heard.clear()
+    sine_synthesizer.said.clear()
+    sine_synthesizer.heard.clear()
 
 
 @pytest.fixture
@@ -97,16 +97,18 @@ def test_what_is_heard_is_what_was_written(builder: Builder) -> None:
     spoken = {}
     for sample in manifest.read(builder.out / MANIFEST):
         sounds = [medium for medium in sample.media if medium.kind == "speech"]
-        spoken[sample.name] = [sines.transcribe(Waveform.read(sound.path)) for sound in sounds]
+        spoken[sample.name] = [
+            sine_synthesizer.transcribe(Waveform.read(sound.path)) for sound in sounds
+        ]
     assert spoken["svqa-q0-1"] == ["what is on the left", "a boat"]
     assert spoken["s2i-c1"] == ["picture of a dog"]
 
 
 def test_all_answers_are_in_one_voice_and_each_is_said_once(builder: Builder) -> None:
     builder.run()
-    answers = [text for text, voice in sines.said if voice == "answerer"]
+    answers = [text for text, voice in sine_synthesizer.said if voice == "answerer"]
     assert sorted(answers) == ["A boat.", "It is red.", "Two."]
-    assert {voice for _, voice in sines.said} <= {*ASKING, "answerer"}
+    assert {voice for _, voice in sine_synthesizer.said} <= {*ASKING, "answerer"}
 
 
 def test_a_voice_is_drawn_by_seed_and_name_and_a_further_one_takes_only_its_own() -> None:
@@ -168,7 +170,7 @@ def test_a_mumbling_voice_is_told_by_ear_and_another_one_asks(builder: Builder) 
     voices = Voices(("mumbler", "anna"), "answerer", again=1)
     done = replace(builder, voices=voices).run()
     assert len(done.left) == 1
-    tried = {voice for text, voice in sines.said if voice != "answerer"}
+    tried = {voice for text, voice in sine_synthesizer.said if voice != "answerer"}
     assert tried == {"mumbler", "anna"}  # it was drawn, and none of it was kept
     assert "| anna | 7 |" in (builder.out / CARD).read_text()
     assert "mumbler" not in (builder.out / CARD).read_text()
@@ -189,15 +191,15 @@ def test_what_no_voice_says_well_is_left_out(
     done = builder.run()
     assert reason in left(builder)
     assert done.samples == (0 if asking != "anna" else 3)  # captions have no spoken answer
-    before = len(sines.said)
+    before = len(sine_synthesizer.said)
     assert builder.run().made == 0
-    assert len(sines.said) == before
+    assert len(sine_synthesizer.said) == before
 
 
 @pytest.mark.parametrize(
     ("line", "gate", "reason"),
     [
-        ("tests.data.sdvi.sines:short", Gate(), "question: too short (0.01 s"),
+        ("tests.data.sdvi.sine_synthesizer:short", Gate(), "question: too short (0.01 s"),
         (SINES, Gate(max_seconds=1.0), "question: too long (1.20 s"),
     ],
 )
@@ -207,7 +209,7 @@ def test_too_short_and_too_long_sounds(
     builder = replace(builder, synthesizer=Synthesizer.named(line), gate=gate)
     builder.run()
     assert reason in left(builder)
-    assert not any("left" in text for text in sines.heard)  # nobody listens to those
+    assert not any("left" in text for text in sine_synthesizer.heard)  # nobody listens to those
 
 
 def test_a_text_without_words_for_the_judge_is_left_out(builder: Builder, tmp_path: Path) -> None:
@@ -219,47 +221,47 @@ def test_a_text_without_words_for_the_judge_is_left_out(builder: Builder, tmp_pa
 def test_another_threshold_says_and_hears_nothing_again(builder: Builder) -> None:
     half = replace(builder, voices=Voices(["mumbler"], "anna"))
     half.run()
-    said = len(sines.said)
+    said = len(sine_synthesizer.said)
     strict = replace(builder, voices=Voices(ASKING, "anna"))
     strict.run()
-    assert len(sines.said) > said
-    said, heard = len(sines.said), len(sines.heard)
+    assert len(sine_synthesizer.said) > said
+    said, heard = len(sine_synthesizer.said), len(sine_synthesizer.heard)
     replace(strict, gate=Gate(most_errors=0.0)).run()
-    assert (len(sines.said), len(sines.heard)) == (said, heard)
+    assert (len(sine_synthesizer.said), len(sine_synthesizer.heard)) == (said, heard)
 
 
 def test_a_judge_that_comes_later_hears_what_was_kept(builder: Builder) -> None:
     replace(builder, judge=None).run()
-    said = len(sines.said)
-    assert not sines.heard
+    said = len(sine_synthesizer.said)
+    assert not sine_synthesizer.heard
     assert builder.run().samples == 7
-    assert len(sines.said) == said
-    assert len(sines.heard) == said
+    assert len(sine_synthesizer.said) == said
+    assert len(sine_synthesizer.heard) == said
 
 
 # ---------------------------------------------------------------------------------------- going on
 def test_a_second_run_says_nothing_and_changes_nothing(builder: Builder) -> None:
     builder.run()
-    before, count = everything(builder), len(sines.said)
+    before, count = everything(builder), len(sine_synthesizer.said)
     done = replace(builder, synthesizer=Synthesizer.named(SINES)).run(workers=2)
     assert (done.made, done.samples) == (0, 7)
-    assert len(sines.said) == count
+    assert len(sine_synthesizer.said) == count
     assert everything(builder) == before
 
 
 def test_what_changed_is_made_anew_and_nothing_else(builder: Builder, tmp_path: Path) -> None:
     builder.run()
-    sines.said.clear()
+    sine_synthesizer.said.clear()
     other = [vqa("What is on the right?", "A dog.", name="q0"), *QUESTIONS[1:]]
     changed = replace(builder.sources, vqa=written(tmp_path, "changed.jsonl", other))
     replace(builder, sources=changed).run()
-    assert sorted(text for text, _ in sines.said) == ["A dog.", "What is on the right?"]
-    sines.said.clear()
+    assert sorted(text for text, _ in sine_synthesizer.said) == ["A dog.", "What is on the right?"]
+    sine_synthesizer.said.clear()
     replace(builder, sources=changed, voices=Voices(ASKING, "eve")).run()
-    assert sorted(sines.said) == [
+    assert sorted(sine_synthesizer.said) == [
         (text, "eve") for text in ("A boat.", "A dog.", "It is red.", "Two.")
     ]
-    sines.said.clear()
+    sine_synthesizer.said.clear()
     builder.run()
     synthesizer = Synthesizer.named(SINES + " seconds=0")
     assert replace(builder, synthesizer=synthesizer).run().made == 10
@@ -296,13 +298,13 @@ def test_a_lost_sound_is_made_again(builder: Builder) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from tests.data.sdvi.sines import JUDGE
+from tests.data.sdvi.sine_synthesizer import JUDGE
 from omni_diffusion.data.sdvi.build import Builder, Voices
-from omni_diffusion.data.sdvi.lines import Sources
+from omni_diffusion.data.sdvi.sources import Sources
 from omni_diffusion.data.sdvi.synthesizer import Synthesizer
 folder = Path(sys.argv[1])
 sources = Sources(folder / "vqa.jsonl", folder / "t2i.jsonl")
-line = "tests.data.sdvi.sines:Sines seconds=0.15"
+line = "tests.data.sdvi.sine_synthesizer:Sines seconds=0.15"
 voices = Voices(("anna", "ben", "cleo", "dan"), "answerer")
 Builder(sources, folder / "out", Synthesizer.named(line), voices, JUDGE).run(workers=2)
 """
@@ -333,7 +335,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(builder: Builder, tmp_
 
 
 # ---------------------------------------------------------------------------------------- failures
-SCRIPT = shlex.join([sys.executable, str(Path(sines.__file__).with_name("say.py"))])
+SCRIPT = shlex.join([sys.executable, str(Path(sine_synthesizer.__file__).with_name("say.py"))])
 
 
 def test_a_text_that_a_command_cannot_say_is_left_out_with_its_words(
@@ -363,11 +365,11 @@ def test_failures_are_tried_again_when_asked_for(builder: Builder, tmp_path: Pat
     path = written(tmp_path, "c.jsonl", [caption("an elephant", name="a"), caption("a dog")])
     builder = replace(builder, sources=Sources(None, path))
     builder.run()
-    sines.said.clear()
+    sine_synthesizer.said.clear()
     builder.run()
-    assert not sines.said
+    assert not sine_synthesizer.said
     replace(builder, retry=True).run()
-    assert [text for text, _ in sines.said] == ["an elephant"] * 3
+    assert [text for text, _ in sine_synthesizer.said] == ["an elephant"] * 3
 
 
 def test_the_same_line_twice_is_one(builder: Builder, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from omni_diffusion.data.manifest import Place
 from omni_diffusion.data.sdvi.build import Record, Spoken
 from omni_diffusion.data.sdvi.card import card
-from omni_diffusion.data.sdvi.lines import Line
-from omni_diffusion.data.sdvi.takes import Take
+from omni_diffusion.data.sdvi.sources import Line
+from omni_diffusion.data.sdvi.utterances import Take
 
 RECORD = Record(None, "t2i.jsonl", "say a|b {out}", 40, "anna", 7, 2, "Whisper base", 0.2)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.data.sdvi import sines
+from tests.data.sdvi import sine_synthesizer
 
 from omni_diffusion.data.sdvi.synthesizer import Mute, Synthesizer, say, tidy
 from omni_diffusion.errors import DataError
@@ -25,20 +25,25 @@ def spoken(line: str, text: str, voice: str = "anna", timeout: float = 30.0) -> 
 
 @pytest.mark.parametrize(
     "line",
-    [COMMAND, COMMAND + " {text}", "tests.data.sdvi.sines:say", "tests.data.sdvi.sines:Sines"],
+    [
+        COMMAND,
+        COMMAND + " {text}",
+        "tests.data.sdvi.sine_synthesizer:say",
+        "tests.data.sdvi.sine_synthesizer:Sines",
+    ],
 )
 def test_every_kind_says_the_same(line: str) -> None:
     found = spoken(line, "What is on the left?")
     assert found.rate == 8000
     assert torch.allclose(
-        found.samples, sines.say("what is on the left", "anna").samples, atol=1e-4
+        found.samples, sine_synthesizer.say("what is on the left", "anna").samples, atol=1e-4
     )
-    assert sines.transcribe(found) == "what is on the left"
+    assert sine_synthesizer.transcribe(found) == "what is on the left"
 
 
 def test_a_class_gets_its_values() -> None:
     begun = time.monotonic()
-    spoken("tests.data.sdvi.sines:Sines seconds=0.2", "boat")
+    spoken("tests.data.sdvi.sine_synthesizer:Sines seconds=0.2", "boat")
     assert time.monotonic() - begun >= 0.2
 
 
@@ -58,9 +63,9 @@ def test_a_text_cannot_become_an_option_a_command_or_a_blank() -> None:
         (COMMAND, "nothing", "wrote nothing to {out}"),
         (COMMAND, "noise", "is no readable sound"),
         (COMMAND + " {text}", "nul \0 byte", "cannot be run"),
-        ("tests.data.sdvi.sines:say", "an elephant", "ValueError: 'an' is not in"),
-        ("tests.data.sdvi.sines:wrong", "boat", "it gave str, not a Waveform"),
-        ("tests.data.sdvi.sines:infinite", "boat", "not finite"),
+        ("tests.data.sdvi.sine_synthesizer:say", "an elephant", "ValueError: 'an' is not in"),
+        ("tests.data.sdvi.sine_synthesizer:wrong", "boat", "it gave str, not a Waveform"),
+        ("tests.data.sdvi.sine_synthesizer:infinite", "boat", "not finite"),
     ],
 )
 def test_a_text_that_fails_is_told_in_a_line(line: str, text: str, message: str) -> None:
@@ -86,8 +91,8 @@ def test_a_command_that_hangs_is_ended_with_all_it_started() -> None:
         (f"{sys.executable} {{voices}} {{out}}", "has {voices}; give {voice}"),
         (f"{sys.executable} {{voice}}", "has no {out}"),
         ("no.such.module:Voice", "names no.such.module:Voice"),
-        ("tests.data.sdvi.sines:nobody", "has no attribute 'nobody'"),
-        ("tests.data.sdvi.sines:Sines fast", "give key=value"),
+        ("tests.data.sdvi.sine_synthesizer:nobody", "has no attribute 'nobody'"),
+        ("tests.data.sdvi.sine_synthesizer:Sines fast", "give key=value"),
     ],
 )
 def test_a_line_that_names_nothing_is_an_error(line: str, message: str) -> None:
@@ -99,9 +104,9 @@ def test_a_line_that_names_nothing_is_an_error(line: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("tests.data.sdvi.sines:Sines pace=1", "did not open .TypeError"),
-        ("tests.data.sdvi.sines:say pace=1", "is no class"),
-        ("tests.data.sdvi.sines:WORDS", "is list"),
+        ("tests.data.sdvi.sine_synthesizer:Sines pace=1", "did not open .TypeError"),
+        ("tests.data.sdvi.sine_synthesizer:say pace=1", "is no class"),
+        ("tests.data.sdvi.sine_synthesizer:WORDS", "is list"),
     ],
 )
 def test_what_does_not_open_is_an_error(line: str, message: str) -> None:

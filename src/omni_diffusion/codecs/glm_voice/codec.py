@@ -12,14 +12,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from omni_diffusion import config as configs
-from omni_diffusion import weights
 from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
 from omni_diffusion.codecs.glm_voice.griffin_lim import GriffinLim
 from omni_diffusion.codecs.glm_voice.stream import VoiceStream
 from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
 from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig, Vocoder
 from omni_diffusion.errors import ConfigError
+from omni_diffusion.io import config as configs
+from omni_diffusion.io import weights
 from omni_diffusion.media import Waveform
 
 CONFIG_FILE = "config.json"

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-from omni_diffusion import weights
+from omni_diffusion.io import weights
 
 Source: TypeAlias = str | Path | Mapping[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from omni_diffusion.config import nearest
 from omni_diffusion.data.importers import parquet, speech, tars
 from omni_diffusion.data.importers.importer import Importer, matching
 from omni_diffusion.errors import DataError
+from omni_diffusion.io.config import nearest
 
 IMPORTERS = (
     Importer(

@@ -12,7 +12,7 @@ from typing import Any
 from omni_diffusion.data.importers.importer import Found, Shelf, Skipped
 from omni_diffusion.data.manifest import AUDIO, IMAGE, OTHER_ROLES
 from omni_diffusion.errors import DataError
-from omni_diffusion.extras import need
+from omni_diffusion.io.optional import need
 
 ROWS = 64  # read at once; a row may hold a large picture
 THEIR_IMAGE = "<image>"  # the tag of LLaVA's conversations

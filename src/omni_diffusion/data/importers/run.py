@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from omni_diffusion import config, files
 from omni_diffusion.data import manifest
 from omni_diffusion.data.importers.importer import Found, Importer, Shelf, Skipped
 from omni_diffusion.data.manifest import Place
 from omni_diffusion.errors import DataError
+from omni_diffusion.io import config, files
 
 MANIFEST, SKIPPED, RECORD = "manifest.jsonl", "skipped.txt", "import.json"
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omni_diffusion.data import wording
 from omni_diffusion.data.importers.importer import Found, Shelf, Skipped, matching
 from omni_diffusion.data.manifest import AUDIO
 from omni_diffusion.errors import DataError
+from omni_diffusion.tasks import prompts
 from omni_diffusion.tasks.catalog import CATALOG
 
 SOUNDS = (".flac", ".wav", ".opus", ".mp3")
@@ -49,7 +49,7 @@ def libritts(chapter: Path, shelf: Shelf, split: str | None) -> Iterator[Found]:
             yield Skipped(name, "it has no sound")
             continue
         words, audios = _text(text).strip(), [shelf.leave(sound)]
-        yield wording.row(CATALOG["tts"], text=words, answer=AUDIO, audios=audios, name=name)
+        yield prompts.row(CATALOG["tts"], text=words, answer=AUDIO, audios=audios, name=name)
 
 
 def common_voice_tables(source: Path, split: str | None) -> Sequence[Path]:
@@ -97,7 +97,7 @@ def _section(segment: dict[str, Any], path: Path, shelf: Shelf) -> Found:
         "start": segment["begin_time"],
         "stop": segment["end_time"],
     }
-    return wording.row(CATALOG["asr"], answer=words.lower(), audios=[section], name=name)
+    return prompts.row(CATALOG["asr"], answer=words.lower(), audios=[section], name=name)
 
 
 def _audios(path: Path) -> Iterator[dict[str, Any]]:
@@ -128,7 +128,7 @@ def _audios(path: Path) -> Iterator[dict[str, Any]]:
 def _heard(shelf: Shelf, sound: Path | None, words: str, name: str) -> Found:
     if sound is None:
         return Skipped(name, "it has no sound")
-    return wording.row(CATALOG["asr"], answer=words.strip(), audios=[shelf.leave(sound)], name=name)
+    return prompts.row(CATALOG["asr"], answer=words.strip(), audios=[shelf.leave(sound)], name=name)
 
 
 def _sound(stem: Path) -> Path | None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from omni_diffusion.data import wording
 from omni_diffusion.data.importers.importer import Found, Shelf, Skipped
 from omni_diffusion.data.manifest import IMAGE
 from omni_diffusion.errors import DataError
+from omni_diffusion.tasks import prompts
 from omni_diffusion.tasks.catalog import CATALOG
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -38,7 +38,7 @@ def _line(name: str, caption: bytes, picture: bytes, shelf: Shelf) -> Found:
     path = shelf.put(picture)
     if path is None:
         return Skipped(name, "its picture is of no known format")
-    return wording.row(CATALOG["t2i"], text=text, answer=IMAGE, images=[path], name=name)
+    return prompts.row(CATALOG["t2i"], text=text, answer=IMAGE, images=[path], name=name)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:

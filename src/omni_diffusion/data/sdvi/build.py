@@ -19,17 +19,17 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from omni_diffusion import config, files
-from omni_diffusion.data import wording
 from omni_diffusion.data.importers.importer import Shelf
 from omni_diffusion.data.manifest import AUDIO, IMAGE
 from omni_diffusion.data.sdvi.card import card
-from omni_diffusion.data.sdvi.gate import Flaw, Gate, Judge, Transcribe, listened
-from omni_diffusion.data.sdvi.lines import Left, Line, Sources
+from omni_diffusion.data.sdvi.quality_filter import Flaw, Gate, Judge, Transcribe, listened
+from omni_diffusion.data.sdvi.sources import Left, Line, Sources
 from omni_diffusion.data.sdvi.synthesizer import Mute, Speak, Synthesizer, content, say, tidy
-from omni_diffusion.data.sdvi.takes import Take, Takes, key_of
+from omni_diffusion.data.sdvi.utterances import Take, Takes, key_of
 from omni_diffusion.errors import DataError, MediaError
+from omni_diffusion.io import config, files
 from omni_diffusion.media import Waveform
+from omni_diffusion.tasks import prompts
 from omni_diffusion.tasks.catalog import CATALOG
 
 MANIFEST, LEFT, CARD, RECORD = "manifest.jsonl", "dropped.txt", "README.md", "sdvi.json"
@@ -218,7 +218,7 @@ class Builder:
         line = spoken.line
         task = CATALOG["s2i" if line.answer is None else "svqa"]
         said = [take for take in (spoken.question, spoken.answer) if take is not None]
-        return wording.row(
+        return prompts.row(
             task,
             answer=IMAGE if line.answer is None else f"{line.answer}\n{AUDIO}",
             audios=[takes.path(take.key).relative_to(self.out).as_posix() for take in said],

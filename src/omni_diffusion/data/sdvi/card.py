@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from omni_diffusion.data.report import Histogram
+from omni_diffusion.data.stats import Histogram
 
 if TYPE_CHECKING:
     from omni_diffusion.data.sdvi.build import Record, Spoken
-    from omni_diffusion.data.sdvi.lines import Left
-    from omni_diffusion.data.sdvi.takes import Take
+    from omni_diffusion.data.sdvi.sources import Left
+    from omni_diffusion.data.sdvi.utterances import Take
 
 PERCENT = (1, 5, 10, 20, 50, 100)
 VOICES = 30  # voices that are listed one by one

@@ -1,0 +1,118 @@
+"""Parts of a conversation as a reader sees them: HTML that needs nothing else, media inside of it.
+
+Knows no model and no page.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+
+import torch
+import torch.nn.functional as F
+
+from omni_diffusion.conversation import Image, Message, Part, Speech, Text
+from omni_diffusion.media import Picture, Waveform
+from omni_diffusion.tasks.parts import (
+    Blank,
+    Codes,
+    Draft,
+    Frames,
+    Partial,
+    PartialImage,
+    PartialSpeech,
+    Source,
+    Turn,
+)
+
+BARS = 160  # of a drawn waveform
+LARGE = 512  # pixels; longer sides are shrunk to it
+HOLE = 128  # grey, as it is shown
+
+
+def seen(asked: Sequence[Message | Draft | Turn]) -> tuple[Part, ...]:
+    """A request as a person sees it: a picture with its hole grey, a gap of words as underscores.
+
+    What is encoded already is named in brackets.
+    """
+    return tuple(_seen(part) for message in asked for part in message.parts)
+
+
+def _seen(part: Source) -> Part:
+    if isinstance(part, Text | Image | Speech):
+        return part
+    if isinstance(part, PartialImage):
+        grey = torch.where(part.hole[..., None], HOLE, part.picture.pixels)
+        return Image(Picture(grey.to(torch.uint8)))
+    if isinstance(part, PartialSpeech):
+        return Speech(part.waveform)
+    if isinstance(part, Blank) and part.kind == "text":
+        return Text("_" * part.length)
+    if isinstance(part, Frames):
+        return Text(f"[{len(part.frames)} frames of speech]")
+    assert isinstance(part, Blank | Codes | Partial)
+    state = "known" if isinstance(part, Codes) else "open"
+    return Text(f"[{len(part)} {part.kind} tokens, {state}]")
+
+
+def style() -> str:
+    """The style sheet of parts, cards and the page around them."""
+    return (resources.files("omni_diffusion") / "html.css").read_text(encoding="utf-8")
+
+
+def parts(shown: Sequence[Part], key: str) -> str:
+    """Every part in an element of its own; `key` is of this call alone on its page."""
+    drawn = [_part(part, f"{key}-{i}") for i, part in enumerate(shown)]
+    return "".join(f'<div class="part">{part}</div>' for part in drawn)
+
+
+def _part(part: Part, key: str) -> str:
+    if isinstance(part, Text):
+        return f'<p class="said">{escape(part.text) or "<i>(nothing)</i>"}</p>'
+    if isinstance(part, Image):
+        picture = part.picture
+        size = f"{picture.width} × {picture.height}"
+        crisp = ' class="crisp"' if max(picture.width, picture.height) < LARGE // 2 else ""
+        return f'<img src="{png(_shrunk(picture))}" alt="A picture, {size} pixels"{crisp}>'
+    assert isinstance(part, Speech)
+    return _sound(part.waveform, escape(key))
+
+
+def _sound(waveform: Waveform, key: str) -> str:
+    """A player below the drawn waveform; the drawing is twice there, the upper one clipped."""
+    bars = "".join(
+        f"M{x + 0.1:.1f} {50 - 48 * peak:.1f}h.8v{96 * peak:.1f}h-.8z"
+        for x, peak in enumerate(peaks(waveform, BARS))
+    )
+    source = _data("audio/wav", waveform.wav_bytes())
+    return f"""<div class="sound">
+<svg viewBox="0 0 {BARS} 100" preserveAspectRatio="none" aria-hidden="true">
+<clipPath id="{key}" clipPathUnits="objectBoundingBox"><rect width="0" height="1"/></clipPath>
+<path d="{bars}"/><path class="heard" clip-path="url(#{key})" d="{bars}"/></svg>
+<audio controls preload="metadata" src="{source}"></audio>
+<p class="quiet">{waveform.seconds:.1f} s, {waveform.rate:,} Hz</p></div>"""
+
+
+def peaks(waveform: Waveform, bars: int) -> list[float]:
+    """The loudest sample of each of `bars` equal stretches, 0..1 of the loudest of all."""
+    level = waveform.mono().samples.abs()
+    found = F.adaptive_max_pool1d(level, bars)[0]
+    return [float(peak) for peak in found / found.max().clamp(min=1e-4)]
+
+
+def _shrunk(picture: Picture) -> Picture:
+    """A photograph need not be on the page in full."""
+    small = picture.to_pil()
+    small.thumbnail((LARGE, LARGE))
+    return Picture.from_pil(small)
+
+
+def png(picture: Picture) -> str:
+    """The picture as an address that holds it."""
+    return _data("image/png", picture.png_bytes())
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"

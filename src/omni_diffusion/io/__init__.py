@@ -1,0 +1,1 @@
+"""Files, configs, weights, memory and optional libraries."""

@@ -1,0 +1,198 @@
+"""Dataclasses to JSON and back, strictly: a misspelt key or a wrong type is an error, not a guess.
+
+Knows no particular config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from omni_diffusion.errors import ConfigError
+from omni_diffusion.io import files
+
+T = TypeVar("T")
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """A dataclass as plain JSON values: nested ones to dicts, tuples to lists, paths to text."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"{config!r} is no config; give an instance of a dataclass")
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
+    """Make a `cls` from plain JSON values.
+
+    `where` is the dotted path that errors name. Raises ConfigError for an unknown key (with the
+    nearest known ones), a missing key and a value of another type.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls!r} is no dataclass")
+    if not isinstance(data, Mapping):
+        raise ConfigError(
+            f"{where} is {shown(data)}; give an object with the keys of {cls.__name__}"
+        )
+    wanted = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in data:
+        if key not in wanted:
+            raise ConfigError(f"{where} has an unknown key {key!r}; {_near(str(key), wanted)}")
+    hints = get_type_hints(cls)
+    values = {k: _value(hints[k], value, f"{where}.{k}") for k, value in data.items()}
+    for name, field in wanted.items():
+        if name not in values and _required(field):
+            raise ConfigError(f"{where} lacks the key {name!r}; add it ({_name(hints[name])})")
+    return cls(**values)
+
+
+def load(cls: type[T], path: Path) -> T:
+    """Read a `cls` from a JSON file; raises ConfigError naming the file."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, object_pairs_hook=no_twins, parse_constant=_no_constant)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; give a JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no valid JSON ({error}); mend or replace it") from error
+    return from_dict(cls, data, where=path.name)
+
+
+def save(config: object, path: Path) -> None:
+    """Write a config as indented JSON, whole or not at all."""
+    try:
+        text = json.dumps(to_dict(config), indent=2, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"cannot write {path}: {error}; use finite plain values") from error
+    files.write_text(path, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """`value`, checked against the type `hint` and turned into it."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _either(args, value, where)
+    if origin is Literal:
+        if not any(value == option and type(value) is type(option) for option in args):
+            options = ", ".join(repr(option) for option in args)
+            raise ConfigError(f"{where} is {shown(value)}; give one of {options}")
+        return value
+    if origin in (tuple, list, Sequence):
+        return _row(origin, args, value, where)
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(hint, value, where)
+        key_hint, item_hint = args
+        return {
+            _value(key_hint, key, f"a key of {where}"): _value(item_hint, item, f"{where}.{key}")
+            for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    return _single(hint, value, where)
+
+
+def _single(hint: Any, value: Any, where: str) -> Any:
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    # type() and not isinstance(): True must not pass for a number
+    if type(value) is not hint:
+        raise _wrong(hint, value, where)
+    return value
+
+
+def _either(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    present = [option for option in options if option is not type(None)]
+    if len(present) == 1:
+        return _value(present[0], value, where)
+    if type(value) in present:
+        return value
+    for option in present:
+        try:
+            return _value(option, value, where)
+        except ConfigError:
+            continue
+    raise ConfigError(
+        f"{where} is {shown(value)}; give one of {', '.join(_name(o) for o in options)}"
+    )
+
+
+def _row(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where} is {shown(value)}; give a list")
+    if origin is tuple and args[-1:] != (Ellipsis,):
+        if len(value) != len(args):
+            raise ConfigError(f"{where} has {len(value)} items; give {len(args)}")
+        kinds = args
+    else:
+        kinds = (args[0],) * len(value)
+    items = [_value(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    return items if origin is list else tuple(items)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to give instead of an unknown name: the nearest known ones, or all."""
+    names = tuple(known)
+    near = difflib.get_close_matches(name, names, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join(names)}"
+
+
+def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its pairs; raises ValueError for a key that stands twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice; keep one")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _near(key: str, wanted: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, wanted, n=3)
+    if near:
+        return f"did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"known keys: {', '.join(wanted) or 'none'}"
+
+
+def _wrong(hint: Any, value: Any, where: str) -> ConfigError:
+    return ConfigError(f"{where} is {shown(value)} ({type(value).__name__}); give {_name(hint)}")
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+
+
+def shown(value: Any) -> str:
+    """A value for an error, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

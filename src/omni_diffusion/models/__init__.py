@@ -1,0 +1,1 @@
+"""Whole models: opening, saving, converting, sizes."""

@@ -1,1 +1,0 @@
-"""Whole trainings as data: functions that return every number of a run."""

@@ -1,0 +1,18 @@
+"""The figures of docs/scale.md are those of the committed result."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("peft")
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_tables_of_the_plan_are_those_of_the_committed_file() -> None:
+    from experiments.scale_plan import tables
+
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    told = json.loads((ROOT / "benchmarks" / "results" / "scale-plan.json").read_text())
+    for name, rows in tables(told).items():
+        assert "\n".join(rows) in page, name

@@ -1,0 +1,135 @@
+"""LoRA: trained with our own objective, saved, opened again and merged."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from tests.tasks.tiny_scenes import CONVERSATIONS, filled
+from transformers import AutoModel
+
+from omni_diffusion.canvas import Canvas
+from omni_diffusion.data.mixture import Group
+from omni_diffusion.errors import ConfigError, ModelError
+from omni_diffusion.integrations.peft import lora_config
+from omni_diffusion.integrations.transformers import OmniDiffusionModel, OmniDiffusionProcessor
+from omni_diffusion.io import weights
+from omni_diffusion.models.omni import OmniModel
+from omni_diffusion.tasks import catalog
+from omni_diffusion.tasks.render import render
+from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
+
+IDS = torch.arange(12)[None]
+STEPS = 30
+
+
+class Few:
+    """The same few canvases in every step."""
+
+    def __init__(self, canvases: list[Canvas]) -> None:
+        self.groups = [Group.alone("t2i", 1.0, canvases)]
+
+    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+        return self.groups
+
+
+def trained(omni: OmniModel, folder: Path, **options: object) -> tuple[PeftModel, list[float]]:
+    """A model of the folder with factors that learned a few canvases by heart, and its losses."""
+    torch.manual_seed(0)
+    model = get_peft_model(OmniDiffusionModel.from_pretrained(folder), lora_config(8, **options))
+    canvas = render(catalog.task("t2i"), CONVERSATIONS["t2i"], omni).canvas
+    backbone = model.get_base_model().backbone
+    mixture = Few([filled(canvas), filled(canvas)])
+    objective = DenoisingObjective(backbone, omni.vocabulary, mixture, DenoisingConfig())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+    generator, losses = torch.Generator().manual_seed(0), []
+    for step in range(STEPS):
+        loss, _ = objective.loss(step, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return model.eval(), losses
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def test_by_default_the_blocks_learn_and_nothing_else(omni: OmniModel, folder: Path) -> None:
+    before = omni.backbone.state_dict()
+    model, losses = trained(omni, folder)
+    assert max(losses[-5:]) < min(losses[:2])  # as far as a head of small random rows allows
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    layers = omni.config.backbone.num_layers
+    assert len(learning) == 2 * 7 * layers  # two factors for each of seven projections
+    assert all(".layers." in name and ".lora_" in name for name in learning)
+    for name, tensor in model.unload().backbone.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_saved_opened_and_merged(omni: OmniModel, folder: Path, tmp_path: Path) -> None:
+    model, _ = trained(omni, folder)
+    model.save_pretrained(tmp_path / "adapter")
+    stored = weights.read(tmp_path / "adapter/adapter_model.safetensors")
+    assert len(stored) == 2 * 7 * omni.config.backbone.num_layers  # the factors alone
+    again = PeftModel.from_pretrained(AutoModel.from_pretrained(folder), tmp_path / "adapter")
+    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
+    merged = again.merge_and_unload()
+    assert isinstance(merged, OmniDiffusionModel)
+    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(logits(merged), logits(OmniDiffusionModel.from_omni(omni)), atol=0.01)
+    merged.save_pretrained(tmp_path / "merged")
+    omni.codecs.save(tmp_path / "merged")
+    opened = OmniModel.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        assert torch.equal(opened.backbone(IDS), logits(merged))
+
+
+def test_new_rows_and_the_adapter_are_trained_whole(
+    omni: OmniModel, folder: Path, tmp_path: Path
+) -> None:
+    image = omni.vocabulary.image
+    new = range(image.start, image.stop)
+    model, losses = trained(omni, folder, new_ids=new, adapter=True)
+    assert max(losses[-5:]) < 0.7 * losses[0]
+    model.save_pretrained(tmp_path)
+    stored = weights.read(tmp_path / "adapter_model.safetensors")
+    rows = [tensor.shape for name, tensor in stored.items() if "trainable_tokens" in name]
+    assert rows == [(len(new), 32)] * 2  # of embedding and head, and no row more
+    assert sum("audio_projection" in name for name in stored) == 4
+    unmerged = logits(model)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(logits(merged), unmerged, rtol=1e-4, atol=1e-5)
+    for table in (merged.backbone.model.embed_tokens, merged.backbone.lm_head):
+        name = "lm_head" if table is merged.backbone.lm_head else "model.embed_tokens"
+        changed = (table.weight != omni.backbone.state_dict()[f"{name}.weight"]).any(1)
+        assert bool(changed[image.start : image.stop].any())
+        assert not bool(changed[: image.start].any())
+
+
+def test_an_adapted_model_generates(
+    omni: OmniModel, folder: Path, processor: OmniDiffusionProcessor
+) -> None:
+    model, _ = trained(omni, folder)
+    inputs = processor(text="a red apple", task="t2i")
+    steps = {"steps": 4}
+    adapted = model.generate(**inputs, **steps)
+    assert torch.equal(adapted, model.merge_and_unload().generate(**inputs, **steps))
+
+
+def test_options_go_through_and_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = lora_config(4, target_modules=["q_proj"], lora_alpha=4, lora_dropout=0.1)
+    assert isinstance(config, peft.LoraConfig)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 4, 0.1)
+    assert set(config.target_modules) == {"q_proj"}
+    with pytest.raises(ConfigError, match="rank is 0"):
+        lora_config(0)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelError, match=r"peft is not installed; run: pip install 'omni-.*lora"):
+        lora_config()

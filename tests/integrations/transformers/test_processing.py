@@ -1,0 +1,138 @@
+"""Conversations to tensors, id for id as `render` lays them out, and back to text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.tasks.tiny_scenes import CONVERSATIONS
+from tests.tiny import checkers, tone
+from transformers import AutoProcessor
+
+from omni_diffusion.conversation import Speech, Text
+from omni_diffusion.errors import MediaError, ModelError, TaskError
+from omni_diffusion.integrations.transformers import OmniDiffusionModel, OmniDiffusionProcessor
+from omni_diffusion.models.omni import OmniModel
+from omni_diffusion.tasks import catalog
+from omni_diffusion.tasks.render import render
+
+SOUND = tone()
+
+
+def test_a_folder_of_ours_opens_as_a_processor(
+    omni: OmniModel, folder: Path, tmp_path: Path
+) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    assert isinstance(processor, OmniDiffusionProcessor)
+    assert processor.config == omni.config
+    processor.save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).config == omni.config
+    OmniDiffusionModel.from_omni(omni).save_pretrained(tmp_path)
+    assert OmniModel.from_pretrained(tmp_path).config == omni.config
+    with pytest.raises(ModelError, match="give a folder"):
+        OmniDiffusionProcessor.from_pretrained(tmp_path / "no where")
+
+
+@pytest.mark.parametrize("task", CONVERSATIONS)
+def test_ids_are_those_of_render(
+    omni: OmniModel, processor: OmniDiffusionProcessor, task: str
+) -> None:
+    canvas = render(catalog.task(task), CONVERSATIONS[task], omni).canvas
+    laid = processor.apply_chat_template(CONVERSATIONS[task], task=task, tokenize=True)
+    assert torch.equal(laid["input_ids"], canvas.ids[None])
+    assert torch.equal(laid["input_ids"] == omni.vocabulary.mask, canvas.blank[None])
+    assert torch.equal(laid["allowed_ids"], canvas.allowed[None])
+    assert laid["answer_start"].tolist() == [canvas.answer[0]]
+    frames = [slot.frames for slot in canvas.slots]
+    assert ("input_features" in laid) == bool(frames)
+    if frames:
+        torch.testing.assert_close(laid["input_features"], torch.cat(frames), rtol=0, atol=0)
+
+
+def test_chat_dictionaries_are_our_messages(processor: OmniDiffusionProcessor) -> None:
+    parts = [
+        {"type": "text", "text": "a red apple"},
+        {"type": "image", "image": checkers(20).to_pil()},
+    ]
+    chat = [{"role": "user", "content": parts}]
+    ours = processor.apply_chat_template(CONVERSATIONS["vqa"], task="vqa", tokenize=True)
+    theirs = processor.apply_chat_template(chat, task="vqa", tokenize=True)
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    called = processor(text="a red apple", images=checkers(20).to_pil(), task="vqa")
+    assert torch.equal(ours["input_ids"], called["input_ids"])
+
+
+def test_a_prompt_as_text(processor: OmniDiffusionProcessor) -> None:
+    chat = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "a <|mask|> dog"},
+    ]
+    told = (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\na <|mask|> dog<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert processor.apply_chat_template(chat) == told
+    assert processor.apply_chat_template([chat, chat]) == [told, told]
+    laid = processor.apply_chat_template(chat, tokenize=True, length=8)
+    ids = laid["input_ids"][0]
+    assert int((ids == processor.vocabulary.mask).sum()) == 8  # what a user writes is no special
+
+
+def test_sound_comes_as_an_array_a_waveform_or_a_file(
+    processor: OmniDiffusionProcessor, tmp_path: Path
+) -> None:
+    array = SOUND.samples[0].numpy()
+    SOUND.write(tmp_path / "hum.wav")
+    part = {"type": "audio", "path": str(tmp_path / "hum.wav")}
+    ways = [
+        processor(audio=array, sampling_rate=SOUND.rate, task="asr"),
+        processor(audio=SOUND, task="asr"),
+        processor(audio=tmp_path / "hum.wav", task="asr"),
+        processor.apply_chat_template([{"content": [part]}], task="asr", tokenize=True),
+    ]
+    first = ways[0]["input_features"]
+    for way in ways:
+        torch.testing.assert_close(way["input_features"], first, atol=0.02, rtol=0.02)
+    with pytest.raises(MediaError, match="give sampling_rate"):
+        processor(audio=array, task="asr")
+
+
+def test_decoded_ids_name_what_is_no_text(processor: OmniDiffusionProcessor) -> None:
+    vocabulary = processor.vocabulary
+    ids = [
+        vocabulary.im_start,
+        *vocabulary.text.lift(processor.codecs.text.encode("a dog")).tolist(),
+        vocabulary.speech.lift(5),
+        vocabulary.image.lift(3),
+    ]
+    assert processor.decode(ids) == "<|im_start|>a dog<|audio_5|><|image_3|>"
+    assert processor.batch_decode([ids], skip_special_tokens=True) == ["a dog"]
+
+
+def test_spoken_answers_are_heard(
+    model: OmniDiffusionModel, processor: OmniDiffusionProcessor
+) -> None:
+    inputs = processor(audio=SOUND, task="sqa", length=32)
+    (answer,) = processor.post_process(model.generate(**inputs), inputs)
+    kinds = [type(part) for part in answer.parts]
+    assert kinds[0] is Text
+    assert set(kinds) <= {Text, Speech}
+
+
+def test_what_cannot_be_laid_out_is_one_line(processor: OmniDiffusionProcessor) -> None:
+    for call, told in (
+        (lambda: processor(text=["a", "b"], images=checkers(), task="vqa"), "give as many each"),
+        (lambda: processor(text="a", task="vqq"), "did you mean vqa"),
+        (lambda: processor(text="a", task="vqa"), "needs image"),
+        (lambda: processor.apply_chat_template([], tokenize=True), "give at least one"),
+        (lambda: processor.apply_chat_template([{"content": [{"type": "film"}]}]), "'film'"),
+        (lambda: processor.apply_chat_template([{"role": "me", "content": "a"}]), "role 'me'"),
+    ):
+        with pytest.raises(TaskError, match=told):
+            call()
+    with pytest.raises(MediaError, match="give a PIL image or a path"):
+        processor(images=np.zeros(3), task="caption")
+    with pytest.raises(MediaError, match="int is no sound"):
+        processor(audio=3, task="asr")
