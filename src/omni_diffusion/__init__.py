@@ -25,8 +25,8 @@ __all__ = [
 HOMES = {
     "Blank": "tasks.parts", "Draft": "tasks.parts", "Engine": "engine.engine",
     "Image": "conversation", "Message": "conversation", "OmniError": "errors",
-    "OmniModel": "models.omni", "Picture": "media", "Request": "engine.request", "Result": "engine.request",
-    "SamplingParams": "diffusion.params", "Speech": "conversation", "Text": "conversation",
+    "OmniModel": "models.omni", "Picture": "media", "Request": "engine.request",
+    "Result": "engine.request", "SamplingParams": "diffusion.params", "Speech": "conversation", "Text": "conversation",
     "Waveform": "media", "box": "tasks.infill", "cloze": "tasks.infill",
     "inpainting": "tasks.infill",
 }

@@ -18,9 +18,26 @@ A message is one line: the value, what was expected, and the fix. The one except
 of names in a WeightsError. Programming mistakes stay what Python makes of them.
 """
 
+from __future__ import annotations
+
 
 class OmniError(Exception):
-    """Root of the tree."""
+    """Root of the tree: `problem`, and the `fix` behind it where it is given apart.
+
+    field: the parameter or field that is wrong, by its Python name (`max_length`); the command line
+    shows its option instead. value: what was given for it.
+    """
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        field: str | None = None,
+        value: object = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(f"{problem}; {fix}" if fix else problem)
+        self.field, self.value, self.fix = field, value, fix
 
 
 class StorageError(OmniError):

@@ -60,7 +60,7 @@ def call(
         monkeypatch.setattr(sys, "argv", ["omni-diffusion", *words, *folder])
         code = 0
         try:
-            main.main()
+            main()
         except SystemExit as end:
             code = int(end.code or 0)
         said = capsys.readouterr()

@@ -10,7 +10,7 @@ import pytest
 from tests.tasks.tiny_scenes import CONVERSATIONS, HEARD, SAID
 from tests.tiny import tone
 
-from omni_diffusion.cli import main as cli
+from omni_diffusion.cli import run as cli
 from omni_diffusion.cli.main import main
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
@@ -201,11 +201,11 @@ def test_upstream_runs_every_task(name: str, model: OmniModel) -> None:
 # ----------------------------------------------------------------------------------- command line
 def steps_of(monkeypatch: pytest.MonkeyPatch, model: OmniModel, *words: str) -> tuple[int, int]:
     """Steps made and places of the answer, when `omni-diffusion run asr` is typed."""
-    monkeypatch.setattr(cli, "_open", lambda folder, device, quantization: model)
+    monkeypatch.setattr(cli, "open_model", lambda folder, device, quantization: model)
     typed = ["omni-diffusion", "run", "asr", "--speech", "hum.wav", "--trace", "told.json", *words]
     monkeypatch.setattr(sys, "argv", typed)
     with pytest.raises(SystemExit) as end:
-        main.main()
+        main()
     assert not end.value.code
     told = json.loads(Path("told.json").read_text())
     return len(told["steps"]), len(told["answer"])
@@ -230,7 +230,7 @@ def test_a_mistyped_preset_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["omni-diffusion", "run", "t2i", "a", "--preset", "best"])
     with pytest.raises(SystemExit) as end:
-        main.main()
+        main()
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said == "error: no preset is called 'best'; give one of official, upstream\n"
