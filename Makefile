@@ -1,18 +1,23 @@
-# One command each: `make demo` runs every task on the small model, `make test` runs the tests.
-# Both set up .venv first. Torch is a step of its own, pinned, so that nothing later replaces it. On a
-# machine without a GPU, PIP_EXTRA_INDEX_URL set to PyTorch's CPU wheel index saves gigabytes.
+# `make demo` runs every task on the small model, `make test` runs the quick tests; both set up .venv
+# first. Torch is installed first and pinned, so that no later step replaces it. On a machine without
+# a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index: it saves gigabytes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check fix clean voices train train-check crash-check
+.PHONY: demo test test-all check fix clean voices train train-check crash-check
 
 demo: $(VENV)/ready
 	$(BIN)/omni-diffusion demo --out demo-out
 
+# The quick tests; two processes, each with one thread.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# All tests.
+test-all: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -27,7 +32,7 @@ fix: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Training killed at random moments, against training left in peace: minutes.
+# Training killed at random moments must end like training that was not: minutes.
 crash-check: $(VENV)/ready
 	$(BIN)/python -m scripts.crash_check
 
@@ -35,8 +40,8 @@ crash-check: $(VENV)/ready
 train: $(VENV)/ready voices
 	$(BIN)/omni-diffusion train mini --out runs/mini --bank runs/bank
 
-# The speech bank: what lies in assets/speech/ is taken from there, the rest is spoken. Kokoro and its
-# phonemizer (GPL) are tools for making data, so they live apart.
+# The recordings: those in assets/speech/ are taken from there, the others are synthesized. Kokoro and
+# its phonemizer (GPL) are tools for making data, in an environment of their own.
 voices: runs/kokoro/kokoro.onnx
 	$(VENV)-voices/bin/python -m omni_diffusion.mini.speak --bank runs/bank \
 		--model runs/kokoro/kokoro.onnx --voices runs/kokoro/package/voices \

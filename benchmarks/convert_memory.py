@@ -1,11 +1,11 @@
-"""Memory that `convert` takes, as a share of the bytes that it converts.
+"""Memory that `convert` takes, as a fraction of the bytes that it converts.
 
     python benchmarks/convert_memory.py [--runs 2:bfloat16 6:bfloat16] [--json FILE]
 
-A folder in the official layout is made of random weights: all widths, the vocabulary and the codecs
-as published, fewer layers of the backbone. It is converted in a process of its own. Told are the
-bytes of its private memory at their highest beyond those before the conversion; pages of mapped
-files are left out, for the system takes them back whenever it needs room.
+The script writes a folder in the published layout with random weights: all widths, the vocabulary
+and the codecs as published, but fewer layers of the backbone. A separate process converts it. The
+result is the peak of its private memory minus the value before the conversion. Pages of mapped
+files do not count, because the system reclaims them when it needs memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from omni_diffusion.codecs.sensevoice import OMNI_PREFIX, SenseVoice
 from omni_diffusion.codecs.suite import SuiteConfig
 from omni_diffusion.io import files, weights
 from omni_diffusion.models.omni import convert
-from omni_diffusion.models.upstream import DTYPES, Parts
+from omni_diffusion.models.upstream import BACKBONE_DTYPES, CodecSources
 from omni_diffusion.vocab import Vocabulary
 
 RESULTS = Path("benchmarks/results/convert-memory.json")
@@ -49,26 +49,30 @@ def main() -> None:
         "--runs",
         nargs="+",
         default=["2:bfloat16", "6:bfloat16", "2:float32"],
-        help="layers of the backbone (published: 28) and the dtype that it is stored in",
+        help="layers of the backbone (published: 28) and the dtype that it is written in",
     )
-    parser.add_argument("--scratch", type=Path, help="where the folders are made")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="folder for the model folders (default: the system's temporary folder)",
+    )
     parser.add_argument("--json", type=Path, default=RESULTS)
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows = []
-    for wanted in given.runs:
-        layers, _, dtype = wanted.partition(":")
-        with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+    for spec in args.runs:
+        layers, _, dtype = spec.partition(":")
+        with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
             rows.append(run(Path(scratch), int(layers), dtype))
         print(json.dumps(rows[-1], indent=2), flush=True)
-    files.write_text(given.json, json.dumps(rows, indent=2) + "\n")
+    files.write_text(args.json, json.dumps(rows, indent=2) + "\n")
 
 
 def run(root: Path, layers: int, dtype: str) -> dict[str, object]:
-    """Make, convert, and compare with what was written."""
-    backbone = make(root, layers)
+    """Make a folder, convert it, and compare the memory with the written bytes."""
+    backbone = write_published(root, layers)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=measured, args=(root, DTYPES[dtype], theirs))
+    child = context.Process(target=measure, args=(root, BACKBONE_DTYPES[dtype], theirs))
     child.start()
     theirs.close()  # so that a child that fails is noticed
     extra, resident = ours.recv()
@@ -90,8 +94,8 @@ def run(root: Path, layers: int, dtype: str) -> dict[str, object]:
     }
 
 
-def measured(root: Path, dtype: torch.dtype, told: Connection) -> None:
-    """Convert, and tell the highest private bytes beyond those at the start, and all resident."""
+def measure(root: Path, dtype: torch.dtype, results: Connection) -> None:
+    """Convert, and send the growth of private memory and the peak of resident memory, in bytes."""
     done = threading.Event()
     start = highest = memory("RssAnon")
 
@@ -102,44 +106,48 @@ def measured(root: Path, dtype: torch.dtype, told: Connection) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    places = (root / name for name in ("image", "tokenizer", "decoder", "hearing"))
-    convert(root / "omni", root / "out", parts=Parts(*places), dtype=dtype)
+    folders = (root / name for name in ("image", "tokenizer", "decoder", "hearing"))
+    convert(root / "omni", root / "out", codec_sources=CodecSources(*folders), dtype=dtype)
     done.set()
     watcher.join()
-    told.send((highest - start, memory("VmHWM")))
+    results.send((highest - start, memory("VmHWM")))
 
 
 def memory(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert match is not None
+    return int(match[1]) * 1024
 
 
-def make(root: Path, layers: int) -> int:
-    """The published folders, of random weights; the bytes of the backbone's."""
+def write_published(root: Path, layers: int) -> int:
+    """Write the published folders with random weights; returns the bytes of the backbone."""
     codecs, voice = SuiteConfig.official(), GlmVoiceConfig.official()
     vocoder = voice.vocoder
     assert isinstance(vocoder, HiFTConfig)
     for name in ("omni", "image", "tokenizer", "decoder", "hearing"):
         (root / name).mkdir()
-    weights.write(drawn(Magvit2, codecs.image), root / "image/pytorch_model.safetensors")
-    weights.write(drawn(SpeechTokenizer, voice.tokenizer), root / "tokenizer/model.safetensors")
+    weights.write_tensors(
+        random_tensors(Magvit2, codecs.image), root / "image/pytorch_model.safetensors"
+    )
+    weights.write_tensors(
+        random_tensors(SpeechTokenizer, voice.tokenizer), root / "tokenizer/model.safetensors"
+    )
     (root / "tokenizer/config.json").write_text('{"model_type": "whisper", "pooling_type": "avg"}')
-    torch.save(drawn(Flow, voice.flow), root / "decoder/flow.pt")
-    torch.save(drawn(HiFT, vocoder), root / "decoder/hift.pt")
+    torch.save(random_tensors(Flow, voice.flow), root / "decoder/flow.pt")
+    torch.save(random_tensors(HiFT, vocoder), root / "decoder/hift.pt")
     width = codecs.hearing.feature_width
     fbank.write_cmvn(torch.stack([torch.zeros(width), torch.ones(width)]), root / "hearing/am.mvn")
     sizes = replace(DreamConfig.dream_7b(), num_layers=layers)
-    tensors = drawn(Dream, sizes, torch.bfloat16)
+    tensors = random_tensors(Dream, sizes, torch.bfloat16)
     size = weights.stored_bytes(tensors)
-    heard = drawn(SenseVoice, codecs.hearing, torch.bfloat16)
-    tensors |= {OMNI_PREFIX + name: tensor for name, tensor in heard.items()}
-    weights.write(tensors, root / "omni/model.safetensors", max_shard_bytes=2 * 10**9)
-    describe(root / "omni", sizes)
+    encoder = random_tensors(SenseVoice, codecs.hearing, torch.bfloat16)
+    tensors |= {OMNI_PREFIX + name: tensor for name, tensor in encoder.items()}
+    weights.write_tensors(tensors, root / "omni/model.safetensors", max_shard_bytes=2 * 10**9)
+    write_configs(root / "omni", sizes)
     return size
 
 
-def drawn(
+def random_tensors(
     kind: type[nn.Module], config: object, dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     with torch.device("meta"):
@@ -148,17 +156,17 @@ def drawn(
     return {name: torch.empty(t.shape, dtype=dtype).normal_(std=0.02) for name, t in names}
 
 
-def describe(folder: Path, sizes: DreamConfig) -> None:
-    """config.json, and a tokenizer whose ids are the published ones, most of them stand-ins."""
+def write_configs(folder: Path, sizes: DreamConfig) -> None:
+    """Write config.json, and a tokenizer with the published ids, most of them placeholders."""
     vocabulary = Vocabulary.official()
     letters = {letter: id for id, letter in enumerate(sorted(ByteLevel.alphabet()))}
-    words = letters | {f"<{id}>": id for id in range(len(letters), vocabulary.text_size)}
-    (folder / "vocab.json").write_text(json.dumps(words))
+    vocab = letters | {f"<{id}>": id for id in range(len(letters), vocabulary.text_size)}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     ids = range(vocabulary.specials.start, vocabulary.size)
     added = {vocabulary.token(id): id for id in ids}
     (folder / "added_tokens.json").write_text(json.dumps(added))
-    told = {
+    config = {
         "architectures": ["DreamModel"],
         "model_type": "Dream",
         "hidden_size": sizes.hidden_size,
@@ -173,7 +181,7 @@ def describe(folder: Path, sizes: DreamConfig) -> None:
         "torch_dtype": "bfloat16",
         "vocab_size": sizes.vocab_size,
     }
-    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 if __name__ == "__main__":

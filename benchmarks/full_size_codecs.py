@@ -1,10 +1,10 @@
-"""Seconds and memory of the codecs at their published size, on this CPU with random weights.
+"""Seconds and peak memory of the codecs at full size, on this CPU with random weights.
 
     python benchmarks/full_size_codecs.py [--threads 2] [--json FILE]
 
-Each part runs in a process of its own, so that its peak memory is its own. `published` are seconds
-of the published code (float32, 2 threads of a 2-core AMD EPYC, the same inputs), measured once when
-the parts were specified and not again here.
+Each codec runs in a separate process, so that its peak memory is measured alone. `published` is the
+time of the published code (float32, 2 threads of a 2-core AMD EPYC, the same inputs). It was
+measured once and is not measured again here.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def picture(side: int) -> Picture:
 
 
 def image_encode(side: int) -> Callable[[], Any]:
-    codec, seen = Magvit2(Magvit2Config.official()).eval(), picture(side)
-    return lambda: codec.encode(seen, side)
+    codec, image = Magvit2(Magvit2Config.official()).eval(), picture(side)
+    return lambda: codec.encode(image, side)
 
 
 def image_decode(side: int) -> Callable[[], Any]:
@@ -52,7 +52,7 @@ def image_decode(side: int) -> Callable[[], Any]:
     return lambda: codec.decode(codes)
 
 
-def hear() -> Callable[[], Any]:
+def encode_speech() -> Callable[[], Any]:
     config = SenseVoiceConfig.official()
     model = SenseVoice(config, torch.stack([torch.zeros(560), torch.ones(560)])).eval()
     sound = tone(10)
@@ -80,7 +80,7 @@ PARTS: tuple[tuple[str, Callable[[], Callable[[], Any]], float | None], ...] = (
     ("MAGVIT-v2 encoder, 256 x 256", lambda: image_encode(256), 2.35),
     ("MAGVIT-v2 encoder, 512 x 512", lambda: image_encode(512), 10.5),
     ("MAGVIT-v2 decoder, 256 x 256", lambda: image_decode(256), 2.27),
-    ("SenseVoice encoder, 10 s", hear, None),
+    ("SenseVoice encoder, 10 s", encode_speech, None),
     ("speech tokenizer, 10 s", tokenize, 7.03),
     ("flow decoder, 125 codes (10 s), 10 steps", lambda: flow(125), 19.4),
     ("flow decoder, 25 codes (2 s), 10 steps", lambda: flow(25), 4.6),
@@ -96,7 +96,7 @@ PARTS: tuple[tuple[str, Callable[[], Callable[[], Any]], float | None], ...] = (
 
 
 def measure(number: int, threads: int) -> dict[str, Any]:
-    """One part: the median of its seconds, and the most memory its process ever took."""
+    """One codec: the median of its seconds, and the peak memory of its process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     name, make, published = PARTS[number]
@@ -116,18 +116,18 @@ def measure(number: int, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
     parser.add_argument(
         "--json", type=Path, default=Path("benchmarks/results/full-size-codecs.json")
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows = []
     for number in range(len(PARTS)):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(measure, (number, given.threads)))
+            rows.append(pool.apply(measure, (number, args.threads)))
         print(rows[-1], flush=True)
     files.write_text(
-        given.json, json.dumps({"threads": given.threads, "rows": rows}, indent=1) + "\n"
+        args.json, json.dumps({"threads": args.threads, "rows": rows}, indent=1) + "\n"
     )
 
 

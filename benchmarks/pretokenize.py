@@ -21,17 +21,23 @@ from statistics import median
 
 import torch
 
-from omni_diffusion.data import manifest, shard_store
-from omni_diffusion.data.examples import of_turns
-from omni_diffusion.data.pretokenize import Worker
-from omni_diffusion.data.pretokenize_ray import Order
-from omni_diffusion.data.shard_store import Record, Row, turns_of
+from omni_diffusion.conversation import Codes, Frames
+from omni_diffusion.data import manifest
+from omni_diffusion.data.examples import examples_from_turns
+from omni_diffusion.data.pretokenize import Pretokenizer
+from omni_diffusion.data.pretokenize_ray import PretokenizeConfig
+from omni_diffusion.data.shard_store import (
+    EncodedSample,
+    ShardRecord,
+    shard_name,
+    turns_of,
+    write_shard,
+)
 from omni_diffusion.io import files
 from omni_diffusion.media import Picture
 from omni_diffusion.mini.recordings import Bank
-from omni_diffusion.models.omni import SHIPPED
+from omni_diffusion.models.omni import SMALL_MODEL
 from omni_diffusion.tasks.encode import encode
-from omni_diffusion.tasks.parts import Codes, Frames
 
 SETTINGS = ((1, 1), (1, 4), (8, 4), (16, 4))  # batch, workers
 MANY = 244  # shards of the manifest of words, as a million lines have
@@ -54,13 +60,13 @@ def main() -> None:
             "words": words(folder, given.lines * 200),
         }
         for kind, path in kinds.items():
-            worker = Order(path, folder / "out", SHIPPED).worker()
+            worker = PretokenizeConfig(path, folder / "out", SMALL_MODEL).open()
             of = MANY if kind == "words" else 1
             ways: dict[str, Callable[[], object]] = {"plain": lambda it=worker, n=of: plain(it, n)}
             for batch, workers in SETTINGS if kind == "pictures" else SETTINGS[1:3]:
-                other = replace(worker, batch=batch, workers=workers)
+                other = replace(worker, batch_size=batch, workers=workers)
                 ways[f"batch {batch}, workers {workers}"] = lambda it=other, n=of: it.run(of=n)
-            lines, load = len(manifest.Table(path)), os.getloadavg()[0]
+            lines, load = len(manifest.LineIndex(path)), os.getloadavg()[0]
             spent: dict[str, list[float]] = {way: [] for way in ways}
             busy: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(TIMES):
@@ -97,32 +103,33 @@ def main() -> None:
     files.write_text(given.json, json.dumps(told, indent=1) + "\n")
 
 
-def plain(worker: Worker, of: int) -> None:
+def plain(worker: Pretokenizer, of: int) -> None:
     """All shards, one reading of the manifest for each, one line at a time."""
     worker.out.mkdir(exist_ok=True)
     for number in range(of):
 
-        def rows(number: int = number) -> Iterator[Row]:
-            for place, line in manifest.lines(worker.manifest):
+        def rows(number: int = number) -> Iterator[EncodedSample]:
+            for place, line in manifest.read_lines(worker.manifest):
                 if (place.line - 1) % of == number:
-                    sample = manifest.sample_of(line, place, worker.root)
+                    sample = manifest.parse_sample(line, place, worker.root)
                     turns = encode(sample.conversation(), worker.codecs)
                     media = tuple(
                         p for t in turns for p in t.parts if isinstance(p, Codes | Frames)
                     )
-                    entries = sample.entries
-                    asked = of_turns(place, entries, turns_of(entries, media), {})
-                    yield Row(place.line, entries, media, asked[-1].task.name, sample.name)
+                    messages = sample.messages
+                    turns = turns_of(messages, media)
+                    task = examples_from_turns(place, messages, turns, {})[-1].task.name
+                    yield EncodedSample(place.line, messages, media, task, sample.name)
 
-        empty = Record(number, of, "", "", worker.codecs.hearing.dim, {})
-        path = worker.out / shard_store.name_of(number, of)
-        shard_store.write(path, rows(), lambda tasks, it=empty: replace(it, tasks=dict(tasks)))
+        empty = ShardRecord(number, of, "", "", worker.codecs.hearing.dim, {})
+        path = worker.out / shard_name(number, of)
+        write_shard(path, rows(), lambda tasks, it=empty: replace(it, tasks=dict(tasks)))
 
 
 def stored(out: Path, of: int) -> list[object]:
     from pyarrow import parquet
 
-    return [parquet.read_table(out / shard_store.name_of(n, of)).to_pylist() for n in range(of)]
+    return [parquet.read_table(out / shard_name(n, of)).to_pylist() for n in range(of)]
 
 
 # ---------------------------------------------------------------------------------------- manifests
@@ -144,7 +151,7 @@ def pictures(folder: Path, lines: int, width: int, height: int) -> Path:
 def speech(folder: Path, lines: int) -> Path:
     """Sentences of the shipped bank as FLAC; each is heard and said."""
     rows = []
-    said = Bank.open(SHIPPED / "bank").sample("answer", 0)
+    said = Bank.open(SMALL_MODEL / "bank").sample("answer", 0)
     for number in range(lines // 2):
         each, name = said[number % len(said)], f"{number}.flac"
         each.waveform.write(folder / name)

@@ -1,11 +1,11 @@
-"""A training step of the backbone at 512 wide, as a share of this CPU's bfloat16 matmul rate.
+"""FLOP rate of a training step at hidden size 512, as a fraction of the bfloat16 matmul rate.
 
-    python benchmarks/training_step.py [--rounds 5] [--json FILE]
+    python -m benchmarks.training_step [--rounds 5] [--json FILE]
 
-Matmul rate and step are measured in turns, since a busy machine slows both; shares are medians over
-the rounds. `share` is of seconds on the clock; `share_of_cpu_seconds` of seconds that the CPU spent
-on this process, whatever else ran, with those in which one thread waits for the other. `packed`:
-every row holds three segments that do not see one another.
+The matmul rate and the step are measured alternately, since other load slows both; fractions are
+medians over the rounds. `share` is of wall-clock time. `share_of_cpu_seconds` is of the CPU time of
+this process, with the time in which one thread waits for the other. `packed`: every row holds three
+segments that do not attend to one another.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from torch.profiler import ProfilerActivity, profile
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.io import files
+from omni_diffusion.models.sizes import Work
 from omni_diffusion.training.optim import OptimConfig, adamw
-from omni_diffusion.training.throughput import Work, training_flops
+from omni_diffusion.training.throughput import training_flops
 
 ROWS, LENGTH, MASKED, SEGMENTS = 16, 300, 0.35, 3
 SIZES = DreamConfig(
@@ -42,14 +43,14 @@ SIZES = DreamConfig(
     speech_dim=64,
     scale_residuals=True,
 )
-SIDE = 2048  # of the square matrices whose product is the machine's rate
-PRODUCTS = 6  # of them before a step, and after
-NAMED = ("aten::mm", "aten::addmm", "aten::bmm")  # what the profile calls a matrix product
-LISTED = 12  # other operations of the profile
+SIDE = 2048  # of the square matrices that measure the matmul rate
+PRODUCTS = 6  # matrix products timed before and after a step
+MATMULS = ("aten::mm", "aten::addmm", "aten::bmm")  # names in the profile
+LISTED = 12  # other operations shown of the profile
 
 
 class Step:
-    """One optimizer step on the same batch again and again."""
+    """Repeats one optimizer step on the same batch."""
 
     def __init__(self, packed: bool) -> None:
         torch.manual_seed(0)
@@ -62,9 +63,9 @@ class Step:
         self.flops = training_flops(SIZES, Work(ROWS * LENGTH, LENGTH, int(self.masked.sum())))
 
     def parts(self) -> Iterator[str]:
-        """Run a step; stops after each of its parts."""
+        """Run a step, and yield the name of each part after it."""
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(self.ids, segments=self.segments, rows=self.masked)
+            logits = self.model(self.ids, segments=self.segments, logits_at=self.masked)
         loss = nn.functional.cross_entropy(logits.float(), self.ids[self.masked])
         yield "forward"
         loss.backward()
@@ -75,12 +76,12 @@ class Step:
 
 
 def now() -> Tensor:
-    """Seconds on the clock, and of the CPU for all threads."""
+    """Wall-clock seconds, and CPU seconds of all threads."""
     return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
 
 
 class Round:
-    """One step between two series of products; all times as of `now`."""
+    """A step between two series of matrix products, timed with `now`."""
 
     def __init__(self, step: Step, a: Tensor) -> None:
         before = products(a)
@@ -98,7 +99,7 @@ class Round:
 
 
 def products(a: Tensor) -> Tensor:
-    """Mean times of a square product."""
+    """Mean times of a square matrix product."""
     start = now()
     for _ in range(PRODUCTS):
         a @ a
@@ -106,40 +107,40 @@ def products(a: Tensor) -> Tensor:
 
 
 def measure(threads: int, packed: bool, count: int) -> dict[str, Any]:
-    """Medians over the rounds."""
+    """Medians over the rounds, as JSON values."""
     torch.set_num_threads(threads)
     step, a = Step(packed), torch.randn(SIDE, SIDE).bfloat16()
     Round(step, a)
     rounds = [Round(step, a) for _ in range(count)]
-    shares = sorted(each.share for each in rounds)
+    shares = sorted(one.share for one in rounds)
     return {
         "threads": threads,
         "packed": packed,
         "step_gflop": round(step.flops / 1e9, 1),
-        "matmul_gflops": round(median(each.matmul for each in rounds) / 1e9, 1),
+        "matmul_gflops": round(median(one.matmul for one in rounds) / 1e9, 1),
         "seconds": {
-            part: round(median(each.seconds[part] for each in rounds), 3)
+            part: round(median(one.seconds[part] for one in rounds), 3)
             for part in rounds[0].seconds
         },
-        "tokens_per_second": round(median(each.tokens for each in rounds)),
+        "tokens_per_second": round(median(one.tokens for one in rounds)),
         "share": round(median(shares), 3),
         "shares": [round(share, 3) for share in shares],
-        "share_of_cpu_seconds": round(median(each.cpu_share for each in rounds), 3),
+        "share_of_cpu_seconds": round(median(one.cpu_share for one in rounds), 3),
         "load": round(os.getloadavg()[0], 1),
         "profile": profiled(step),
     }
 
 
 def profiled(step: Step) -> dict[str, float]:
-    """Shares of a step's CPU time: the matrix products together, then the largest of the rest."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    """Fractions of a step's CPU time: all matrix products, then the largest others."""
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
         list(step.parts())
-    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
-    whole = sum(times.values())
-    multiplied = sum(times.pop(name, 0.0) for name in NAMED)
-    rest = sorted(times.items(), key=lambda each: -each[1])[:LISTED]
-    return {"matrix products": round(multiplied / whole, 3)} | {
-        name: round(value / whole, 3) for name, value in rest
+    times = {event.key: event.self_cpu_time_total for event in trace.key_averages()}
+    total = sum(times.values())
+    multiplied = sum(times.pop(name, 0.0) for name in MATMULS)
+    rest = sorted(times.items(), key=lambda item: -item[1])[:LISTED]
+    return {"matrix products": round(multiplied / total, 3)} | {
+        name: round(value / total, 3) for name, value in rest
     }
 
 
@@ -152,23 +153,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training-step.json"))
-    given = parser.parse_args()
-    found: dict[str, Any] = {
+    options = parser.parse_args()
+    results: dict[str, Any] = {
         "processor": processor(),
         "torch": torch.__version__,
         "sizes": asdict(SIZES),
         "rows": ROWS,
         "length": LENGTH,
         "masked": MASKED,
-        "rounds": given.rounds,
+        "rounds": options.rounds,
         "runs": [],
     }
     for packed in (False, True):
         for threads in (1, 2):
-            run = measure(threads, packed, given.rounds)
-            found["runs"].append(run)
+            run = measure(threads, packed, options.rounds)
+            results["runs"].append(run)
             print({name: run[name] for name in run if name != "profile"}, flush=True)
-            files.write_text(given.json, json.dumps(found, indent=1) + "\n")
+            files.write_text(options.json, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

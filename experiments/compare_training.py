@@ -1,6 +1,6 @@
 """Ways of training compared at a small size: mask ratios, weights of the loss, stages.
 
-    python benchmarks/compare_training.py --mini runs/mini [--steps 400] [--seeds 3]
+    python -m experiments.compare_training --mini runs/mini [--steps 400] [--seeds 3]
 
 Every run trains a new backbone on the small world's stage 2 and differs from the first in one
 thing. All are judged alike, on scenes and recordings that no training showed: by the bound on the
@@ -25,20 +25,25 @@ from omni_diffusion import Message, OmniModel, Text
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.conversation import Image, Part, Speech
-from omni_diffusion.data.mixture import Share
+from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.diffusion.loss import Weighting, likelihood_bound
 from omni_diffusion.diffusion.masking import MaskingConfig, Variant
 from omni_diffusion.io import files, weights
 from omni_diffusion.mini import scenes
-from omni_diffusion.mini.benchmark import BANK, evaluate
-from omni_diffusion.mini.encoded import SceneCodes, Spoken
-from omni_diffusion.mini.mixture import WorldMixture
+from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
+from omni_diffusion.mini.evaluate import BANK, evaluate
+from omni_diffusion.mini.mixture import SceneMixture
 from omni_diffusion.mini.recipe import LENGTHS, SPLICED_LINES, SPOKEN_LINES, stages
 from omni_diffusion.mini.recordings import Bank
 from omni_diffusion.tasks import catalog
+from omni_diffusion.tasks.defaults import answer_length
 from omni_diffusion.tasks.encode import encode
-from omni_diffusion.tasks.render import lay, room
-from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective, give_geometry
+from omni_diffusion.tasks.render import layout_training
+from omni_diffusion.training.denoising import (
+    DenoisingConfig,
+    DenoisingObjective,
+    init_code_embeddings,
+)
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
@@ -76,7 +81,9 @@ class Comparison:
     def __init__(self, mini: Path, steps: int) -> None:
         self.steps = steps
         self.model = OmniModel.open()
-        self.spoken = Spoken.open(mini / SPOKEN_LINES) + Spoken.open(mini / SPLICED_LINES)
+        self.spoken = EncodedSpeech.open(mini / SPOKEN_LINES) + EncodedSpeech.open(
+            mini / SPLICED_LINES
+        )
         self.scenes = SceneCodes.open(mini / "scenes.safetensors")
         sizes = {**SIZES, "intermediate_size": 3 * SIZES["hidden_size"]}
         self.config = replace(
@@ -119,14 +126,14 @@ class Comparison:
         signs = image.codes_of(every, (1, image.config.codes))[0, :, 0].T
         generator = torch.Generator().manual_seed(seed)
         vocabulary = self.model.vocabulary
-        give_geometry(backbone, vocabulary.image, signs, scale=0.05, generator=generator)
-        give_geometry(backbone, vocabulary.speech, book, scale=0.05, generator=generator)
+        init_code_embeddings(backbone, vocabulary.image, signs, scale=0.05, generator=generator)
+        init_code_embeddings(backbone, vocabulary.speech, book, scale=0.05, generator=generator)
         return backbone
 
     def train(
         self,
         backbone: Dream,
-        shares: tuple[Share, ...],
+        shares: tuple[TaskShare, ...],
         way: Way,
         steps: int,
         seed: int,
@@ -134,9 +141,9 @@ class Comparison:
     ) -> float:
         """Train one stage; its loss over the last tenth of the steps."""
         model = self.model
-        mixture = WorldMixture(
+        mixture = SceneMixture(
             shares, model.vocabulary, model.codecs.text, self.scenes, self.spoken,
-            lengths=LENGTHS, distort=True,
+            lengths=LENGTHS, augment=True,
         )  # fmt: skip
         denoising = DenoisingConfig(MaskingConfig(way.masking), way.weighting)
         optim = OptimConfig(LR, WARMUP, floor=0.1)
@@ -156,7 +163,7 @@ def held_out(model: OmniModel, seed: int = 0) -> Iterator[tuple[str, list[Canvas
     rng = random.Random(seed)
     chosen = [scenes.sample_scene(rng, split="test") for _ in range(HELD_OUT)]
     asked = [rng.choice(scenes.questions(scene, rng)) for scene in chosen]
-    pictures = [Image(scenes.render(scene)) for scene in chosen]
+    pictures = [Image(scenes.render_scene(scene)) for scene in chosen]
     bank = Bank.open(BANK)
     heard = bank.sample("caption", seed, HELD_OUT)
     said = bank.sample("answer", seed, HELD_OUT)
@@ -178,8 +185,9 @@ def _laid(name: str, user: Sequence[Part], answer: Part, model: OmniModel) -> Ca
     """A sample with as many places for its answer as inference would give."""
     task, text = catalog.task(name), model.codecs.text
     turns = encode((Message("user", tuple(user)), Message("assistant", (answer,))), model.codecs)
-    least = room(task, turns[:1], LENGTHS, text) if name in LENGTHS else 0
-    return lay(task, turns, model.vocabulary, text, least=least)
+    model_rule = LENGTHS.get(name)
+    min_length = answer_length(task.length, turns[:1], text, model_rule) if model_rule else 0
+    return layout_training(task, turns, model.vocabulary, text, min_length=min_length)
 
 
 @torch.no_grad()
@@ -229,7 +237,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training.json"))
+    parser.add_argument("--json", type=Path, default=Path("experiments/results/training.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = {

@@ -1,6 +1,6 @@
 """Teach the shipped small model a new thing, a heart, with the command that a user would type.
 
-    python benchmarks/finetune.py [--steps 150] [--lr 3e-4] [--kept 40] [--masking ...] [--lora 16]
+    python -m experiments.finetune [--steps 150] [--lr 3e-4] [--kept 40] [--masking ...] [--lora 16]
 
 A manifest is written: 40 pictures with a heart, each to be described, asked about and painted, and
 --kept of the world as it was, so that it is not forgotten. Before and after the training the model
@@ -26,7 +26,7 @@ from PIL import ImageDraw
 from omni_diffusion import Engine, Image, Message, OmniModel, Picture, Request, Text
 from omni_diffusion.io import files
 from omni_diffusion.mini import scenes
-from omni_diffusion.mini.benchmark import evaluate
+from omni_diffusion.mini.evaluate import evaluate
 from omni_diffusion.mini.judge import first, text_of
 from omni_diffusion.mini.scenes import Scene
 from omni_diffusion.tasks.catalog import DESCRIBE, DRAW
@@ -35,7 +35,7 @@ NEW = "heart"
 BACKGROUNDS, PARTNERS = ("green", "purple"), scenes.OBJECTS[::4]  # never beside a heart in training
 LEARNED, TRIED, EXAMINED, STEPS = 40, 40, 40, 10
 # rows of one canvas each are fastest on a CPU; the average is short, as the training is
-ALWAYS = "--samples 16 --average 0.99 --max-length 128 --micro-places 2048".split()
+ALWAYS = "--batch-size 16 --ema-decay 0.99 --max-length 128 --micro-batch-tokens 2048".split()
 
 
 # ------------------------------------------------------------------------------------ the new thing
@@ -53,7 +53,9 @@ def painted(scene: Scene) -> Picture:
     """A scene of the world in which some objects may be hearts."""
     known = tuple("apple" if name == NEW else name for name in scene.objects)
     canvas = PilImage.fromarray(
-        scenes.render(Scene(scene.layout, known, scene.background, scene.style)).pixels.numpy()
+        scenes.render_scene(
+            Scene(scene.layout, known, scene.background, scene.style)
+        ).pixels.numpy()
     )
     for name, (x, y, side) in zip(scene.objects, scenes.LAYOUTS[scene.layout], strict=True):
         if name == NEW:
@@ -128,7 +130,7 @@ def judged(scene: Scene, picture: Picture) -> dict[str, bool]:
     """Whether hearts stand where they should, and whether all else is right too."""
     found = seen(picture, scene)
     hearts = all((a == NEW) == (b == NEW) for a, b in zip(found, scene.objects, strict=True))
-    ground = scenes.look(picture).background == scene.background
+    ground = scenes.recognize_scene(picture).background == scene.background
     return {"heart_shown": hearts, "picture_right": found == scene.objects and ground}
 
 
@@ -202,7 +204,7 @@ def main() -> None:
     parser.add_argument("--lora", type=int, help="rank; by default all weights are trained")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/finetune"))
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/finetune.json"))
+    parser.add_argument("--json", type=Path, default=Path("experiments/results/finetune.json"))
     parser.add_argument("--picture", type=Path, help="such as docs/images/finetune.png")
     given = parser.parse_args()
     torch.set_num_threads(1)

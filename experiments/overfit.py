@@ -1,6 +1,6 @@
 """Learn 32 samples of all nine tasks by heart, and let the engine say them back.
 
-    python benchmarks/overfit.py --mini runs/mini [--steps 450] [--json ...]
+    python -m experiments.overfit --mini runs/mini [--steps 450] [--json ...]
 
 A small backbone starts from random weights and is trained with the paper's masking. Every so many
 steps the engine answers all 32 requests, greedily and without penalties; told is the share of
@@ -22,17 +22,16 @@ import torch
 from omni_diffusion import Engine, OmniModel, Request
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.conversation import Text
-from omni_diffusion.data.mixture import Group
+from omni_diffusion.conversation import Codes, EncodedPart, Frames, Text, Turn
+from omni_diffusion.data.mixture import TaskGroup
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.io import files
 from omni_diffusion.mini import scenes
-from omni_diffusion.mini.encoded import SceneCodes, Spoken
+from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
 from omni_diffusion.mini.recipe import SPLICED_LINES, SPOKEN_LINES
-from omni_diffusion.models.omni import GenerationConfig
 from omni_diffusion.tasks import catalog
-from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
-from omni_diffusion.tasks.render import lay, render
+from omni_diffusion.tasks.defaults import GenerationConfig
+from omni_diffusion.tasks.render import layout_training, render
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
@@ -55,7 +54,7 @@ class Sample:
     def request(self) -> Request:
         """The same question, its answer to have as many places."""
         start, stop = self.canvas.answer
-        return Request(self.task, (self.user,), SamplingParams(), length=stop - start)
+        return Request(self.task, (self.user,), SamplingParams(), max_tokens=stop - start)
 
 
 class Same:
@@ -66,18 +65,18 @@ class Same:
         for sample in samples:
             self.canvases.setdefault(sample.task, []).append(sample.canvas)
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
         """All samples, by task."""
         seed = int(torch.randint(2**62, (), generator=generator))
         return [
-            Group.alone(task, len(found) / SAMPLES, found, seed + number)
+            TaskGroup.of(task, len(found) / SAMPLES, found, seed + number)
             for number, (task, found) in enumerate(self.canvases.items())
         ]
 
 
 def samples(model: OmniModel, mini: Path) -> list[Sample]:
     """So many samples, the tasks in turn, no question asked twice."""
-    spoken = Spoken.open(mini / SPOKEN_LINES) + Spoken.open(mini / SPLICED_LINES)
+    spoken = EncodedSpeech.open(mini / SPOKEN_LINES) + EncodedSpeech.open(mini / SPLICED_LINES)
     drawn = {
         task: conversations(task, spoken, SceneCodes.open(mini / "scenes.safetensors"))
         for task in TASKS
@@ -89,19 +88,21 @@ def samples(model: OmniModel, mini: Path) -> list[Sample]:
         user, assistant = Turn("user", asked), Turn("assistant", answered)
         task = catalog.task(name)
         tail = 0 if task.answer == ("image",) else TAIL
-        canvas = lay(task, (user, assistant), model.vocabulary, model.codecs.text, tail=tail)
+        canvas = layout_training(
+            task, (user, assistant), model.vocabulary, model.codecs.text, tail=tail
+        )
         found.append(Sample(name, user, canvas))
     return found
 
 
 def conversations(
-    task: str, spoken: Spoken, chosen: SceneCodes
-) -> Iterator[tuple[tuple[Piece, ...], tuple[Piece, ...]]]:
+    task: str, spoken: EncodedSpeech, chosen: SceneCodes
+) -> Iterator[tuple[tuple[EncodedPart, ...], tuple[EncodedPart, ...]]]:
     """Questions and answers of a task, endless."""
     rng = random.Random(f"{task} {SEED}")
     captions = spoken.where("caption", "train")
     questions = {spoken.lines[i].text: i for i in spoken.where("question", "train")}
-    answers = {spoken.lines[i].text: i for i in spoken.where("answer", "train", said=True)}
+    answers = {spoken.lines[i].text: i for i in spoken.where("answer", "train", with_codes=True)}
 
     def heard(line: int) -> Frames:
         return Frames(spoken.frames[line][0])
@@ -124,7 +125,7 @@ def conversations(
         scene = scenes.sample_scene(rng)
         picture = Codes("image", chosen.of(scene))
         if task in ("asr", "s2i", "tts"):
-            lines = spoken.where("caption", "train", said=True) if task == "tts" else captions
+            lines = spoken.where("caption", "train", with_codes=True) if task == "tts" else captions
             line = rng.choice(lines)
             text = spoken.lines[line].text
             described = scenes.parse(text)
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--every", type=int, default=150)
     parser.add_argument("--work", type=Path, default=Path("runs/overfit"))
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/overfit.json"))
+    parser.add_argument("--json", type=Path, default=Path("experiments/results/overfit.json"))
     given = parser.parse_args()
     if given.json.exists():
         parser.exit(message=f"the result is there already: {given.json}\n")
@@ -204,11 +205,11 @@ def main() -> None:
         print(f"{step}/{given.steps} {rows[-1]}", flush=True)
 
     objective = DenoisingObjective(
-        backbone, shipped.vocabulary, Same(found), DenoisingConfig(balance="token")
+        backbone, shipped.vocabulary, Same(found), DenoisingConfig(loss_average="token")
     )
     # the weights as they are: the average lags behind, and what is asked is whether they can learn
-    loop = LoopConfig(given.steps, SEED, OptimConfig(LR, 50), average=None)
-    Trainer(objective, loop, given.work, watch=watch).fit()
+    loop = LoopConfig(given.steps, SEED, OptimConfig(LR, 50), ema_decay=None)
+    Trainer(objective, loop, given.work, on_step=watch).fit()
     settings = {"samples": SAMPLES, "sizes": SIZES, "lr": LR, "seed": SEED, "tail": TAIL}
     files.write_text(given.json, json.dumps({**settings, "rows": rows}, indent=1) + "\n")
 

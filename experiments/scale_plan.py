@@ -1,13 +1,13 @@
-"""What training Dream-7B takes on many GPUs: a plan by formulas, and the formulas checked.
+"""Estimate what training Dream-7B takes on many GPUs, and check the formulas.
 
     python -m experiments.scale_plan [--json FILE]
 
-No GPU is used. The formulas tell memory, bytes moved and operations from sizes alone. They are
-checked twice: against the whole model sharded over pretended processes (tensors without content,
-collectives that only count), and against a small one that two real processes train on this
-machine. Times follow from the stated assumptions, which are measured nowhere here.
+No GPU is used. The formulas give memory, communication and FLOPs from sizes alone. They are checked
+twice: against the full model sharded over simulated processes (tensors without data, collectives
+that only count), and against a small model that two real processes train on this machine. Times
+follow from the stated assumptions, which are not measured here.
 
-Letters: W GPUs, L places of a row, N masked places of it, D hidden size, V vocabulary.
+Dimensions: W GPUs, L tokens of a row, N masked tokens of it, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from torch.utils.flop_counter import (
 
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
-from omni_diffusion.data.packing import MAX_LENGTH
 from omni_diffusion.diffusion.loss import token_losses
-from omni_diffusion.integrations.peft import lora_config
 from omni_diffusion.io import files
-from omni_diffusion.models import doctor
+from omni_diffusion.models.doctor import official_size, typical_canvases
+from omni_diffusion.models.lora import lora_config
+from omni_diffusion.models.sizes import MAX_TRAINING_LENGTH
 from omni_diffusion.training.distributed import World, shard
 from omni_diffusion.training.optim import OptimConfig, adamw
-from omni_diffusion.training.stages import BATCH, CORPORA, paper
+from omni_diffusion.training.stages import BATCH_SIZE, CORPORA, paper_stage
 
-RESULTS = Path("benchmarks/results/scale-plan.json")
+RESULTS = Path("experiments/results/scale-plan.json")
 RANK = 16
 SMALL = DreamConfig(
     vocab_size=2000,
@@ -65,19 +65,19 @@ SMALL = DreamConfig(
     intermediate_size=768,
     speech_dim=64,
 )
-SMALL_PLACES = 256
+SMALL_LENGTH = 256
 GB = 1e9
 
 
 @dataclass(frozen=True)
-class Assumed:
-    """What the plan takes for granted: none of it was measured.
+class Assumptions:
+    """Assumptions of the plan; none is measured.
 
-    peak: operations a second of a GPU in bfloat16 (H100 SXM, dense, by its data sheet). achieved:
-    the share of it that training reaches. inside, between: bytes a second that a GPU sends in a
-    collective of one machine's 8 GPUs (NVLink), and of several machines' (one 400 Gbit/s card for
-    each GPU). disk: bytes a second that a machine writes. to_host: bytes a second from a GPU to
-    main memory. masked: the share of a row's places that is masked.
+    peak: FLOPs per second of a GPU in bfloat16 (H100 SXM, dense, from its data sheet). achieved:
+    the fraction of it that training reaches. inside, between: bytes per second that a GPU sends in
+    a collective of the 8 GPUs of a machine (NVLink), and of several machines (one 400 Gbit/s card
+    for each GPU). disk: bytes per second that a machine writes. to_host: bytes per second from a
+    GPU to main memory. masked: fraction of the tokens of a row that is masked.
     """
 
     peak: float = 989e12
@@ -91,14 +91,14 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train: sizes, GPUs, what is trained, what is kept, rows of a micro-batch."""
+    """A training setup: sizes, GPUs, LoRA rank, gradient checkpointing, rows of a micro-batch."""
 
     config: DreamConfig
     gpus: int
     lora: int | None = None
     checkpointing: bool = True
-    places: int = MAX_LENGTH
-    masked: int = MAX_LENGTH
+    places: int = MAX_TRAINING_LENGTH
+    masked: int = MAX_TRAINING_LENGTH
     rows: int = 1
 
     # ---------------------------------------------------------------------------------- weights
@@ -116,7 +116,7 @@ class Case:
         return found
 
     def root(self) -> list[tuple[tuple[int, ...], bool]]:
-        """Likewise of what is no block: embedding, head, last norm, adapter."""
+        """The same for the weights outside the blocks: embedding, head, last norm, adapter."""
         one = self.config
         d, s = one.hidden_size, one.speech_dim
         tables = [(one.vocab_size, d)] * (1 if one.tie_embeddings else 2)
@@ -124,9 +124,9 @@ class Case:
         return [(shape, self.lora is None) for shape in whole]
 
     def count(self, *, trained: bool = False, local: bool = False) -> int:
-        """Weights; of this process alone with `local`, whose parts are all as large as the first.
+        """Number of weights; with `local`, those of one process.
 
-        FSDP2 parts the first dimension; what is left over is padding.
+        FSDP2 splits the first dimension into equal shards, the last of which are padded.
         """
         return self._count(self.root(), trained, local) + self.config.num_layers * self._count(
             self.block(), trained, local
@@ -145,13 +145,13 @@ class Case:
 
     # ----------------------------------------------------------------------------------- memory
     def memory(self) -> dict[str, int]:
-        """Bytes of one GPU by part.
+        """Bytes of one GPU by purpose.
 
-        moving_average: as the trainer keeps it, of what is trained. gathered: what is no block,
-        which stays from forward to backward, in bfloat16; gathered_block: two of them, that in use
-        and the next. activations: what a row leaves for the way back. logits: themselves in
-        bfloat16, and in float32 the softmax and two gradients. reducing: at the end of the way
-        back, the gradients of what is no block, in bfloat16 and as they are sent in float32.
+        moving_average: of the trained weights. gathered: weights outside the blocks, in bfloat16,
+        which stay from forward to backward. gathered_blocks: the block in use and the next one.
+        activations: saved for the backward pass. logits: in bfloat16, and in float32 the softmax
+        and two gradients. reducing: at the end of the backward pass, the gradients of the weights
+        outside the blocks, in bfloat16 and as they are sent in float32.
         """
         local, trained = self.count(local=True), self.count(trained=True, local=True)
         root, root_trained = self._count(self.root()), self._count(self.root(), trained=True)
@@ -168,14 +168,14 @@ class Case:
         }
 
     def peak(self, *, average: bool = True) -> int:
-        """Bytes of one GPU at the fullest moment.
+        """Peak bytes of one GPU.
 
-        That is at the logits, in the last block on the way back, or at the end of it.
+        The peak is at the logits, in the first block of the backward pass, or at its end.
         """
         m = self.memory()
         always = m["parameters"] + m["adam_moments"] + average * m["moving_average"] + m["gathered"]
         block = self._count(self.block(), trained=True)
-        inside = self.rows * self.places * self.saved_a_place() if self.checkpointing else 0
+        inside = self.rows * self.places * self.saved_per_token() if self.checkpointing else 0
         head = 2 * self._count(self.root()[1:2], trained=True)
         return always + max(
             m["activations"] + m["logits"],
@@ -184,25 +184,25 @@ class Case:
         )
 
     def activations(self) -> int:
-        """Bytes that a micro-batch leaves for the way back: of the blocks, the last norm, the head.
+        """Bytes that a micro-batch saves for the backward pass, in blocks, last norm and head.
 
-        With checkpointing a block leaves its input.
+        With gradient checkpointing a block saves only its input.
         """
         one = self.config
         d, frozen = one.hidden_size, self.lora is not None
-        block = 2 * d if self.checkpointing else self.saved_a_place()
+        block = 2 * d if self.checkpointing else self.saved_per_token()
         after = (6 if frozen else 10) * d + 4 + 2 * 2 * one.head_dim
         if frozen and not self.checkpointing:
-            after -= 4 * d  # the first norm has nothing before it that is trained
+            after -= 4 * d  # the first norm needs no gradient of its input
         return self.rows * self.places * (one.num_layers * block + after)
 
-    def saved_a_place(self) -> int:
-        """Bytes that a block keeps of each place without checkpointing.
+    def saved_per_token(self) -> int:
+        """Bytes that a block saves for each token without gradient checkpointing.
 
-        Each norm: its input in float32, the weighed one, and for its weight the normed one.
-        Attention: queries, keys, values, what it gives, and a float32 for each head. Feed-forward:
-        both products, the gate's nonlinearity, and what goes down. LoRA: the inner side of each
-        pair of factors.
+        Each norm: its input in float32, its output, and for its weight the normalised input.
+        Attention: queries, keys, values, output, and a float32 for each head. Feed-forward: both
+        products, the activated gate, and the input of the last product. LoRA: the inner output of
+        each pair of factors.
         """
         one = self.config
         q, kv = one.num_heads * one.head_dim, one.num_kv_heads * one.head_dim
@@ -213,7 +213,7 @@ class Case:
 
     # --------------------------------------------------------------------------- bytes and work
     def moved(self) -> dict[str, int]:
-        """Bytes of the tensors that are gathered and reduced for a micro-batch on each GPU.
+        """Bytes of the tensors that a micro-batch gathers and reduces on each GPU.
 
         A GPU sends and receives (W - 1) / W of each.
         """
@@ -230,7 +230,7 @@ class Case:
         }
 
     def flops(self) -> int:
-        """Operations of a micro-batch, forward and backward, two for a product and sum."""
+        """FLOPs of a micro-batch, forward and backward, two for a multiply-add."""
         one, places, layers = self.config, self.places, self.config.num_layers
         q, kv, d = one.num_heads * one.head_dim, one.num_kv_heads * one.head_dim, one.hidden_size
         into, down = 2 * places * d * (q + 2 * kv), 2 * places * d * one.intermediate_size
@@ -239,10 +239,12 @@ class Case:
         head = 2 * self.masked * d * one.vocab_size
         again = 1 if self.checkpointing else 0
         if self.lora is None:
-            linear = (3 + again) * linear - again * down  # whose product nothing needs again
+            linear = (
+                3 + again
+            ) * linear - again * down  # the last product of a block is not recomputed
             return int(self.rows * (layers * (linear + (3.5 + again) * attention) + 3 * head))
         factors = 2 * places * sum(math.prod(s) for s, moves in self.block() if moves)
-        first = into + 2 * places * 3 * self.lora * d  # nothing before the first block is trained
+        first = into + 2 * places * 3 * self.lora * d  # no gradient below the first block
         block = (2 + again) * linear + (3.5 + again) * attention + (3 + again) * factors
         return int(self.rows * (layers * block + 2 * head - first))
 
@@ -251,8 +253,8 @@ class Case:
 KINDS = {"_allgather_base_": "gathered", "_reduce_scatter_base_": "reduced"}
 
 
-class Bytes(TorchDispatchMode):
-    """Counts the collectives of FSDP2: by kind how many, and the bytes of their whole tensors."""
+class CollectiveCounter(TorchDispatchMode):
+    """Counts the collectives of FSDP2 by kind, and the bytes of their full tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,15 +271,15 @@ class Bytes(TorchDispatchMode):
         return out
 
 
-class Saved:
-    """Counts the bytes that autograd keeps, each storage once, weights left out."""
+class SavedTensorCounter:
+    """Counts the bytes that autograd saves: each storage once, without weights."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.kept = module, dict[int, Tensor]()
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """What is kept within."""
+        """Count what is saved inside the block."""
 
         def pack(tensor: Tensor) -> Tensor:
             if not isinstance(tensor, nn.Parameter):
@@ -288,12 +290,12 @@ class Saved:
             yield
 
     def bytes(self) -> int:
-        """All together; a gathered weight is a parameter's storage, and is none of it."""
-        own = {p.untyped_storage()._cdata for p in self.module.parameters() if not _parted(p)}
+        """Total bytes, without gathered weights, which are the storage of a parameter."""
+        own = {p.untyped_storage()._cdata for p in self.module.parameters() if not _is_sharded(p)}
         return sum(t.untyped_storage().nbytes() for key, t in self.kept.items() if key not in own)
 
 
-def _parted(tensor: Tensor) -> bool:
+def _is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
@@ -307,11 +309,11 @@ FUSED = {
         )
     ),
 }
-"""Operations of the fused attention on a CPU; key-value heads serve several queries each."""
+"""FLOPs of the fused attention on a CPU; each key-value head serves several query heads."""
 
 
-def made(case: Case) -> Dream:
-    """The model, with factors where they are trained."""
+def build_model(case: Case) -> Dream:
+    """The model of a case, with LoRA factors if it has a rank."""
     model = Dream(case.config)
     if case.lora is not None:
         peft.inject_adapter_in_model(lora_config(case.lora), model)
@@ -321,10 +323,10 @@ def made(case: Case) -> Dream:
     return model.train()
 
 
-def stepped(case: Case, model: Dream, mesh: DeviceMesh, *, pretended: bool) -> dict[str, int]:
-    """Shard as `train manifest` does, go forward and back on rows; what was counted.
+def run_step(case: Case, model: Dream, mesh: DeviceMesh, *, simulated: bool) -> dict[str, int]:
+    """Shard as `train manifest` does, run forward and backward, and return the counts.
 
-    All places are masked, for tensors without content cannot say which are.
+    All tokens are masked, since tensors without data cannot select some.
     """
     world = World(dist.get_rank(), dist.get_world_size())
     shard(model, list(model.model.layers), world, "bfloat16", mesh)
@@ -332,10 +334,10 @@ def stepped(case: Case, model: Dream, mesh: DeviceMesh, *, pretended: bool) -> d
     parameters = [*model.parameters()]
     local = sum(p.to_local().numel() for p in parameters if isinstance(p, DTensor))
     ids = torch.zeros(case.rows, case.places, dtype=torch.int64)
-    counted, work = Bytes(), FlopCounterMode(display=False, custom_mapping=FUSED)
-    saved, memory = Saved(model), FSDPMemTracker(model, optimizer)
+    counted, work = CollectiveCounter(), FlopCounterMode(display=False, custom_mapping=FUSED)
+    saved, memory = SavedTensorCounter(model), FSDPMemTracker(model, optimizer)
     with ExitStack() as counters:
-        if pretended:
+        if simulated:
             memory.track_inputs((ids,))
             counters.enter_context(memory)
         counters.enter_context(work)
@@ -367,7 +369,7 @@ def stepped(case: Case, model: Dream, mesh: DeviceMesh, *, pretended: bool) -> d
     }
     if not case.checkpointing:
         found["saved"] = kept
-    if pretended:
+    if simulated:
         found["peak"] = sum(
             kinds["Total"] for kinds in memory.get_tracker_snapshot("peak").values()
         )
@@ -375,7 +377,7 @@ def stepped(case: Case, model: Dream, mesh: DeviceMesh, *, pretended: bool) -> d
 
 
 def expected(case: Case) -> dict[str, int]:
-    """The same by the formulas."""
+    """The counts that the formulas predict."""
     moved, memory = case.moved(), case.memory()
     blocks, trains = case.config.num_layers, case.lora is None
     found = {
@@ -395,7 +397,7 @@ def expected(case: Case) -> dict[str, int]:
 
 
 def compared(case: Case, counted: Mapping[str, int]) -> dict[str, Any]:
-    """Formula and count side by side."""
+    """Formula and count, and their ratio."""
     formula = expected(case)
     return {
         "gpus": case.gpus,
@@ -414,25 +416,25 @@ def compared(case: Case, counted: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def pretend(case: Case) -> dict[str, Any]:
-    """The whole model among W processes of which there is one, and no tensor has content."""
+def count_simulated(case: Case) -> dict[str, Any]:
+    """The full model over W simulated processes, with tensors without data."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=case.gpus)
     mesh = init_device_mesh("cpu", (case.gpus,))
     with torch.device("meta"):
-        model = made(case)
+        model = build_model(case)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             for module in model.modules():
                 for name, weight in module.named_parameters(recurse=False):
                     empty = torch.empty(weight.shape, device="cpu")
                     setattr(module, name, nn.Parameter(empty, weight.requires_grad))
-            return compared(case, stepped(case, model, mesh, pretended=True))
+            return compared(case, run_step(case, model, mesh, simulated=True))
     finally:
         dist.destroy_process_group()
 
 
-def really() -> dict[str, Any]:
-    """A small model trained by two processes of this machine; each counts its own."""
+def count_real() -> dict[str, Any]:
+    """A small model trained by two processes of this machine, with their counts."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "counted.json"
         torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -444,14 +446,14 @@ def really() -> dict[str, Any]:
 
 
 def count(out: Path) -> None:
-    """One of the two processes of `really`."""
+    """Runs in each of the two processes of `count_real`."""
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
     rows = []
     for lora in (None, RANK):
         for checkpointing in (False, True):
-            case = Case(SMALL, 2, lora, checkpointing, SMALL_PLACES, SMALL_PLACES)
-            rows.append(compared(case, stepped(case, made(case), mesh, pretended=False)))
+            case = Case(SMALL, 2, lora, checkpointing, SMALL_LENGTH, SMALL_LENGTH)
+            rows.append(compared(case, run_step(case, build_model(case), mesh, simulated=False)))
     if dist.get_rank() == 0:
         out.write_text(json.dumps(rows))
     dist.barrier()
@@ -459,10 +461,12 @@ def count(out: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- the plan
-def planned(case: Case, assumed: Assumed, samples: int, places_a_sample: float) -> dict[str, Any]:
-    """Memory, bytes, operations and times of a step of so many samples, all GPUs together."""
-    own = samples * places_a_sample / case.gpus  # places of a GPU
-    micro = math.ceil(own / case.places / case.rows)  # each gathers and reduces anew
+def planned(
+    case: Case, assumed: Assumptions, samples: int, places_a_sample: float
+) -> dict[str, Any]:
+    """Memory, communication, FLOPs and time of a step of `samples` over all GPUs."""
+    own = samples * places_a_sample / case.gpus  # tokens of a GPU
+    micro = math.ceil(own / case.places / case.rows)  # each gathers and reduces all weights
     places = math.ceil(own / micro / case.rows)
     filled = replace(case, places=places, masked=math.ceil(assumed.masked * places))
     link = assumed.inside if case.gpus <= 8 else assumed.between
@@ -492,8 +496,8 @@ def planned(case: Case, assumed: Assumed, samples: int, places_a_sample: float) 
     }
 
 
-def state(case: Case, assumed: Assumed) -> dict[str, Any]:
-    """A training state: what is trained four times in float32 (itself, average, two moments)."""
+def state(case: Case, assumed: Assumptions) -> dict[str, Any]:
+    """A checkpoint: trained weights, their EMA and two moments, all in float32."""
     size = 16 * replace(case, gpus=1).count(trained=True)  # padding is not saved
     machines = math.ceil(case.gpus / 8)
     return {
@@ -507,8 +511,8 @@ def state(case: Case, assumed: Assumed) -> dict[str, Any]:
 
 
 def sizes_of_samples() -> dict[str, float]:
-    """Places of a usual sample by task; those of chat are a guess."""
-    usual = {task: float(places) for task, (places, _) in doctor.official().canvases.items()}
+    """Tokens of a typical sample by task; the number of chat is a guess."""
+    usual = {task: float(places) for task, (places, _) in typical_canvases(official_size()).items()}
     usual["caption"] = usual["vqa"]
     usual["chat"] = 512.0
     usual["sqa"] = usual["asr"] + usual["tts"]
@@ -517,22 +521,22 @@ def sizes_of_samples() -> dict[str, float]:
     return usual
 
 
-def stages(assumed: Assumed) -> list[dict[str, Any]]:
+def stages(assumed: Assumptions) -> list[dict[str, Any]]:
     """Days of one epoch of each of the paper's stages, full fine-tuning with checkpointing."""
     usual, rows = sizes_of_samples(), []
     for number in (1, 2, 3):
-        mix = paper(number).mix
+        mix = paper_stage(number).task_weights
         total = sum(mix.values())
         mean = sum(usual[task] * share for task, share in mix.items()) / total
-        held = sum(each.samples for each in CORPORA if number in each.stages)
-        for gpus, samples in ((8, BATCH), (64, BATCH), (64, 8 * BATCH)):
+        available = sum(one.samples for one in CORPORA if number in one.stages)
+        for gpus, samples in ((8, BATCH_SIZE), (64, BATCH_SIZE), (64, 8 * BATCH_SIZE)):
             case = Case(DreamConfig.dream_7b(), gpus, rows=4)
             step = planned(case, assumed, samples, mean)
-            steps = math.ceil(held / samples)
+            steps = math.ceil(available / samples)
             rows.append(
                 {
                     "stage": number,
-                    "samples": round(held),
+                    "samples": round(available),
                     "places_a_sample": round(mean),
                     "gpus": gpus,
                     "samples_a_step": samples,
@@ -545,22 +549,24 @@ def stages(assumed: Assumed) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------- tables
-def tables(told: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The rows of the tables of docs/scale.md, by what they show."""
-    one = {way(row): row for row in told["plan"] if row["rows_of_a_micro_batch"] == 1}
-    four = {way(row): row for row in told["plan"] if row["rows_of_a_micro_batch"] == 4}
+def tables(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The rows of the tables of docs/scale.md, by table."""
+    one = {setup_cells(row): row for row in results["plan"] if row["rows_of_a_micro_batch"] == 1}
+    four = {setup_cells(row): row for row in results["plan"] if row["rows_of_a_micro_batch"] == 4}
     memory = []
     for key, row in one.items():
-        held = row["memory_gb"]
+        gigabytes = row["memory_gb"]
         names = ("parameters", "gradients", "adam_moments", "moving_average", "gathered")
         names += ("gathered_blocks", "activations", "logits", "reducing", "peak")
-        memory.append(line(*key, *(held[name] for name in names), four[key]["memory_gb"]["peak"]))
+        memory.append(
+            line(*key, *(gigabytes[name] for name in names), four[key]["memory_gb"]["peak"])
+        )
     times = []
-    for row in sorted(told["plan"], key=lambda row: row["gpus"]):
+    for row in sorted(results["plan"], key=lambda row: row["gpus"]):
         moved = row["moved_gb_a_step"]
         times.append(
             line(
-                *way(row),
+                *setup_cells(row),
                 row["rows_of_a_micro_batch"],
                 round(moved["gathered_forward"] + moved["gathered_backward"], 1),
                 moved["reduced"],
@@ -580,35 +586,38 @@ def tables(told: Mapping[str, Any]) -> dict[str, list[str]]:
             f"{row['steps']:,}",
             f"{row['days_if_hidden']} to {row['days_if_not']}",
         )
-        for row in told["stages"]
+        for row in results["stages"]
     ]
     kept = [
         line(
             row["gpus"],
-            what(row),
+            trained_weights(row),
             row["gb"],
             row["gb_of_a_process"],
             row["seconds_to_host"],
             row["seconds_to_disk"],
         )
-        for row in told["states"]
+        for row in results["states"]
     ]
     checks = []
-    for name, rows in (("Dream-7B", told["pretended"]), ("small", told["two_real_processes"])):
+    for name, rows in (
+        ("Dream-7B", results["pretended"]),
+        ("small", results["two_real_processes"]),
+    ):
         for row in rows:
-            told_of = ("local_parameters", "gathered", "reduced", "flops", "saved", "peak")
-            shares = (row[n]["counted_over_formula"] if n in row else "" for n in told_of)
-            checks.append(line(name, *way(row), row["rows"], *shares))
+            names = ("local_parameters", "gathered", "reduced", "flops", "saved", "peak")
+            shares = (row[n]["counted_over_formula"] if n in row else "" for n in names)
+            checks.append(line(name, *setup_cells(row), row["rows"], *shares))
     return {"memory": memory, "times": times, "days": days, "states": kept, "checks": checks}
 
 
-def way(row: Mapping[str, Any]) -> tuple[int, str, str]:
-    """GPUs, what is trained, whether it is checkpointed."""
-    return row["gpus"], what(row), "yes" if row["checkpointing"] else "no"
+def setup_cells(row: Mapping[str, Any]) -> tuple[int, str, str]:
+    """GPUs, trained weights, and whether gradient checkpointing is on."""
+    return row["gpus"], trained_weights(row), "yes" if row["checkpointing"] else "no"
 
 
-def what(row: Mapping[str, Any]) -> str:
-    """What is trained."""
+def trained_weights(row: Mapping[str, Any]) -> str:
+    """The trained weights."""
     return "all" if row["lora"] is None else f"LoRA {row['lora']}"
 
 
@@ -620,22 +629,27 @@ def line(*cells: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--count", type=Path, help="(for the two processes that count)")
-    given = parser.parse_args()
-    if given.count is not None:
-        count(given.count)
+    parser.add_argument("--count", type=Path, help="used internally by the two real processes")
+    options = parser.parse_args()
+    if options.count is not None:
+        count(options.count)
         return
-    began, assumed, official = time.monotonic(), Assumed(), DreamConfig.dream_7b()
+    start, assumed, official = time.monotonic(), Assumptions(), DreamConfig.dream_7b()
     ways = [(lora, kept) for lora in (None, RANK) for kept in (True, False)]
-    told = {
+    results = {
         "torch": torch.__version__,
         "assumed": asdict(assumed),
         "parameters": Case(official, 1).count(),
         "trained_by_lora": Case(official, 1, RANK).count(trained=True),
-        # of all heads in bfloat16, were attention no fused kernel; no part of the plan
-        "scores_gb_of_a_block": round(2 * official.num_heads * MAX_LENGTH**2 / GB, 2),
+        # of all heads in bfloat16, if attention were not fused; not used in the plan
+        "scores_gb_of_a_block": round(2 * official.num_heads * MAX_TRAINING_LENGTH**2 / GB, 2),
         "plan": [
-            planned(Case(official, gpus, lora, kept, rows=rows), assumed, rows * gpus, MAX_LENGTH)
+            planned(
+                Case(official, gpus, lora, kept, rows=rows),
+                assumed,
+                rows * gpus,
+                MAX_TRAINING_LENGTH,
+            )
             for gpus in (8, 64)
             for lora, kept in ways
             for rows in (1, 4)
@@ -646,16 +660,16 @@ def main() -> None:
         "places_of_samples": sizes_of_samples(),
         "stages": stages(assumed),
         "pretended": [
-            pretend(Case(official, 64)),
-            pretend(Case(official, 8, checkpointing=False)),
-            pretend(Case(official, 64, RANK)),
-            pretend(Case(official, 64, rows=4)),
+            count_simulated(Case(official, 64)),
+            count_simulated(Case(official, 8, checkpointing=False)),
+            count_simulated(Case(official, 64, RANK)),
+            count_simulated(Case(official, 64, rows=4)),
         ],
-        "two_real_processes": really(),
+        "two_real_processes": count_real(),
     }
-    told["seconds"] = round(time.monotonic() - began)
-    print(json.dumps(told, indent=2))
-    files.write_text(given.json, json.dumps(told, indent=2) + "\n")
+    results["seconds"] = round(time.monotonic() - start)
+    print(json.dumps(results, indent=2))
+    files.write_text(options.json, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

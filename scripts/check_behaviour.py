@@ -36,16 +36,15 @@ from omni_diffusion import (
     cloze,
     inpainting,
 )
-from omni_diffusion.data.mixture import Share
-from omni_diffusion.data.pretokenize import Worker
+from omni_diffusion.data.mixture import TaskShare
+from omni_diffusion.data.pretokenize import Pretokenizer
 from omni_diffusion.data.shard_mixture import ShardMixture
 from omni_diffusion.data.shard_store import Shards
 from omni_diffusion.mini import scenes
-from omni_diffusion.mini.encoded import SceneCodes, Spoken
-from omni_diffusion.mini.mixture import WorldMixture
+from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
+from omni_diffusion.mini.mixture import SceneMixture
 from omni_diffusion.mini.speech_plan import ANSWER_VOICE, Utterance
 from omni_diffusion.tasks import catalog
-from omni_diffusion.tasks.parts import Draft
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
@@ -82,8 +81,8 @@ def conversations(inputs: Path) -> dict[str, list[Any]]:
         "inpaint": [inpainting(houses, box(houses, 32, 32, 64, 64), "four houses on green")],
         "infill": [
             [
-                Draft("user", (Text("Describe the image.\n"), Image(penguin))),
-                Draft("assistant", gap),
+                Message("user", (Text("Describe the image.\n"), Image(penguin))),
+                Message("assistant", gap),
             ]
         ],
     }
@@ -136,7 +135,7 @@ def digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def world_mixture(model: OmniModel) -> WorldMixture:
+def scene_mixture(model: OmniModel) -> SceneMixture:
     """The small world with codes and frames that are drawn, not encoded: nothing of codecs here."""
     generator = torch.Generator().manual_seed(5)
     codes_of_scenes = torch.randint(
@@ -156,18 +155,18 @@ def world_mixture(model: OmniModel) -> WorldMixture:
         for line in lines
     ]
     shares = (
-        *(Share("t2i", 3), Share("caption", 2), Share("vqa", 2), Share("chat", 1)),
-        *(Share("asr", 2), Share("tts", 2), Share("s2i", 2), Share("sqa", 1)),
+        *(TaskShare("t2i", 3), TaskShare("caption", 2), TaskShare("vqa", 2), TaskShare("chat", 1)),
+        *(TaskShare("asr", 2), TaskShare("tts", 2), TaskShare("s2i", 2), TaskShare("sqa", 1)),
     )
-    return WorldMixture(
+    return SceneMixture(
         shares,
         model.vocabulary,
         model.codecs.text,
         SceneCodes(codes_of_scenes),
-        Spoken(tuple(lines), tuple(frames), tuple(codes)),
+        EncodedSpeech(tuple(lines), tuple(frames), tuple(codes)),
         lengths=model.config.generation.lengths,
         answers=model.config.generation.answers,
-        distort=True,
+        augment=True,
     )
 
 
@@ -189,8 +188,8 @@ def shard_mixture(model: OmniModel, folder: Path, inputs: Path) -> ShardMixture:
         rows.append(sample(f"what is {number}?", "a number"))
     manifest = folder / "train.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Worker(manifest, folder / "shards", model.codecs).run(of=2)
-    shares = (Share("asr", 3), Share("t2i", 2), Share("chat", 2))
+    Pretokenizer(manifest, folder / "shards", model.codecs).run(of=2)
+    shares = (TaskShare("asr", 3), TaskShare("t2i", 2), TaskShare("chat", 2))
     return ShardMixture(shares, Shards(folder / "shards"), model.vocabulary, model.codecs.text)
 
 
@@ -210,13 +209,13 @@ def losses(model_folder: Path | None, which: str, inputs: Path) -> list[float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if which == "world":
-            mixture: Any = world_mixture(model)
+            mixture: Any = scene_mixture(model)
             config = DenoisingConfig()
         else:
             mixture = shard_mixture(model, folder, inputs)
-            config = DenoisingConfig(balance="token", max_length=512, micro_places=1024)
+            config = DenoisingConfig(loss_average="token", max_length=512, micro_batch_tokens=1024)
         objective = DenoisingObjective(model.backbone, model.vocabulary, mixture, config)
-        loop = LoopConfig(STEPS, 3, OptimConfig(lr=1e-4, warmup=2), average=None)
+        loop = LoopConfig(STEPS, 3, OptimConfig(lr=1e-4, warmup=2), ema_decay=None)
         trainer = Trainer(objective, loop, folder / "run")
         return [trainer.advance()["loss"] for _ in range(STEPS)]
 

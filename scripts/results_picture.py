@@ -1,8 +1,8 @@
 """Draw docs/images/results.png: what the shipped model paints, unselected.
 
-    python benchmarks/results_picture.py [--seed 0] [--out docs/images/results.png]
+    python scripts/results_picture.py [--seed 0] [--out docs/images/results.png]
 
-Rows: captions that were asked; the picture a painter of the world would make; the model's answer
+Rows: captions; the rendered scene; the model's answer
 at full steps and in ten; a spoken description's picture; and inpainting with its hole.
 """
 
@@ -21,7 +21,7 @@ from omni_diffusion import Engine, Image, Message, OmniModel, Picture, Request, 
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.recordings import Bank
-from omni_diffusion.models.omni import SHIPPED
+from omni_diffusion.models.omni import SMALL_MODEL
 from omni_diffusion.tasks.infill import inpainting
 
 SIDE, COLUMNS, LABEL = 128, 7, 190
@@ -37,12 +37,12 @@ def main() -> None:
     engine = Engine(model)
     rng = random.Random(given.seed)
     chosen = [scenes.sample_scene(rng, split="test") for _ in range(COLUMNS)]
-    params = model.sampling.get("t2i", SamplingParams())
-    wanted = [scenes.render(scene) for scene in chosen]
+    params = model.generation.sampling.get("t2i", SamplingParams())
+    wanted = [scenes.render_scene(scene) for scene in chosen]
     said = [Text(scenes.caption(scene)) for scene in chosen]
     full = paint(engine, [ask("t2i", text, params) for text in said])
     ten = paint(engine, [ask("t2i", text, replace(params, steps=10)) for text in said])
-    spoken = Bank.open(SHIPPED / "bank").sample("caption", given.seed, COLUMNS)
+    spoken = Bank.open(SMALL_MODEL / "bank").sample("caption", given.seed, COLUMNS)
     heard = paint(engine, [ask("s2i", Speech(each.waveform)) for each in spoken])
     holes = [hole(scene) for scene in chosen]
     mended = paint(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.published_folders import Files, published_files
+from tests.published_folders import PublishedFolders, write_published
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,16 +18,16 @@ def parity_dir() -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
+def made(tmp_path_factory: pytest.TempPathFactory) -> PublishedFolders:
     """A model in the published layout, to be read alone."""
-    return published_files(tmp_path_factory.mktemp("published"))
+    return write_published(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
-def own(made: Files, tmp_path: Path) -> Files:
+def own(made: PublishedFolders, tmp_path: Path) -> PublishedFolders:
     """A copy to damage."""
     shutil.copytree(made.root, tmp_path / "own")
-    return Files(tmp_path / "own", made.model)
+    return PublishedFolders(tmp_path / "own", made.model)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,12 @@
-"""What others published, in small: folders of random weights in the official layout, and a text.
+"""Tiny folders of random weights in the published layouts, and the published text tokenizer.
 
-`published_files` writes all folders of Omni-Diffusion and Dream-7B with their codecs. The published
-text vocabulary is cut down to what the stored prompts and strings need: an applied merge is always
-the lowest-ranked one that fits, so leaving out merges that a text never applies changes none of its
-ids. The whole vocabulary is not part of this repository; `codecs/make_qwen_merges.py` makes the
-part of it that is. Ids between those of the part are taken by stand-ins that no merge makes, so
-that the codec has as many tokens as the published one.
+`write_published` writes all folders of Omni-Diffusion and Dream-7B with their codecs.
+
+`published_text` returns the published byte-pair tokenizer with the merges that the stored prompts
+and strings need. An applied merge is always the lowest-ranked one that fits, so a missing merge
+changes the ids only of texts that apply it. The whole vocabulary is not part of this repository;
+`codecs/make_qwen_merges.py` extracts the part that is. Placeholders take the other ids, so the
+codec has as many tokens as the published one.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from omni_diffusion.io import config as configs
 from omni_diffusion.io import weights
 from omni_diffusion.models import upstream
 from omni_diffusion.models.omni import OmniModel
-from omni_diffusion.models.upstream import DREAM_TOKENS, Parts, Sizes
+from omni_diffusion.models.upstream import DREAM_TOKENS, CodecConfigs, CodecSources
 
 MERGES = Path(__file__).parent / "codecs" / "qwen_merges.json"
 TOKENS = 151_643
 BF16 = torch.bfloat16
 HIFT = HiFTConfig(base_channels=16, f0_channels=8)
-FILLERS = 9  # rows of the tiny Dream that no token owns
+FILLERS = 9  # rows of the tiny Dream without a token
 EMBEDDED = "model.embed_tokens.weight"
 PLAIN_CONVS = ("source_downs", "l_linear", "classifier")  # of HiFT, without weight norm
 
 
 @dataclass(frozen=True)
-class Files:
-    """One published set: the folders and what they were made from."""
+class PublishedFolders:
+    """The folders below `root`, and the model that they were written from."""
 
     root: Path
     model: OmniModel
@@ -55,25 +56,25 @@ class Files:
         return self.root / "dream"
 
     @property
-    def parts(self) -> Parts:
+    def sources(self) -> CodecSources:
         codecs = self.model.codecs
-        return Parts(
+        return CodecSources(
             image_codec=self.root / "magvitv2",
             speech_tokenizer=self.root / "tokenizer",
             speech_decoder=self.root / "decoder",
-            hearing=self.root / "sensevoice",
-            sizes=Sizes(codecs.image.config, codecs.hearing.config, FLOW, HIFT),
+            speech_encoder=self.root / "sensevoice",
+            sizes=CodecConfigs(codecs.image.config, codecs.hearing.config, FLOW, HIFT),
         )
 
     def open(self, folder: Path | None = None, **changes: object) -> OmniModel:
-        parts = replace(self.parts, **changes)  # type: ignore[arg-type]
-        return OmniModel.from_pretrained(folder or self.omni, parts=parts)
+        sources = replace(self.sources, **changes)  # type: ignore[arg-type]
+        return OmniModel.from_pretrained(folder or self.omni, codec_sources=sources)
 
 
-def published_files(root: Path) -> Files:
-    """All folders, written to `root`."""
+def write_published(root: Path) -> PublishedFolders:
+    """Write all folders below `root`."""
     root.mkdir(exist_ok=True)
-    made = Files(root, published_model())
+    made = PublishedFolders(root, published_model())
     write_omni(made)
     write_dream(made)
     write_codecs(made)
@@ -81,7 +82,7 @@ def published_files(root: Path) -> Files:
 
 
 def published_model() -> OmniModel:
-    """The tiny model, all numbers such as the files can hold, speaking through a HiFT."""
+    """The tiny model with weights that bfloat16 holds exactly, and with a HiFT vocoder."""
     tiny = tiny_model()
     speech = GlmVoice(tiny.codecs.speech.tokenizer, tiny.codecs.speech.flow, HiFT(HIFT).eval())
     with torch.no_grad():
@@ -92,18 +93,18 @@ def published_model() -> OmniModel:
     return OmniModel(tiny.config, codecs, tiny.backbone)
 
 
-def write_omni(made: Files) -> None:
+def write_omni(made: PublishedFolders) -> None:
     tensors = made.model.backbone.state_dict()
     for name, tensor in made.model.codecs.hearing.state_dict().items():
         tensors[OMNI_PREFIX + name] = tensor
-    tensors[f"{OMNI_PREFIX}ctc.ctc_lo.weight"] = torch.zeros(5, 16)  # nobody reads these two
+    tensors[f"{OMNI_PREFIX}ctc.ctc_lo.weight"] = torch.zeros(5, 16)  # no module reads these two
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
     vocabulary = made.model.vocabulary
     ids = range(vocabulary.specials.start, vocabulary.size)
     write_backbone(made, made.omni, tensors, {vocabulary.token(id): id for id in ids}, len(ids))
 
 
-def write_dream(made: Files) -> None:
+def write_dream(made: PublishedFolders) -> None:
     start = made.model.vocabulary.text_size
     named = start + len(DREAM_TOKENS)
     tensors = made.model.backbone.state_dict()
@@ -115,20 +116,24 @@ def write_dream(made: Files) -> None:
 
 
 def write_backbone(
-    made: Files, folder: Path, tensors: dict[str, Tensor], added: dict[str, int], more: int
+    made: PublishedFolders,
+    folder: Path,
+    tensors: dict[str, Tensor],
+    added: dict[str, int],
+    more: int,
 ) -> None:
     folder.mkdir()
     tensors = {name: tensor.to(BF16) for name, tensor in tensors.items()}
-    weights.write(tensors, folder / "model.safetensors", max_shard_bytes=20_000)
+    weights.write_tensors(tensors, folder / "model.safetensors", max_shard_bytes=20_000)
     made.model.codecs.text.save(folder / "whole.json")
     bpe = json.loads((folder / "whole.json").read_text())["model"]
     (folder / "whole.json").unlink()
-    put(folder / "vocab.json", bpe["vocab"])
+    write_json(folder / "vocab.json", bpe["vocab"])
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
-    put(folder / "added_tokens.json", added)
+    write_json(folder / "added_tokens.json", added)
     sizes = made.model.config.backbone
-    put(
+    write_json(
         folder / "config.json",
         {
             "architectures": ["DreamModel"],
@@ -153,22 +158,22 @@ def write_backbone(
     )
 
 
-def write_codecs(made: Files) -> None:
+def write_codecs(made: PublishedFolders) -> None:
     codecs, root = made.model.codecs, made.root
     for name in ("magvitv2", "tokenizer", "decoder", "sensevoice"):
         (root / name).mkdir()
     tables = {"quantize.embedding": torch.zeros(16, 4), "quantize.power_vals": torch.arange(4)}
     image = codecs.image.state_dict() | tables
-    weights.write(image, root / "magvitv2/pytorch_model.safetensors")
+    weights.write_tensors(image, root / "magvitv2/pytorch_model.safetensors")
     count, width = SPEECH_TOKENIZER.codebook_size, SPEECH_TOKENIZER.d_model
     sums = {"ema_count": torch.zeros(count), "ema_weight": torch.zeros(count, width)}
     tokenizer = codecs.speech.tokenizer.state_dict() | sums
-    weights.write(tokenizer, root / "tokenizer/model.safetensors")
+    weights.write_tensors(tokenizer, root / "tokenizer/model.safetensors")
     sizes = configs.to_dict(SPEECH_TOKENIZER)
-    told = {theirs: sizes[ours] for ours, theirs in upstream.TOKENIZER_FIELDS.items()}
-    put(
+    stated = {theirs: sizes[ours] for ours, theirs in upstream.TOKENIZER_FIELDS.items()}
+    write_json(
         root / "tokenizer/config.json",
-        {"model_type": "whisper", "encoder_layers": 32, "pooling_type": "avg", **told},
+        {"model_type": "whisper", "encoder_layers": 32, "pooling_type": "avg", **stated},
     )
     torch.save(codecs.speech.flow.state_dict(), root / "decoder/flow.pt")
     vocoder = codecs.speech.vocoder
@@ -182,7 +187,7 @@ def write_codecs(made: Files) -> None:
 
 
 def with_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As HiFT is published: a size and a direction for each convolution."""
+    """The published form of HiFT: a norm and a direction for each convolution."""
     split: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.ndim == 3 and not any(part in name for part in PLAIN_CONVS):
@@ -193,12 +198,12 @@ def with_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def put(path: Path, data: object) -> None:
+def write_json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data))
 
 
 def published_text(folder: Path) -> TextCodec:
-    """The codec, through the published pair of files written to `folder`."""
+    """The tokenizer, opened from the published pair of files, which are written to `folder`."""
     stored = json.loads(MERGES.read_text(encoding="utf-8"))
     vocab = {letter: id for id, letter in enumerate(stored["bytes"])}
     merges = ["#version: 0.2"]

@@ -24,7 +24,7 @@ def make(**changes: Any) -> Canvas:
 
 def test_a_canvas_is_filled_step_by_step_and_the_old_one_stays() -> None:
     empty = make()
-    begun = empty.place(3, 7)
+    begun = empty.fill([3], [7])
     full = begun.fill(torch.tensor([5, 2, 4]), torch.tensor([15, 12, 14]))
     assert (empty.blanks, begun.blanks, full.blanks) == (4, 3, 0)
     assert empty.ids.tolist() == [1, 2, MASK, MASK, MASK, MASK]
@@ -47,11 +47,11 @@ def test_order_of_filling_does_not_matter_and_erasing_undoes_it(order: list[int]
 @pytest.mark.parametrize(
     ("places", "tokens", "message"),
     [
-        ([1], [5], "place 1 is not blank; erase it"),
-        ([6], [5], "stay inside"),
-        ([-1], [5], "stay inside"),
-        ([2, 2], [5, 6], "name each once"),
-        ([2, 3], [5], "1 tokens for 2 places"),
+        ([1], [5], "position 1 is not masked; erase it"),
+        ([6], [5], r"give 0\.\.5"),
+        ([-1], [5], r"give 0\.\.5"),
+        ([2, 2], [5, 6], "give each once"),
+        ([2, 3], [5], "1 tokens for 2 positions"),
     ],
 )
 def test_given_places_and_places_outside_are_refused(
@@ -68,12 +68,12 @@ def test_given_places_and_places_outside_are_refused(
         ({"ids": torch.zeros(1, 6, dtype=torch.long)}, r"give torch.int64 \(6,\)"),
         ({"blank": torch.zeros(5, dtype=torch.bool)}, "blank is"),
         ({"allowed": torch.zeros(6, dtype=torch.long)}, r"allowed is .*\(6, 2\)"),
-        ({"allowed": torch.tensor([[0, 20]] * 5 + [[7, 7]])}, r"place 5 allows ids \[7, 7\]"),
-        ({"allowed": torch.tensor([[-1, 20]] * 6)}, "place 0 allows"),
+        ({"allowed": torch.tensor([[0, 20]] * 5 + [[7, 7]])}, r"position 5 allows ids \[7, 7\]"),
+        ({"allowed": torch.tensor([[-1, 20]] * 6)}, "position 0 allows"),
         ({"answer": (4, 7)}, r"answer is 4\.\.7"),
         ({"answer": (4, 3)}, r"answer is 4\.\.3"),
-        ({"slots": (FeatureSlot(5, torch.zeros(2, 4)),)}, r"slot 5\.\.7 leaves"),
-        ({"slots": (FeatureSlot(1, torch.zeros(2, 4)),)}, r"slot 1\.\.3 covers blank"),
+        ({"slots": (FeatureSlot(5, torch.zeros(2, 4)),)}, r"slot 5\.\.7 exceeds"),
+        ({"slots": (FeatureSlot(1, torch.zeros(2, 4)),)}, r"slot 1\.\.3 covers masked"),
     ],
 )
 def test_parts_that_do_not_fit(change: dict[str, Any], message: str) -> None:
@@ -83,10 +83,10 @@ def test_parts_that_do_not_fit(change: dict[str, Any], message: str) -> None:
 
 def test_slots_are_kept_and_cannot_be_blanked() -> None:
     slot = FeatureSlot(0, torch.zeros(2, 4))
-    canvas = make(slots=(slot,)).place(2, 3)
+    canvas = make(slots=(slot,)).fill([2], [3])
     assert canvas.slots == (slot,)
     assert slot.stop == 2
-    with pytest.raises(CanvasError, match="covers blank places"):
+    with pytest.raises(CanvasError, match="covers masked positions"):
         canvas.erase([1], MASK)
     with pytest.raises(CanvasError, match=r"give \[n, dim\]"):
         FeatureSlot(0, torch.zeros(3))

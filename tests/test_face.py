@@ -8,9 +8,9 @@ import pytest
 import omni_diffusion
 
 NAMES = [
-    *("Blank", "Draft", "Engine", "Image", "Message", "OmniError", "OmniModel", "Picture"),
+    *("Blank", "Engine", "Image", "Inputs", "Message", "OmniError", "OmniModel", "Picture"),
     *("Request", "Result", "SamplingParams", "Speech", "Text", "Waveform"),
-    *("box", "cloze", "inpainting"),
+    *("ask", "box", "cloze", "inpainting"),
 ]
 OPTIONAL = ("transformers", "peft", "torchao", "diffusers", "accelerate", "huggingface_hub")
 QUIET = """

@@ -182,17 +182,17 @@ def test_broken_sounds_are_one_line_errors(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("this is not a sound")
     (tmp_path / "a.raw").write_bytes(b"\0" * 64)
     cases: list[tuple[media.Source, str]] = [
-        (b"", "bytes are empty"),
-        (io.BytesIO(), "bytes are empty"),
+        (b"", "data is empty"),
+        (io.BytesIO(), "data is empty"),
         (tmp_path / "empty.wav", r"empty\.wav is empty"),
         (tmp_path / "none.wav", r"cannot read .*none\.wav: No such file"),
         (tmp_path, "cannot read .*: Is a directory"),
-        (tmp_path / "text.wav", r"text\.wav is no readable sound .*give WAV, FLAC, OGG or MP3"),
-        (tmp_path / "a.raw", "no readable sound"),
-        (flac[: len(flac) // 2], "no readable sound"),
-        (silent, "holds no samples"),
+        (tmp_path / "text.wav", r"text\.wav is not readable audio .*give WAV, FLAC, OGG or MP3"),
+        (tmp_path / "a.raw", "not readable audio"),
+        (flac[: len(flac) // 2], "not readable audio"),
+        (silent, "has no samples"),
         (nan, "not finite"),
-        (picture().png_bytes(), "no readable sound"),
+        (picture().png_bytes(), "not readable audio"),
     ]
     for source, message in cases:
         with pytest.raises(MediaError, match=message) as caught:
@@ -205,7 +205,7 @@ def test_a_long_sound_fails_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch
     assert Waveform.read(data, max_seconds=2).seconds == 2
     with monkeypatch.context() as patch:
         patch.setattr(soundfile.SoundFile, "read", None)
-        with pytest.raises(MediaError, match=r"cut it to 1\.5 s at most .it lasts 2\.0 s"):
+        with pytest.raises(MediaError, match=r"2\.0 s; cut it to 1\.5 s at most"):
             Waveform.read(data, max_seconds=1.5)
         patch.setattr(media, "MAX_VALUES", 16_000)
         with pytest.raises(MediaError, match="cut it to 1 s at most"):
@@ -218,7 +218,7 @@ def test_a_streamed_flac_tells_no_length() -> None:
     assert media.sound_header(data).seconds is None
     with pytest.raises(MediaError, match=r"cut it to 1 s at most"):
         Waveform.read(data, max_seconds=1)
-    with pytest.raises(MediaError, match="no section 0 to 1 s: it lasts no known time"):
+    with pytest.raises(MediaError, match="no section 0 to 1 s; its length is unknown"):
         Waveform.read(data, section=(0, 1))
 
 
@@ -239,7 +239,7 @@ def test_a_section_is_that_part_of_the_whole(kind: str) -> None:
     assert torch.allclose(part.samples, whole.samples[:, 8_000:36_000], atol=1e-4)
     assert Waveform.read(data, section=(1, 2), max_seconds=1).seconds == 1
     for wrong in ((2.0, 3.5), (2.0, 2.0), (-1.0, 2.0)):
-        with pytest.raises(MediaError, match="it lasts 3 s"):
+        with pytest.raises(MediaError, match="its length is 3 s"):
             Waveform.read(data, section=wrong)
 
 
@@ -251,10 +251,10 @@ def test_headers_tell_rate_length_and_size_without_decoding(
     assert header == media.SoundHeader(rate=8_000, channels=2, seconds=2.5)
     png = picture(6, 9).png_bytes()
     assert media.picture_size(png[:60]) == (9, 6)
-    with pytest.raises(MediaError, match="is 9 x 6; scale it to 53 pixels"):
+    with pytest.raises(MediaError, match="is 9 x 6; scale it to at most 53 pixels"):
         media.picture_size(png, max_pixels=53)
     for read in (media.sound_header, media.picture_size):
-        with pytest.raises(MediaError, match="is no readable"):
+        with pytest.raises(MediaError, match=r"is not( a)? readable"):
             read(b"neither")
 
 
@@ -348,7 +348,7 @@ def test_a_huge_picture_fails_before_it_is_decoded(width: int, height: int) -> N
 
 
 def test_the_size_limit_is_told() -> None:
-    with pytest.raises(MediaError, match="9 x 6; scale it to 53 pixels and 16384 a side"):
+    with pytest.raises(MediaError, match="9 x 6; scale it to at most 53 pixels and 16384 a side"):
         Picture.read(picture().png_bytes(), max_pixels=53)
     assert Picture.read(picture().png_bytes(), max_pixels=54).width == 9
 
@@ -357,15 +357,15 @@ def test_broken_pictures_are_one_line_errors(tmp_path: Path) -> None:
     jpeg = pil_bytes(picture(64, 64).to_pil(), "JPEG")
     png = picture(64, 64).png_bytes()
     cases: list[tuple[media.Source, str]] = [
-        (b"", "bytes are empty"),
-        (b"hello", "no readable picture"),
-        (jpeg[: len(jpeg) // 2], "no readable picture .*truncated"),
-        (png[: len(png) // 2], "no readable picture"),
-        (png[:100] + bytes(100) + png[200:], "no readable picture"),
-        (png_header(4, 4), "no readable picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no readable picture"),
+        (b"", "data is empty"),
+        (b"hello", "not a readable image"),
+        (jpeg[: len(jpeg) // 2], "not a readable image .*truncated"),
+        (png[: len(png) // 2], "not a readable image"),
+        (png[:100] + bytes(100) + png[200:], "not a readable image"),
+        (png_header(4, 4), "not a readable image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image"),
         (tmp_path / "none.png", r"cannot read .*none\.png"),
-        (tone().wav_bytes(), "no readable picture"),
+        (tone().wav_bytes(), "not a readable image"),
     ]
     for source, message in cases:
         with pytest.raises(MediaError, match=message) as caught:
@@ -381,6 +381,6 @@ def test_pictures_that_cannot_be_made_or_written(tmp_path: Path) -> None:
         Picture(torch.zeros(2, 2, 3))
     with pytest.raises(MediaError, match=r"ends in none of .png"):
         picture().write(tmp_path / "a.psd")
-    with pytest.raises(MediaError, match=r"WEBP cannot hold 16384 x 1 .*choose PNG"):
+    with pytest.raises(MediaError, match=r"WEBP cannot hold 16384 x 1 .*use PNG"):
         picture(1, 16_384).write(tmp_path / "a.webp")
     assert list(tmp_path.iterdir()) == []

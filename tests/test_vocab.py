@@ -28,23 +28,22 @@ def test_the_official_ids_are_those_of_the_published_tokenizer(parity_dir: Path)
 
 def test_named_ids() -> None:
     v = Vocabulary.official()
-    assert (v.pad, v.im_start, v.im_end, v.bos, v.mask) == (151643, 151644, 151645, 151665, 151666)
+    assert (v.pad, v.im_start, v.im_end, v.mask) == (151643, 151644, 151645, 151666)
     assert (v.begin_of_image, v.end_of_image, v.context_of_image) == (151667, 151668, 151669)
     assert (v.begin_of_audio, v.end_of_audio, v.context_of_audio) == (151684, 151685, 151686)
-    assert (v.image_tag, v.audio_tag) == (151682, 151687)
-    assert v.audio_tag + 1 == v.speech.start
+    assert (v.id("beginoftext"), v.id("image"), v.id("audio")) == (151665, 151682, 151687)
+    assert v.id("audio") + 1 == v.speech.start
 
 
 def test_ranges() -> None:
-    v = Vocabulary.build(text=100, speech=7, image=5)
+    v = Vocabulary(text_size=100, speech_size=7, image_size=5)
     assert v.size == 157
     assert v.range("any") == (0, 157)
     assert v.range("text") == (0, 145)
     assert v.range("speech") == (100, 152)
-    assert v.range("speech_only") == (145, 152)
-    assert v.range("image") == (152, 157)
-    with pytest.raises(VocabularyError, match="'sound'; give one of any, text"):
-        v.range("sound")  # type: ignore[arg-type]
+    assert v.span_of("text") == Span("text", 0, 100)
+    assert v.span_of("speech") == Span("speech", 145, 152)
+    assert v.span_of("image") == Span("image", 152, 157)
 
 
 @given(vocabularies)
@@ -93,15 +92,15 @@ def test_out_of_range_ids_are_named(bad: int | torch.Tensor) -> None:
 
 
 def test_other_mistakes() -> None:
-    v = Vocabulary.build(text=10, speech=0, image=0)
-    with pytest.raises(VocabularyError, match="whole numbers"):
+    v = Vocabulary(text_size=10, speech_size=0, image_size=0)
+    with pytest.raises(VocabularyError, match="give integers"):
         v.text.lift(torch.tensor([0.5]))
-    with pytest.raises(VocabularyError, match="called 'msk'"):
+    with pytest.raises(VocabularyError, match="'msk'"):
         v.id("msk")
     with pytest.raises(VocabularyError, match="text, which has no name"):
         v.token(3)
     with pytest.raises(VocabularyError, match=r"give 0\.\.54"):
         v.span(55)
     with pytest.raises(VocabularyError, match="image_size is -1"):
-        Vocabulary.build(text=1, speech=1, image=-1)
+        Vocabulary(text_size=1, speech_size=1, image_size=-1)
     assert v.speech.lift(torch.zeros(0, dtype=torch.long)).tolist() == []

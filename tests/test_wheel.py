@@ -12,10 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.published_folders import published_files
+from tests.published_folders import write_published
 
 from omni_diffusion.io import config as configs
-from omni_diffusion.models.omni import SHIPPED
+from omni_diffusion.models.omni import SMALL_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 1_000_000
@@ -81,7 +81,7 @@ def test_the_wheel_holds_the_package_with_its_model_and_nothing_else(built: Path
     ]
     own = {name for name in names if name.startswith("omni_diffusion/")}
     assert own == set(wanted)
-    model = f"omni_diffusion/{SHIPPED.relative_to(SHIPPED.parent.parent)}"
+    model = f"omni_diffusion/{SMALL_MODEL.relative_to(SMALL_MODEL.parent.parent)}"
     for needed in (
         "omni_diffusion/py.typed",
         f"{model}/model.safetensors",
@@ -103,8 +103,8 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None
 
 
 def test_published_folders_open_run_and_convert(installed: Path, tmp_path: Path) -> None:
-    made = published_files(tmp_path / "published")
-    configs.save(made.parts.sizes, made.root / "sizes.json")
+    made = write_published(tmp_path / "published")
+    configs.save(made.sources.sizes, made.root / "sizes.json")
     script = Path(__file__).with_name("wheel_script.py")
     said = call(installed / "python", "-I", script, made.root, cwd=tmp_path)
     assert said == "11 tasks\n"

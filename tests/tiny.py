@@ -1,6 +1,6 @@
-"""A whole model of random weights, small enough to make and run in a moment, for every test.
+"""A tiny model of random weights for tests: all four codecs and a backbone.
 
-`tiny_model()` has all four codecs and a backbone; its answers are nonsense of the right shape.
+Its answers have the right shapes and no meaning.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ FLOW = FlowConfig(
 
 
 def tiny_suite() -> CodecSuite:
-    """Text, image, hearing and speech of random weights.
+    """Codecs for text, image, speech features and speech codes, with random weights.
 
-    Pictures: 36 codes where they are seen, 16 (4 x 4 cells of 2 pixels) where they are made.
+    An input image has 36 codes, a generated one 16 (4 x 4 cells of 2 pixels).
     """
     cmvn = torch.stack([torch.zeros(HEARING.feature_width), torch.ones(HEARING.feature_width)])
     voice = GriffinLim(iterations=1, mel_iterations=1)
@@ -69,12 +69,12 @@ def tiny_suite() -> CodecSuite:
 
 
 def tiny_model(seed: int = 0) -> OmniModel:
-    """A model of random weights, the same for the same seed."""
+    """A model whose random weights depend on `seed` only."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         codecs = tiny_suite()
-        vocabulary = Vocabulary.build(
-            text=codecs.text.vocabulary_size, speech=SPEECH_CODES, image=IMAGE.codes
+        vocabulary = Vocabulary(
+            text_size=codecs.text.vocabulary_size, speech_size=SPEECH_CODES, image_size=IMAGE.codes
         )
         sizes = DreamConfig(
             vocab_size=vocabulary.size,
@@ -92,13 +92,13 @@ def tiny_model(seed: int = 0) -> OmniModel:
 
 
 def tone(seconds: float = 0.5, rate: int = 16_000, hertz: float = 220.0) -> Waveform:
-    """A hum, one channel."""
+    """A sine tone with one channel."""
     time = torch.arange(int(seconds * rate)) / rate
     return Waveform(0.3 * torch.sin(2 * torch.pi * hertz * time)[None], rate)
 
 
 def checkers(side: int = 8) -> Picture:
-    """A square picture of random pixels, always the same."""
+    """A square image of random pixels, the same in every call."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (side, side, 3), generator=generator, dtype=torch.uint8)
     return Picture(pixels)

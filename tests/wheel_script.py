@@ -1,7 +1,11 @@
-"""What a user of the installed wheel does; run by `test_wheel` outside of the repository.
+"""Uses the installed wheel as a user does; `test_wheel` runs it outside of the repository.
 
-python wheel_script.py FOLDER    (of `published.published_files`, with sizes.json)
+    python wheel_script.py FOLDER
+
+FOLDER: written by `published_folders.write_published`, with sizes.json.
 """
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -11,12 +15,11 @@ import torch
 import omni_diffusion
 from omni_diffusion import Engine, OmniModel, Request, Text
 from omni_diffusion.conversation import Message
-from omni_diffusion.demo.demo import order
-from omni_diffusion.demo.jobs import SHIPPED
-from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.demo.demo import request_of
+from omni_diffusion.demo.jobs import DEMO_JOBS, with_gaps
 from omni_diffusion.io import config as configs
 from omni_diffusion.models.omni import convert
-from omni_diffusion.models.upstream import Parts, Sizes
+from omni_diffusion.models.upstream import CodecConfigs, CodecSources
 
 
 def main(folder: Path) -> None:
@@ -29,23 +32,22 @@ def main(folder: Path) -> None:
     assert "food" in "".join(part.text for part in answer.parts if isinstance(part, Text))
 
     names = ("magvitv2", "tokenizer", "decoder", "sensevoice")
-    sizes = configs.load(Sizes, folder / "sizes.json")
-    parts = Parts(*(folder / name for name in names), sizes)
+    sizes = configs.load(CodecConfigs, folder / "sizes.json")
+    sources = CodecSources(*(folder / name for name in names), sizes)
     for published in ("omni", "dream"):
-        opened = OmniModel.from_pretrained(folder / published, parts=parts)
-        convert(folder / published, Path(published), parts=parts)
+        opened = OmniModel.from_pretrained(folder / published, codec_sources=sources)
+        convert(folder / published, Path(published), codec_sources=sources)
         again = OmniModel.open(published, dtype=torch.bfloat16)
         left, right = everything(opened), everything(again)
         assert left.keys() == right.keys()
         assert all(torch.equal(tensor, right[name]) for name, tensor in left.items())
 
-    model = OmniModel.from_pretrained(folder / "omni", parts=parts, dtype=torch.float32)
-    params = SamplingParams(steps=2)
-    for job in SHIPPED:
-        drafts = order(job, model, None, 0).drafts
-        [result] = Engine(model).run([Request(job.task, drafts, params)])
+    model = OmniModel.from_pretrained(folder / "omni", codec_sources=sources, dtype=torch.float32)
+    for job in DEMO_JOBS:
+        request = request_of(with_gaps(job, model.codecs.text), steps=2, seed=0)
+        [result] = Engine(model).run([request])
         assert result.error is None, (job.task, result.error)
-    print(len(SHIPPED), "tasks")
+    print(len(DEMO_JOBS), "tasks")
 
 
 def everything(model: OmniModel) -> dict[str, torch.Tensor]:

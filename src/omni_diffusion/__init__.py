@@ -7,28 +7,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from omni_diffusion.conversation import Image, Message, Speech, Text
+    from omni_diffusion.conversation import Blank, Image, Message, Speech, Text
     from omni_diffusion.diffusion.params import SamplingParams
+    from omni_diffusion.engine.ask import Inputs, ask
     from omni_diffusion.engine.engine import Engine
     from omni_diffusion.engine.request import Request, Result
     from omni_diffusion.errors import OmniError
     from omni_diffusion.media import Picture, Waveform
     from omni_diffusion.models.omni import OmniModel
     from omni_diffusion.tasks.infill import box, cloze, inpainting
-    from omni_diffusion.tasks.parts import Blank, Draft
 
 # fmt: off
 __all__ = [
-    "Blank", "Draft", "Engine", "Image", "Message", "OmniError", "OmniModel", "Picture", "Request",
-    "Result", "SamplingParams", "Speech", "Text", "Waveform", "box", "cloze", "inpainting",
+    "Blank", "Engine", "Image", "Inputs", "Message", "OmniError", "OmniModel", "Picture", "Request",
+    "Result", "SamplingParams", "Speech", "Text", "Waveform", "ask", "box", "cloze", "inpainting",
 ]
 HOMES = {
-    "Blank": "tasks.parts", "Draft": "tasks.parts", "Engine": "engine.engine",
-    "Image": "conversation", "Message": "conversation", "OmniError": "errors",
+    "Blank": "conversation", "Engine": "engine.engine", "Image": "conversation",
+    "Inputs": "engine.ask", "Message": "conversation", "OmniError": "errors",
     "OmniModel": "models.omni", "Picture": "media", "Request": "engine.request",
-    "Result": "engine.request", "SamplingParams": "diffusion.params", "Speech": "conversation", "Text": "conversation",
-    "Waveform": "media", "box": "tasks.infill", "cloze": "tasks.infill",
-    "inpainting": "tasks.infill",
+    "Result": "engine.request", "SamplingParams": "diffusion.params", "Speech": "conversation",
+    "Text": "conversation", "Waveform": "media", "ask": "engine.ask", "box": "tasks.infill",
+    "cloze": "tasks.infill", "inpainting": "tasks.infill",
 }
 # fmt: on
 

@@ -1,31 +1,32 @@
-"""Every error that a user's mistake can cause, in one tree; catch OmniError to catch them all.
+"""The tree of errors that a user's input can cause; catch OmniError to catch them all.
 
 OmniError
-├── StorageError      a file could not be written: disk full, no permission, missing folder
-├── ConfigError       a config holds an unknown key, a wrong type or sizes that do not fit
-├── MediaError        sound or picture is empty, broken, too large or of an unknown format
-├── VocabularyError   an id or a token name lies outside of the vocabulary
-├── CanvasError       a canvas does not fit together, or a given place would be overwritten
-├── WeightsError      weights are missing, corrupt, unsafe or of another shape than the module's
-├── ModelError        a model folder is incomplete, or a model is called with what it cannot take
-├── TaskError         a conversation does not fit the task, or the task is unknown
-├── SamplingError     sampling parameters contradict themselves
-├── DataError         a manifest or a pretokenized store is broken
-├── TrainingError     training cannot start, resume or go on
-└── EvaluationError   a benchmark or its answers cannot be scored
+├── StorageError             a file cannot be written: disk full, no permission, missing folder
+├── ConfigError              a config has an unknown key, a wrong type or sizes that do not fit
+├── MissingDependencyError   an optional library is not installed
+├── MediaError               audio or an image is empty, broken, too large or of an unknown format
+├── VocabularyError          an id or a token name is outside the vocabulary
+├── CanvasError              the parts of a canvas do not fit, or a known token would be overwritten
+├── WeightsError             weights are missing, corrupt, unsafe or have another shape
+├── ModelError               a model folder is incomplete, or a model cannot take an input
+├── TaskError                a conversation does not fit the task, or the task is unknown
+├── SamplingError            sampling parameters contradict one another
+├── DataError                a manifest or a pretokenized store is broken
+├── TrainingError            training cannot start, resume or continue
+└── EvaluationError          a benchmark or its answers cannot be scored
 
-A message is one line: the value, what was expected, and the fix. The one exception is the table
-of names in a WeightsError. Programming mistakes stay what Python makes of them.
+A message is one line: the value, what was expected, and the fix. The table of names in a
+WeightsError is the one exception. Programming mistakes stay Python's own exceptions.
 """
 
 from __future__ import annotations
 
 
 class OmniError(Exception):
-    """Root of the tree: `problem`, and the `fix` behind it where it is given apart.
+    """Root of the tree. Its text is `problem`, followed by `fix` if that is given separately.
 
-    field: the parameter or field that is wrong, by its Python name (`max_length`); the command line
-    shows its option instead. value: what was given for it.
+    field: Python name of the wrong parameter or field (`max_length`); the command line shows its
+    option instead. value: the value it had.
     """
 
     def __init__(
@@ -41,31 +42,35 @@ class OmniError(Exception):
 
 
 class StorageError(OmniError):
-    """A file could not be written."""
+    """A file cannot be written."""
 
 
 class ConfigError(OmniError):
-    """A config holds an unknown key, a wrong type or sizes that do not fit."""
+    """A config has an unknown key, a wrong type or sizes that do not fit."""
+
+
+class MissingDependencyError(OmniError):
+    """An optional library is not installed."""
 
 
 class MediaError(OmniError):
-    """Sound or picture is empty, broken, too large or of an unknown format."""
+    """Audio or an image is empty, broken, too large or of an unknown format."""
 
 
 class VocabularyError(OmniError):
-    """An id or a token name lies outside of the vocabulary."""
+    """An id or a token name is outside the vocabulary."""
 
 
 class CanvasError(OmniError):
-    """A canvas does not fit together, or a given place would be overwritten."""
+    """The parts of a canvas do not fit, or a known token would be overwritten."""
 
 
 class WeightsError(OmniError):
-    """Weights are missing, corrupt, unsafe or of another shape than the module's."""
+    """Weights are missing, corrupt, unsafe or have another shape than the module's."""
 
 
 class ModelError(OmniError):
-    """A model folder is incomplete, or a model is called with what it cannot take."""
+    """A model folder is incomplete, or a model cannot take an input."""
 
 
 class TaskError(OmniError):
@@ -73,7 +78,7 @@ class TaskError(OmniError):
 
 
 class SamplingError(OmniError):
-    """Sampling parameters contradict themselves."""
+    """Sampling parameters contradict one another."""
 
 
 class DataError(OmniError):
@@ -81,7 +86,7 @@ class DataError(OmniError):
 
 
 class TrainingError(OmniError):
-    """Training cannot start, resume or go on."""
+    """Training cannot start, resume or continue."""
 
 
 class EvaluationError(OmniError):

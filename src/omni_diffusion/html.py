@@ -1,7 +1,4 @@
-"""Parts of a conversation as a reader sees them: HTML that needs nothing else, media inside of it.
-
-Knows no model and no page.
-"""
+"""Parts of a conversation as HTML, with the media inside of it."""
 
 from __future__ import annotations
 
@@ -13,34 +10,36 @@ from importlib import resources
 import torch
 import torch.nn.functional as F
 
-from omni_diffusion.conversation import Image, Message, Part, Speech, Text
-from omni_diffusion.media import Picture, Waveform
-from omni_diffusion.tasks.parts import (
+from omni_diffusion.conversation import (
+    AnyPart,
     Blank,
     Codes,
-    Draft,
+    Conversation,
     Frames,
+    Image,
+    Part,
     Partial,
     PartialImage,
     PartialSpeech,
-    Source,
-    Turn,
+    Speech,
+    Text,
 )
+from omni_diffusion.media import Picture, Waveform
 
 BARS = 160  # of a drawn waveform
 LARGE = 512  # pixels; longer sides are shrunk to it
 HOLE = 128  # grey, as it is shown
 
 
-def seen(asked: Sequence[Message | Draft | Turn]) -> tuple[Part, ...]:
-    """A request as a person sees it: a picture with its hole grey, a gap of words as underscores.
+def visible(conversation: Conversation) -> tuple[Part, ...]:
+    """A conversation as a person sees it: a hole in a picture is grey, masked text underscores.
 
-    What is encoded already is named in brackets.
+    Encoded parts are named in brackets.
     """
-    return tuple(_seen(part) for message in asked for part in message.parts)
+    return tuple(_visible(part) for message in conversation for part in message.parts)
 
 
-def _seen(part: Source) -> Part:
+def _visible(part: AnyPart) -> Part:
     if isinstance(part, Text | Image | Speech):
         return part
     if isinstance(part, PartialImage):
@@ -53,7 +52,7 @@ def _seen(part: Source) -> Part:
     if isinstance(part, Frames):
         return Text(f"[{len(part.frames)} frames of speech]")
     assert isinstance(part, Blank | Codes | Partial)
-    state = "known" if isinstance(part, Codes) else "open"
+    state = "known" if isinstance(part, Codes) else "masked"
     return Text(f"[{len(part)} {part.kind} tokens, {state}]")
 
 
@@ -63,7 +62,7 @@ def style() -> str:
 
 
 def parts(shown: Sequence[Part], key: str) -> str:
-    """Every part in an element of its own; `key` is of this call alone on its page."""
+    """Every part in an element; `key` must be unique on the page."""
     drawn = [_part(part, f"{key}-{i}") for i, part in enumerate(shown)]
     return "".join(f'<div class="part">{part}</div>' for part in drawn)
 
@@ -81,7 +80,7 @@ def _part(part: Part, key: str) -> str:
 
 
 def _sound(waveform: Waveform, key: str) -> str:
-    """A player below the drawn waveform; the drawing is twice there, the upper one clipped."""
+    """A player below the drawn waveform; the upper of its two drawings shows what was played."""
     bars = "".join(
         f"M{x + 0.1:.1f} {50 - 48 * peak:.1f}h.8v{96 * peak:.1f}h-.8z"
         for x, peak in enumerate(peaks(waveform, BARS))
@@ -103,7 +102,7 @@ def peaks(waveform: Waveform, bars: int) -> list[float]:
 
 
 def _shrunk(picture: Picture) -> Picture:
-    """A photograph need not be on the page in full."""
+    """The picture, at most LARGE pixels wide and high."""
     small = picture.to_pil()
     small.thumbnail((LARGE, LARGE))
     return Picture.from_pil(small)

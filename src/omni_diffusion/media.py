@@ -1,7 +1,6 @@
-"""Waveform and Picture: samples with their rate, pixels with their size; read, write, resample.
+"""Waveform and Picture: audio samples with their rate, and pixels; read, write, resample.
 
-Reading trusts nobody: size limits are checked from the header before anything is decoded.
-Knows nothing of models or tokens.
+Input files are not trusted: size limits are checked from the header before anything is decoded.
 """
 
 from __future__ import annotations
@@ -29,25 +28,26 @@ Source: TypeAlias = str | Path | bytes | BinaryIO
 Resampling: TypeAlias = Literal["soxr", "sinc"]
 Columns: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
+SPEECH_RATE = 16_000  # Hz, the rate of all speech encoders
 MAX_SECONDS = 600.0
 MAX_VALUES = 2**28  # samples times channels: 1 GiB decoded
-UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC that was streamed to its file
+UNKNOWN_LENGTH = 2**63 - 1  # libsndfile reports it for a FLAC that was streamed to its file
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
 SOUND_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-# Only decoders that run in this process: Pillow hands PostScript to another program.
+# Only decoders that run in this process: Pillow starts another program for PostScript.
 READABLE_PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SINC_ZEROS = 6  # zero crossings of the sinc on either side, where its window ends
-SINC_ROLLOFF = 0.99  # share of the lower of both Nyquist frequencies that passes
+SINC_ROLLOFF = 0.99  # fraction of the lower of both Nyquist frequencies that passes
 MAX_WEIGHTS = 2**24  # of one sinc filter: 128 MiB in float64
-GATHERED = 2**22  # samples laid out for the filter at once: 16 MiB
+GATHERED = 2**22  # samples gathered for the filter at once: 16 MiB
 BLOCK = 65_536  # libsndfile's Vorbis writer overflows its stack on one very long write
 
 
 @dataclass(frozen=True, eq=False)
 class Waveform:
-    """Sound: `samples` float32 [channels, n], nominally in [-1, 1], at `rate` samples a second."""
+    """Audio: `samples` float32 [channels, n], nominally in [-1, 1], at `rate` Hz."""
 
     samples: Tensor
     rate: int
@@ -56,14 +56,17 @@ class Waveform:
         shape = tuple(self.samples.shape)
         if self.samples.dtype != torch.float32 or len(shape) != 2 or shape[0] < 1:
             raise MediaError(
-                f"samples are {self.samples.dtype} {shape}; give float32 [channels, n]"
+                f"samples are {self.samples.dtype} {shape}",
+                field="samples",
+                value=shape,
+                fix="give float32 [channels, n]",
             )
         if self.rate < 1:
-            raise MediaError(f"rate is {self.rate}; give samples per second, such as 16000")
+            raise _bad_rate(self.rate)
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Duration."""
         return self.samples.shape[1] / self.rate
 
     def mono(self) -> Waveform:
@@ -75,21 +78,26 @@ class Waveform:
         return Waveform(self.samples[:1], self.rate)
 
     def resample(self, rate: int, method: Resampling = "soxr") -> Waveform:
-        """The same sound at another rate, ceil(n * rate / old rate) samples with "sinc".
+        """The waveform at another rate; with "sinc" it has ceil(n * rate / old rate) samples.
 
-        "soxr" (high quality): a steep, long filter; flat up to 0.45 of the lower rate. "sinc": the
-        short Hann-windowed sinc that the published encoders heard their sounds through (equal to
-        torchaudio's transforms.Resample within 1e-6); it dampens what lies above 0.4 of the lower
-        rate and lets some alias through. On a full-scale sweep up to 0.45 of the lower rate the two
-        differ by 0.03 to 0.04 RMS (0.4 at most), up to 0.35 of it by 0.002 RMS (0.013 at most). The
-        waveform itself is returned if the rate is the same. Raises MediaError for a rate below 1,
-        an unknown method, and for rates without a common divisor so high that a "sinc" filter would
-        not fit the memory.
+        "soxr" (high quality) has a long, steep filter, flat up to 0.45 of the lower rate. "sinc" is
+        the short Hann-windowed sinc of the published encoders (equal to torchaudio's
+        transforms.Resample within 1e-6); it attenuates what lies above 0.4 of the lower rate and
+        lets some aliases through. On a full-scale sweep up to 0.45 of the lower rate the two differ
+        by 0.03 to 0.04 RMS (0.4 at most), up to 0.35 of it by 0.002 RMS (0.013 at most). Returns
+        the waveform itself if the rate is equal. Raises MediaError for a rate below 1, an unknown
+        method, and for rates with so small a common divisor that a "sinc" filter would not fit in
+        memory.
         """
         if rate < 1:
-            raise MediaError(f"rate is {rate}; give samples per second, such as 16000")
+            raise _bad_rate(rate)
         if method not in get_args(Resampling):
-            raise MediaError(f"resampling method is {method!r}; give 'soxr' or 'sinc'")
+            raise MediaError(
+                f"resampling method is {method!r}",
+                field="method",
+                value=method,
+                fix="give 'soxr' or 'sinc'",
+            )
         if rate == self.rate:
             return self
         if method == "sinc":
@@ -107,36 +115,44 @@ class Waveform:
     ) -> Waveform:
         """Decode WAV, FLAC, OGG or MP3 of any rate and channel count, from a path, bytes or file.
 
-        section: (start, stop) in seconds, to decode that alone. Raises MediaError for a missing,
-        empty, corrupt or over-long sound, a section outside of it, and for samples that are not
-        finite.
+        section: (start, stop) in seconds; only this part is decoded. Raises MediaError for missing,
+        empty, corrupt or too long audio, a section outside it, and non-finite samples.
         """
         stream, name = _open(source)
-        with stream, _sound_told(name), soundfile.SoundFile(stream) as sound:
+        with stream, _audio_errors(name), soundfile.SoundFile(stream) as sound:
             rate = int(sound.samplerate)
             data = _decode(sound, name, max_seconds, section)
         if not data.size:
-            raise MediaError(f"{name} holds no samples; give a sound of some length")
+            raise MediaError(f"{name} has no samples", value=name, fix="give audio of some length")
         if not np.isfinite(data).all():
-            raise MediaError(f"{name} holds samples that are not finite; export it again")
+            raise MediaError(
+                f"{name} has samples that are not finite", value=name, fix="export it again"
+            )
         return cls(torch.from_numpy(np.ascontiguousarray(data.T)), rate)
 
     def write(self, path: str | Path) -> None:
-        """Write to `path`, whole or not at all; the suffix chooses 16-bit WAV, FLAC or OGG."""
+        """Write to `path` atomically; the suffix selects 16-bit WAV, FLAC or OGG."""
         path = Path(path)
         kind = SOUND_FORMATS.get(path.suffix.lower())
         if kind is None:
-            raise MediaError(f"{path} ends in none of {', '.join(SOUND_FORMATS)}; rename it")
+            raise MediaError(
+                f"{path} ends in none of {', '.join(SOUND_FORMATS)}",
+                field="path",
+                value=str(path),
+                fix="rename it",
+            )
         files.write_bytes(path, self._encode(*kind))
 
     def wav_bytes(self) -> bytes:
-        """The sound as a 16-bit WAV file; what is louder than 1 is clipped."""
+        """As a 16-bit WAV file; values outside [-1, 1] are clipped."""
         return self._encode(*SOUND_FORMATS[".wav"])
 
     def _encode(self, kind: str, subtype: str) -> bytes:
         columns = self._columns()
         if not np.isfinite(columns).all():
-            raise MediaError("the waveform holds samples that are not finite; it cannot be written")
+            raise MediaError(
+                "the waveform has samples that are not finite", fix="give finite samples"
+            )
         out = io.BytesIO()
         try:
             with soundfile.SoundFile(
@@ -147,45 +163,51 @@ class Waveform:
         except soundfile.SoundFileError as error:
             raise MediaError(
                 f"{kind} cannot hold {columns.shape[1]} channels at {self.rate} Hz"
-                f" ({_line(error)}); resample or choose WAV"
+                f" ({_line(error)})",
+                fix="resample or use WAV",
             ) from error
         return out.getvalue()
 
     def _columns(self) -> Columns:
-        """Samples [n, channels], the way the sound libraries lay them out."""
+        """Samples [n, channels], the layout of the audio libraries."""
         return np.ascontiguousarray(self.samples.detach().cpu().numpy().T)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture: `pixels` uint8 [H, W, 3], RGB."""
+    """An image: `pixels` uint8 [H, W, 3], RGB."""
 
     pixels: Tensor
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
         if self.pixels.dtype != torch.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise MediaError(f"pixels are {self.pixels.dtype} {shape}; give uint8 [H, W, 3]")
+            raise MediaError(
+                f"pixels are {self.pixels.dtype} {shape}",
+                field="pixels",
+                value=shape,
+                fix="give uint8 [H, W, 3]",
+            )
 
     @property
     def width(self) -> int:
-        """Columns of pixels."""
+        """W, in pixels."""
         return self.pixels.shape[1]
 
     @property
     def height(self) -> int:
-        """Rows of pixels."""
+        """H, in pixels."""
         return self.pixels.shape[0]
 
     @classmethod
     def read(cls, source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
         """Decode PNG, JPEG, WebP, BMP, GIF (first frame), TIFF or PPM to RGB.
 
-        As in the published code, transparency is dropped and an EXIF orientation is not applied.
-        Raises MediaError for a missing, empty, corrupt or too large picture.
+        As in the published code, transparency is dropped and EXIF orientation is not applied.
+        Raises MediaError for a missing, empty, corrupt or too large image.
         """
         stream, name = _open(source)
-        with stream, _picture_told(name, max_pixels):
+        with stream, _picture_errors(name, max_pixels):
             return cls.from_pil(_undecoded(stream, name, max_pixels))
 
     @classmethod
@@ -196,7 +218,7 @@ class Picture:
             grey = np.asarray(image).astype(np.uint16) >> 8
             image = PIL.Image.fromarray(grey.astype(np.uint8))
         elif image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the same colours, without Pillow's warning
+            image = image.convert("RGBA")  # the same colors, without Pillow's warning
         return cls(torch.from_numpy(np.array(image.convert("RGB"))))
 
     def to_pil(self) -> PIL.Image.Image:
@@ -204,15 +226,20 @@ class Picture:
         return PIL.Image.fromarray(self.pixels.cpu().contiguous().numpy())
 
     def write(self, path: str | Path) -> None:
-        """Write to `path`, whole or not at all; the suffix chooses PNG, JPEG or WebP."""
+        """Write to `path` atomically; the suffix selects PNG, JPEG or WebP."""
         path = Path(path)
         kind = PICTURE_FORMATS.get(path.suffix.lower())
         if kind is None:
-            raise MediaError(f"{path} ends in none of {', '.join(PICTURE_FORMATS)}; rename it")
+            raise MediaError(
+                f"{path} ends in none of {', '.join(PICTURE_FORMATS)}",
+                field="path",
+                value=str(path),
+                fix="rename it",
+            )
         files.write_bytes(path, self._encode(kind))
 
     def png_bytes(self) -> bytes:
-        """The picture as a PNG file."""
+        """As a PNG file."""
         return self._encode("PNG")
 
     def _encode(self, kind: str) -> bytes:
@@ -221,13 +248,15 @@ class Picture:
             self.to_pil().save(out, format=kind)
         except (OSError, ValueError) as error:
             size = f"{self.width} x {self.height}"
-            raise MediaError(f"{kind} cannot hold {size} ({_line(error)}); choose PNG") from error
+            raise MediaError(
+                f"{kind} cannot hold {size} ({_line(error)})", fix="use PNG"
+            ) from error
         return out.getvalue()
 
 
 @dataclass(frozen=True)
 class SoundHeader:
-    """What a sound says of itself; `seconds` is None where its header does not tell."""
+    """Header of an audio file; `seconds` is None if the header does not give the length."""
 
     rate: int
     channels: int
@@ -235,21 +264,21 @@ class SoundHeader:
 
 
 def sound_header(source: Source) -> SoundHeader:
-    """Rate and length of a sound without decoding it; raises MediaError if it is no sound."""
+    """Header of an audio file, without decoding it; raises MediaError for another file."""
     stream, name = _open(source)
-    with stream, _sound_told(name), soundfile.SoundFile(stream) as sound:
+    with stream, _audio_errors(name), soundfile.SoundFile(stream) as sound:
         rate = int(sound.samplerate)
         known = sound.frames < UNKNOWN_LENGTH
         return SoundHeader(rate, sound.channels, sound.frames / rate if known else None)
 
 
 def picture_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of a picture without decoding it.
+    """Width and height of an image, without decoding it.
 
-    Raises MediaError for what is no picture or too large; broken pixels are not noticed.
+    Raises MediaError for another file or too large an image; broken pixels are not noticed.
     """
     stream, name = _open(source)
-    with stream, _picture_told(name, max_pixels):
+    with stream, _picture_errors(name, max_pixels):
         image = _undecoded(stream, name, max_pixels)
         return image.width, image.height
 
@@ -257,7 +286,7 @@ def picture_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, 
 def _sinc_resampled(samples: Tensor, old: int, new: int) -> Tensor:
     """Samples [channels, n] at rate `old` -> [channels, ceil(n * new / old)] at `new`.
 
-    Output k lies at place p = k * old / new of the input and is the sum of the 2 * reach + 1
+    Output k lies at p = k * old / new in the input and is the sum of the 2 * reach + 1
     samples around it, each weighted by its distance from p. Distances repeat every `new` outputs
     once both rates are divided by their greatest common divisor, so weights are made only once.
     """
@@ -266,11 +295,11 @@ def _sinc_resampled(samples: Tensor, old: int, new: int) -> Tensor:
     weights = _sinc_weights(old, new).to(samples.device)
     taps = weights.shape[1]
     padded = torch.nn.functional.pad(samples, (taps // 2, taps // 2 + 1))
-    windows = padded.unfold(-1, taps, 1)  # [channels, places, taps], a view
+    windows = padded.unfold(-1, taps, 1)  # [channels, positions, taps], a view
     count = -(-samples.shape[1] * new // old)
     pieces = [samples[:, :0]]
-    some = max(1, GATHERED // taps)
-    for outputs in torch.split(torch.arange(count, device=samples.device), some):
+    count_at_once = max(1, GATHERED // taps)
+    for outputs in torch.split(torch.arange(count, device=samples.device), count_at_once):
         around = windows[:, outputs * old // new]
         pieces.append((around * weights[outputs % new]).sum(-1))
     return torch.cat(pieces, 1)
@@ -286,12 +315,16 @@ def _sinc_weights(old: int, new: int) -> Tensor:
     reach = math.ceil(SINC_ZEROS * old / base)
     if new * (2 * reach + 1) > MAX_WEIGHTS:
         raise MediaError(
-            f"rates of {old} to {new} (without their common divisor) need a sinc filter of"
-            f" {new * (2 * reach + 1)} weights; resample by 'soxr' or to a near common rate first"
+            f"rates of {old} to {new} (divided by their common divisor) need a sinc filter of"
+            f" {new * (2 * reach + 1)} weights",
+            field="method",
+            value="sinc",
+            fix="resample with 'soxr', or to a close common rate first",
         )
     outputs = torch.arange(new)[:, None]
     around = outputs * old // new + torch.arange(-reach, reach + 1)
-    # Places of outputs are rounded to float32, as in torchaudio: exact ones move odd rates by 1e-4.
+    # Positions of outputs are rounded to float32 as in torchaudio; exact ones change the result of
+    # odd rates by 1e-4.
     scaled = (around.double() / old - (outputs / new).double()) * base
     scaled = scaled.clamp(-SINC_ZEROS, SINC_ZEROS)  # where the window is 0
     window = torch.cos(torch.pi * scaled / (2 * SINC_ZEROS)).square()
@@ -299,55 +332,63 @@ def _sinc_weights(old: int, new: int) -> Tensor:
 
 
 def _open(source: Source) -> tuple[BinaryIO, str]:
-    """A seekable stream over `source`, and what to call it in an error."""
+    """A seekable stream over `source`, and its name for errors."""
     if isinstance(source, (str, Path)):
         return _open_path(Path(source))
     data = source if isinstance(source, bytes) else source.read()
     if not data:
-        raise MediaError("the given bytes are empty; give a whole file")
+        raise MediaError("the given data is empty", field="source", fix="give a complete file")
     return io.BytesIO(data), "the given data"
 
 
 def _open_path(path: Path) -> tuple[BinaryIO, str]:
     try:
         if path.stat().st_size == 0:
-            raise MediaError(f"{path} is empty; give a whole file")
+            raise MediaError(f"{path} is empty", value=str(path), fix="give a complete file")
         return path.open("rb"), str(path)
     except OSError as error:
-        raise MediaError(f"cannot read {path}: {error.strerror}; check the path") from error
+        raise MediaError(
+            f"cannot read {path}: {error.strerror}", value=str(path), fix="check the path"
+        ) from error
 
 
 @contextmanager
-def _sound_told(name: str) -> Iterator[None]:
-    """Turn what the sound library raises into one line."""
+def _audio_errors(name: str) -> Iterator[None]:
+    """Turn errors of the audio library into MediaError."""
     try:
         yield
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise MediaError(
-            f"{name} is no readable sound ({_line(error)}); give WAV, FLAC, OGG or MP3"
+            f"{name} is not readable audio ({_line(error)})",
+            value=name,
+            fix="give WAV, FLAC, OGG or MP3",
         ) from error
 
 
 @contextmanager
-def _picture_told(name: str, max_pixels: int) -> Iterator[None]:
-    """Turn what the picture library raises into one line."""
+def _picture_errors(name: str, max_pixels: int) -> Iterator[None]:
+    """Turn errors of the image library into MediaError."""
     try:
         yield
     except MediaError:
         raise
-    except PIL.Image.DecompressionBombError as error:  # before the size can be asked for
+    except PIL.Image.DecompressionBombError as error:  # raised before the size is known
         raise MediaError(
-            f"{name} is far too large; scale it to {max_pixels} pixels and {MAX_SIDE} a"
-            " side at most"
+            f"{name} is far too large",
+            value=name,
+            fix=f"scale it to at most {max_pixels} pixels and {MAX_SIDE} a side",
         ) from error
-    except Exception as error:  # what decoders raise on broken bytes has no common root
-        kinds = ", ".join(READABLE_PICTURES)
-        raise MediaError(f"{name} is no readable picture ({_line(error)}); give {kinds}") from error
+    except Exception as error:  # errors of decoders have no common base class
+        raise MediaError(
+            f"{name} is not a readable image ({_line(error)})",
+            value=name,
+            fix=f"give {', '.join(READABLE_PICTURES)}",
+        ) from error
 
 
 def _undecoded(stream: BinaryIO, name: str, max_pixels: int) -> PIL.Image.Image:
-    """A picture of which only the header was read; raises MediaError for too large a one."""
-    with warnings.catch_warnings():  # of sizes that are refused in the next line
+    """An image of which only the header is read; raises MediaError if it is too large."""
+    with warnings.catch_warnings():  # about sizes, which are checked below
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         image = PIL.Image.open(stream, formats=READABLE_PICTURES)
     _check_size(image.width, image.height, name, max_pixels)
@@ -360,41 +401,52 @@ def _decode(
     max_seconds: float,
     section: tuple[float, float] | None,
 ) -> Columns:
-    """Samples [n, channels]; a sound over the limit fails before much of it is decoded."""
+    """Samples [n, channels]; too long audio fails before much of it is decoded."""
     frames = sound.frames if section is None else _seek(sound, name, section)
     limit = int(min(max_seconds * sound.samplerate, MAX_VALUES // sound.channels))
-    too_long = f"{name} is too long; cut it to {limit / sound.samplerate:g} s at most"
+    fix = f"cut it to {limit / sound.samplerate:g} s at most"
     if limit < frames < UNKNOWN_LENGTH:
-        raise MediaError(f"{too_long} (it lasts {frames / sound.samplerate:.1f} s)")
+        seconds = frames / sound.samplerate
+        raise MediaError(f"{name} is too long: {seconds:.1f} s", value=seconds, fix=fix)
     if frames == UNKNOWN_LENGTH:
-        sound.seekable = lambda: False  # the wrapper would seek to its end, which fails
+        sound.seekable = lambda: False  # else the wrapper seeks to its end, which fails
     data: Columns = sound.read(min(frames, limit + 1), dtype="float32", always_2d=True)
     if len(data) > limit:
-        raise MediaError(too_long)
+        raise MediaError(f"{name} is too long", fix=fix)
     return data
 
 
 def _seek(sound: soundfile.SoundFile, name: str, section: tuple[float, float]) -> int:
-    """Go to where a section begins; returns how many frames it has."""
+    """Seek to the start of a section; returns its number of frames."""
     rate = int(sound.samplerate)
     start, stop = (round(seconds * rate) for seconds in section)
     if not 0 <= start < stop <= sound.frames or sound.frames == UNKNOWN_LENGTH:
-        length = "no known time" if sound.frames == UNKNOWN_LENGTH else f"{sound.frames / rate:g} s"
+        length = "unknown" if sound.frames == UNKNOWN_LENGTH else f"{sound.frames / rate:g} s"
         raise MediaError(
-            f"{name} has no section {section[0]:g} to {section[1]:g} s: it lasts {length}"
+            f"{name} has no section {section[0]:g} to {section[1]:g} s; its length is {length}",
+            field="section",
+            value=section,
+            fix="give a section inside it",
         )
     sound.seek(start)
     return stop - start
 
 
+def _bad_rate(rate: int) -> MediaError:
+    return MediaError(
+        f"rate is {rate}", field="rate", value=rate, fix="give it in Hz, such as 16000"
+    )
+
+
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise MediaError(
-            f"{name} is {width} x {height}; scale it to {max_pixels} pixels and {MAX_SIDE} a side"
-            " at most"
+            f"{name} is {width} x {height}",
+            value=(width, height),
+            fix=f"scale it to at most {max_pixels} pixels and {MAX_SIDE} a side",
         )
 
 
 def _line(error: Exception) -> str:
-    """The first line of what a library said."""
+    """The first line of a library's message."""
     return (str(error) or type(error).__name__).splitlines()[0]

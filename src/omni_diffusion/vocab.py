@@ -2,7 +2,7 @@
 
 Official layout (176,264 ids): text 0..151642 | 45 specials 151643..151687 | speech 151688..168071
 | image 168072..176263. The order of the specials is that of the published tokenizer, where
-`<|audio|>` directly precedes `<|audio_0|>`. Knows nothing of how text is cut into tokens.
+`<|audio|>` directly precedes `<|audio_0|>`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from omni_diffusion.errors import VocabularyError
 
-Kind = Literal["any", "text", "speech", "speech_only", "image"]
+Kind = Literal["text", "image", "speech"]
 
-# One row per family, in id order: the text base, its tools, then the multimodal tags.
+# In id order: those of the text model, then the multimodal ones.
 SPECIAL_TOKENS: tuple[str, ...] = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"),
@@ -33,13 +33,13 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     *("<|begin_of_box|>", "<|end_of_box|>", "<|image|>", "<|video|>"),
     *("<|begin_of_audio|>", "<|end_of_audio|>", "<|context_of_audio|>", "<|audio|>"),
 )
-# "<|mask|>" is called "mask", "</tool_call>" is called "/tool_call"
+# "mask" for "<|mask|>", "/tool_call" for "</tool_call>"
 SPECIAL_NAMES = tuple(token.strip("<|>") for token in SPECIAL_TOKENS)
 
 
 @dataclass(frozen=True)
 class Span:
-    """A contiguous range of global ids, `start` up to but without `stop`."""
+    """A contiguous range of global ids, start..stop-1."""
 
     name: str
     start: int
@@ -56,12 +56,12 @@ class Span:
     @overload
     def lift(self, local: Tensor) -> Tensor: ...
     def lift(self, local: int | Tensor) -> int | Tensor:
-        """Local ids 0..len-1 (a number, or a tensor of any shape) -> global ids.
+        """Local ids 0..len-1 (an int, or a tensor of any shape) -> global ids.
 
-        Raises VocabularyError when one lies outside of the span.
+        Raises VocabularyError for an id outside the span.
         """
         self._check(local, 0, len(self), "local")
-        # long: codes often come as int32 or smaller
+        # codes may be int32 or smaller
         return (local.long() if isinstance(local, Tensor) else local) + self.start
 
     @overload
@@ -71,19 +71,21 @@ class Span:
     def lower(self, id: int | Tensor) -> int | Tensor:
         """Global ids -> local ids; the inverse of `lift`.
 
-        Raises VocabularyError when one lies outside of the span.
+        Raises VocabularyError for an id outside the span.
         """
         self._check(id, self.start, self.stop, "global")
         return (id.long() if isinstance(id, Tensor) else id) - self.start
 
     def holds(self, ids: Tensor) -> Tensor:
-        """Which of the global `ids` lie in this span: bool of the same shape."""
+        """Which of the global `ids` are in this span: bool of the same shape."""
         return (ids >= self.start) & (ids < self.stop)
 
     def _check(self, ids: int | Tensor, low: int, high: int, which: str) -> None:
         if isinstance(ids, Tensor):
             if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-                raise VocabularyError(f"{self.name} ids have type {ids.dtype}; give whole numbers")
+                raise VocabularyError(
+                    f"{self.name} ids have type {ids.dtype}", value=ids.dtype, fix="give integers"
+                )
             if not ids.numel():
                 return
             least, most = int(ids.min()), int(ids.max())
@@ -92,16 +94,17 @@ class Span:
         for id in (least, most):
             if not low <= id < high:
                 raise VocabularyError(
-                    f"{which} {self.name} id {id} is out of range; give {low}..{high - 1}"
+                    f"{which} {self.name} id {id} is out of range",
+                    value=id,
+                    fix=f"give {low}..{high - 1}",
                 )
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How many text, speech and image tokens there are; every span and id follows from that.
+    """The numbers of text, speech and image tokens, from which every span and id follows.
 
-    The specials are always the same 45 in the same order, so a small vocabulary differs from
-    the official one in sizes alone.
+    The 45 special tokens are the same in every vocabulary.
     """
 
     text_size: int
@@ -111,17 +114,17 @@ class Vocabulary:
     def __post_init__(self) -> None:
         for name in ("text_size", "speech_size", "image_size"):
             if getattr(self, name) < 0:
-                raise VocabularyError(f"{name} is {getattr(self, name)}; give 0 or more")
+                raise VocabularyError(
+                    f"{name} is {getattr(self, name)}",
+                    field=name,
+                    value=getattr(self, name),
+                    fix="give 0 or more",
+                )
 
     @classmethod
     def official(cls) -> Vocabulary:
-        """The published sizes: 176,264 ids in all."""
-        return cls.build(text=151_643, speech=16_384, image=8_192)
-
-    @classmethod
-    def build(cls, *, text: int, speech: int, image: int) -> Vocabulary:
-        """A vocabulary of any sizes."""
-        return cls(text_size=text, speech_size=speech, image_size=image)
+        """The official sizes: 176,264 ids in all."""
+        return cls(text_size=151_643, speech_size=16_384, image_size=8_192)
 
     @cached_property
     def text(self) -> Span:
@@ -130,7 +133,7 @@ class Vocabulary:
 
     @cached_property
     def specials(self) -> Span:
-        """The 45 tokens of SPECIAL_TOKENS."""
+        """SPECIAL_TOKENS."""
         return Span("specials", self.text.stop, self.text.stop + len(SPECIAL_TOKENS))
 
     @cached_property
@@ -145,43 +148,43 @@ class Vocabulary:
 
     @property
     def spans(self) -> tuple[Span, Span, Span, Span]:
-        """All four, in id order; together they are 0..size-1 without gaps."""
+        """All four in id order; together they cover 0..size-1."""
         return self.text, self.specials, self.speech, self.image
 
     @property
     def size(self) -> int:
-        """How many ids there are in all."""
+        """The number of ids."""
         return self.image.stop
 
     def span(self, id: int) -> Span:
-        """The span that an id lies in; raises VocabularyError outside of the vocabulary."""
+        """The span of an id; raises VocabularyError for an id outside the vocabulary."""
         for span in self.spans:
             if id in span:
                 return span
-        raise VocabularyError(f"id {id} is out of the vocabulary; give 0..{self.size - 1}")
+        raise VocabularyError(
+            f"id {id} is outside the vocabulary", value=id, fix=f"give 0..{self.size - 1}"
+        )
 
-    def range(self, kind: Kind) -> tuple[int, int]:
-        """The half-open id range that a place of this kind may take.
+    def span_of(self, kind: Kind) -> Span:
+        """The span of a kind's own tokens, without specials."""
+        return {"text": self.text, "image": self.image, "speech": self.speech}[kind]
 
-        "text" is text and specials, "speech" is specials and speech (the specials stand between
-        both), "speech_only" and "image" are the bare codes, "any" is everything.
-        """
-        ranges: dict[Kind, tuple[int, int]] = {
+    def range(self, kind: Literal["any", "text", "speech"]) -> tuple[int, int]:
+        """The half-open id range of a position: all ids, or a kind's tokens and the specials."""
+        return {
             "any": (0, self.size),
             "text": (0, self.specials.stop),
             "speech": (self.specials.start, self.speech.stop),
-            "speech_only": (self.speech.start, self.speech.stop),
-            "image": (self.image.start, self.image.stop),
-        }
-        if kind not in ranges:
-            raise VocabularyError(f"no range is called {kind!r}; give one of {', '.join(ranges)}")
-        return ranges[kind]
+        }[kind]
 
     def id(self, name: str) -> int:
         """The id of a special token by its name without brackets: id("mask")."""
         if name not in SPECIAL_NAMES:
             raise VocabularyError(
-                f"no special token is called {name!r}; give one of {', '.join(SPECIAL_NAMES)}"
+                f"unknown special token {name!r}",
+                field="name",
+                value=name,
+                fix=f"give one of {', '.join(SPECIAL_NAMES)}",
             )
         return self.specials.start + SPECIAL_NAMES.index(name)
 
@@ -190,75 +193,62 @@ class Vocabulary:
         return self.token(id).strip("<|>")
 
     def token(self, id: int) -> str:
-        """The same with its brackets, as the published tokenizer writes it: "<|audio_5|>"."""
+        """The name with brackets, as in the published tokenizer: "<|audio_5|>"."""
         span = self.span(id)
         if span is self.text:
-            raise VocabularyError(f"id {id} is text, which has no name; decode it as text instead")
+            raise VocabularyError(
+                f"id {id} is text, which has no name", value=id, fix="decode it as text"
+            )
         if span is self.specials:
             return SPECIAL_TOKENS[span.lower(id)]
         return f"<|{'audio' if span is self.speech else 'image'}_{span.lower(id)}|>"
 
     @cached_property
     def mask(self) -> int:
-        """What a blank place holds."""
+        """The token of a masked position."""
         return self.id("mask")
 
     @cached_property
     def pad(self) -> int:
-        """Fills the tail after an answer; also ends it."""
+        """Fills the positions after an answer; also ends it."""
         return self.id("endoftext")
 
     @cached_property
-    def bos(self) -> int:
-        """Begins a text; no prompt of the published model uses it."""
-        return self.id("beginoftext")
-
-    @cached_property
     def im_start(self) -> int:
-        """Opens a turn, before its role."""
+        """Begins a turn, before its role."""
         return self.id("im_start")
 
     @cached_property
     def im_end(self) -> int:
-        """Closes a turn."""
+        """Ends a turn."""
         return self.id("im_end")
 
     @cached_property
     def begin_of_image(self) -> int:
-        """Opens a picture's codes."""
+        """Begins image codes."""
         return self.id("begin_of_image")
 
     @cached_property
     def end_of_image(self) -> int:
-        """Closes a picture's codes."""
+        """Ends image codes."""
         return self.id("end_of_image")
 
     @cached_property
     def context_of_image(self) -> int:
-        """Stands where features of a picture go."""
+        """Placeholder for image features."""
         return self.id("context_of_image")
 
     @cached_property
     def begin_of_audio(self) -> int:
-        """Opens speech codes."""
+        """Begins speech codes."""
         return self.id("begin_of_audio")
 
     @cached_property
     def end_of_audio(self) -> int:
-        """Closes speech codes."""
+        """Ends speech codes."""
         return self.id("end_of_audio")
 
     @cached_property
     def context_of_audio(self) -> int:
-        """Stands where features of speech go."""
+        """Placeholder for speech frames."""
         return self.id("context_of_audio")
-
-    @cached_property
-    def image_tag(self) -> int:
-        """Marks in a prompt's text where a picture goes."""
-        return self.id("image")
-
-    @cached_property
-    def audio_tag(self) -> int:
-        """Marks in a prompt's text where speech goes."""
-        return self.id("audio")

@@ -85,8 +85,8 @@ def test_frames_of_another_dtype_are_cast() -> None:
 @pytest.mark.parametrize(
     ("row", "start", "width", "words"),
     [
-        (0, 3, 8, "places 3..5 of a canvas of 5"),
-        (0, -1, 8, "places -1..1"),
+        (0, 3, 8, "positions 3..5 of a canvas of 5"),
+        (0, -1, 8, "positions -1..1"),
         (1, 0, 8, "row 1 in a batch of 1"),
         (0, 0, 9, r"\[n, 8\]"),
     ],

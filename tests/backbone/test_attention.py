@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from omni_diffusion.backbone.attention import (
-    Visibility,
+    AttentionMask,
     attend,
     rotary_table,
     rotate,
@@ -39,8 +39,8 @@ def test_attend_equals_the_sum_written_out(kv_heads: int, masked: bool) -> None:
     k, v = torch.randn(2, kv_heads, 7, 8), torch.randn(2, kv_heads, 7, 8)
     sees = torch.rand(2, 5, 7) > 0.5 if masked else torch.ones(2, 5, 7, dtype=torch.bool)
     sees[0, 3] = not masked
-    visibility = Visibility.of(sees[:, None]) if masked else None
-    assert torch.allclose(attend(q, k, v, visibility), plain_attention(q, k, v, sees), atol=1e-5)
+    mask = AttentionMask.of(sees[:, None]) if masked else None
+    assert torch.allclose(attend(q, k, v, mask), plain_attention(q, k, v, sees), atol=1e-5)
 
 
 def gradients(mixed: Tensor, *leaves: Tensor) -> list[Tensor]:
@@ -54,10 +54,10 @@ def test_training_in_bfloat16_is_the_same_attention(masked: bool) -> None:
     k, v = (torch.randn(2, 2, 7, 8, requires_grad=True) for _ in range(2))
     sees = torch.rand(2, 7, 7) > 0.5
     sees[0, 3] = False
-    visibility = Visibility.of(sees[:, None]) if masked else None
-    exact = attend(q, k, v, visibility)
+    mask = AttentionMask.of(sees[:, None]) if masked else None
+    exact = attend(q, k, v, mask)
     with torch.autocast("cpu", torch.bfloat16):
-        coarse = attend(q, k, v, visibility)
+        coarse = attend(q, k, v, mask)
     assert torch.allclose(coarse.float(), exact, atol=0.03)
     pairs = zip(gradients(coarse, q, k, v), gradients(exact, q, k, v), strict=True)
     for near, wanted in pairs:
@@ -65,10 +65,10 @@ def test_training_in_bfloat16_is_the_same_attention(masked: bool) -> None:
 
 
 @pytest.mark.parametrize("reduced", [False, True])
-def test_blind_places_get_zeros_and_send_no_gradient(reduced: bool) -> None:
+def test_empty_queries_get_zeros_and_send_no_gradient(reduced: bool) -> None:
     q, k, v = (torch.randn(1, 2, 3, 8, requires_grad=True) for _ in range(3))
     with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
-        out = attend(q, k, v, Visibility.of(torch.zeros(1, 1, 3, 3, dtype=torch.bool)))
+        out = attend(q, k, v, AttentionMask.of(torch.zeros(1, 1, 3, 3, dtype=torch.bool)))
     out.sum().backward()
     assert out.abs().max() == 0
     for leaf in (q, k, v):
@@ -78,11 +78,11 @@ def test_blind_places_get_zeros_and_send_no_gradient(reduced: bool) -> None:
 
 @given(rows_of_segments)
 def test_segments_equal_the_rule_written_out(row: list[int]) -> None:
-    visibility = Visibility.of_segments(torch.tensor([row]))
+    mask = AttentionMask.of_segments(torch.tensor([row]))
     for i, mine in enumerate(row):
-        assert bool(visibility.blind[0, 0, i, 0]) == (mine == 0)
+        assert bool(mask.empty[0, 0, i, 0]) == (mine == 0)
         if mine:
-            assert visibility.mask[0, 0, i].tolist() == [other == mine for other in row]
+            assert mask.mask[0, 0, i].tolist() == [other == mine for other in row]
 
 
 @given(rows_of_segments)
@@ -93,12 +93,6 @@ def test_positions_restart_at_each_segment(row: list[int]) -> None:
         expected.append(expected[-1] + 1 if i and row[i - 1] == mine else 0)
     assert segment_positions(segments).tolist() == [expected]
     assert segment_starts(segments).tolist() == [[place == 0 for place in expected]]
-
-
-def test_from_place_keeps_the_later_queries() -> None:
-    whole = Visibility.of(torch.rand(2, 1, 6, 6) > 0.3)
-    assert torch.equal(whole.from_place(4).mask, whole.mask[:, :, 4:])
-    assert torch.equal(whole.from_place(4).blind, whole.blind[:, :, 4:])
 
 
 def test_rotary_table_of_the_published_code(parity_dir: Path) -> None:

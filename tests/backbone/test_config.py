@@ -10,12 +10,12 @@ from omni_diffusion.errors import ConfigError
 
 def test_reads_a_published_config(parity_dir: Path) -> None:
     published = json.loads((parity_dir / "backbone/tiny_config.json").read_text())
-    config = DreamConfig.from_published(published)
+    config = DreamConfig.from_upstream(published)
     assert (config.num_layers, config.num_heads, config.head_dim) == (3, 4, 16)
     assert (config.max_positions, config.tie_embeddings) == (1024, False)
 
 
-def test_from_published_is_the_7b_preset_for_its_fields() -> None:
+def test_from_upstream_is_the_7b_preset_for_its_fields() -> None:
     published = {
         "vocab_size": 176264,
         "hidden_size": 3584,
@@ -28,18 +28,18 @@ def test_from_published_is_the_7b_preset_for_its_fields() -> None:
         "rope_scaling": None,
         "max_position_embeddings": 131072,
     }
-    assert DreamConfig.from_published(published) == DreamConfig.dream_7b()
+    assert DreamConfig.from_upstream(published) == DreamConfig.dream_7b()
 
 
-def test_from_published_names_what_is_missing() -> None:
+def test_from_upstream_names_what_is_missing() -> None:
     with pytest.raises(ConfigError, match="num_hidden_layers"):
-        DreamConfig.from_published({"vocab_size": 9, "hidden_size": 8})
+        DreamConfig.from_upstream({"vocab_size": 9, "hidden_size": 8})
 
 
 @pytest.mark.parametrize("field", [{"hidden_act": "gelu"}, {"rope_scaling": {"type": "yarn"}}])
-def test_from_published_refuses_another_architecture(field: dict[str, object]) -> None:
+def test_from_upstream_refuses_another_architecture(field: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(field))):
-        DreamConfig.from_published(field)
+        DreamConfig.from_upstream(field)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omni_diffusion.backbone.attention import Visibility
+from omni_diffusion.backbone.attention import AttentionMask
 from omni_diffusion.backbone.config import DreamConfig
-from omni_diffusion.backbone.dream import Dream, rename
+from omni_diffusion.backbone.dream import Dream, dream_name
 from omni_diffusion.canvas import FeatureSlot
 from omni_diffusion.errors import ModelError
 
@@ -24,7 +24,7 @@ def dream() -> Dream:
 @pytest.fixture(scope="module")
 def published(parity_dir: Path) -> Dream:
     folder = parity_dir / "backbone"
-    config = DreamConfig.from_published(json.loads((folder / "tiny_config.json").read_text()))
+    config = DreamConfig.from_upstream(json.loads((folder / "tiny_config.json").read_text()))
     dream = Dream(config).eval().requires_grad_(False)
     dream.load_state_dict(load_file(folder / "tiny_weights.safetensors"))
     return dream
@@ -39,10 +39,15 @@ def unshifted(dream: Dream, ids: Tensor, mask: Tensor, positions: Tensor | None 
     """Logits as the published model gives them, under any mask [B, 1, L, L]."""
     if positions is None:
         positions = torch.arange(ids.shape[1])[None]
-    return dream.head(dream.model(dream.embed(ids), positions, Visibility.of(mask)))
+    return dream.head(dream.model(dream.embed(ids), positions, AttentionMask.of(mask)))
 
 
 # --- the published numbers ---
+
+
+def test_logits_of_the_first_ten_tokens_alone(published: Dream, stored: dict[str, Tensor]) -> None:
+    logits = published.head(published.hidden(stored["input_ids"][:1, :10]))
+    assert torch.allclose(logits, stored["prefixcache_logits_first10"], atol=1e-5)
 
 
 def test_every_layers_states(published: Dream, stored: dict[str, Tensor]) -> None:
@@ -107,16 +112,16 @@ def test_rows_equal_gathered_full_logits(dream: Dream) -> None:
     rows = torch.rand(3, 9) > 0.5
     full = dream(ids, segments=segments)
     assert full.shape == (3, 9, 50)
-    assert torch.allclose(dream(ids, segments=segments, rows=rows), full[rows], atol=1e-6)
+    assert torch.allclose(dream(ids, segments=segments, logits_at=rows), full[rows], atol=1e-6)
 
 
 def test_only_wanted_places_pass_the_head(dream: Dream) -> None:
     sizes: list[int] = []
     dream.lm_head.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[0]))
     rows = torch.zeros(2, 6, dtype=torch.bool)
-    assert dream(torch.zeros(2, 6, dtype=torch.long), rows=rows).shape == (0, 50)
+    assert dream(torch.zeros(2, 6, dtype=torch.long), logits_at=rows).shape == (0, 50)
     rows[1, 3:5] = True
-    dream(torch.zeros(2, 6, dtype=torch.long), rows=rows)
+    dream(torch.zeros(2, 6, dtype=torch.long), logits_at=rows)
     assert sizes == [0, 2]
 
 
@@ -138,14 +143,14 @@ def test_packed_rows_equal_the_same_rows_alone(dream: Dream) -> None:
 
 def test_no_gradient_crosses_a_segment(dream: Dream) -> None:
     segments = torch.tensor([[1, 1, 1, 2, 2, 0, 2, 0]])
-    visibility = Visibility.of_segments(segments)
-    for place, mine in enumerate(segments[0].tolist()):
+    mask = AttentionMask.of_segments(segments)
+    for position, mine in enumerate(segments[0].tolist()):
         x = torch.randn(1, 8, 32, requires_grad=True)
-        dream.model(x, torch.arange(8)[None], visibility)[0, place].sum().backward()
+        dream.model(x, torch.arange(8)[None], mask)[0, position].sum().backward()
         assert x.grad is not None
         touched = (x.grad[0].abs().sum(-1) > 0).tolist()
         family = [other == mine for other in segments[0].tolist()]
-        alone = [i == place for i in range(8)]
+        alone = [i == position for i in range(8)]
         assert touched == (family if mine else alone)
 
 
@@ -200,9 +205,9 @@ def test_slots_train_the_adapter(dream: Dream) -> None:
     assert all(p.grad is not None for p in dream.parameters())
 
 
-@pytest.mark.parametrize("name", ["positions", "segments", "rows"])
+@pytest.mark.parametrize("name", ["positions", "segments", "logits_at"])
 def test_shapes_that_do_not_fit_are_refused(dream: Dream, name: str) -> None:
-    with pytest.raises(ModelError, match=rf"{name} has shape \(1, 5\); ids have \(1, 6\)"):
+    with pytest.raises(ModelError, match=rf"{name} has shape \(1, 5\), ids have \(1, 6\)"):
         dream(torch.zeros(1, 6, dtype=torch.long), **{name: torch.ones(1, 5, dtype=torch.long)})
 
 
@@ -290,8 +295,8 @@ def test_the_7b_model_has_the_published_names_and_shapes() -> None:
     assert logits.shape == (1, 8, 176264)
 
 
-def test_rename_keeps_ours_and_leaves_the_encoder_to_its_codec() -> None:
-    assert all(rename(name) == name for name in Dream(TINY).state_dict())
-    assert rename("model.audio_model.model.encoder.after_norm.weight") is None
-    assert rename("model.audio_model.model.ctc.ctc_lo.bias") is None
-    assert rename("model.layers.0.self_attn.rotary_emb.inv_freq") is None
+def test_dream_name_keeps_ours_and_leaves_the_encoder_to_its_codec() -> None:
+    assert all(dream_name(name) == name for name in Dream(TINY).state_dict())
+    assert dream_name("model.audio_model.model.encoder.after_norm.weight") is None
+    assert dream_name("model.audio_model.model.ctc.ctc_lo.bias") is None
+    assert dream_name("model.layers.0.self_attn.rotary_emb.inv_freq") is None

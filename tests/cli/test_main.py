@@ -18,10 +18,11 @@ from PIL import Image as PilImage
 from tests.tiny import checkers, tiny_model, tone
 
 from omni_diffusion.cli.main import main
-from omni_diffusion.evaluation.speech import RECOGNISING, SCORING, missing
+from omni_diffusion.evaluation.speech import SCORING_PACKAGES, WHISPER_PACKAGES, missing
 from omni_diffusion.media import Picture, Waveform
-from omni_diffusion.mini import benchmark, recipe
-from omni_diffusion.mini.benchmark import BANK
+from omni_diffusion.mini import evaluate as mini_evaluate
+from omni_diffusion.mini import recipe
+from omni_diffusion.mini.evaluate import BANK
 from omni_diffusion.mini.recordings import Bank
 from omni_diffusion.tasks import prompts
 from omni_diffusion.tasks.catalog import CATALOG
@@ -97,7 +98,7 @@ def test_the_suffix_of_out_chooses_the_format_and_a_folder_takes_the_name(call: 
 
 def test_words_go_to_stdout_alone(call: Call) -> None:
     tone().write("hum.wav")
-    said = call("run", "asr", "--speech", "hum.wav", "--length", "12")
+    said = call("run", "asr", "--speech", "hum.wav", "--max-tokens", "12")
     assert said.code == 0
     assert said.out.endswith("\n")
     assert left() == {"hum.wav"}
@@ -105,12 +106,12 @@ def test_words_go_to_stdout_alone(call: Call) -> None:
 
 def test_a_long_text_is_spoken_in_passages(call: Call) -> None:
     text = " ".join(f"Here are {n} more words to be read aloud." for n in range(40))
-    said = call("run", "tts", text, "--out", "long.wav")
+    said = call("run", "tts", text, "--out", "long.wav", "--steps", "2")
     assert said.code == 0, said.err
-    assert re.fullmatch(r"wrote long.wav, spoken in \d+ passages\n", said.err)
-    assert call("run", "tts", "a red apple", "--out", "short.wav").code == 0
+    assert re.match(r"note: spoken in \d+ passages\nwrote long.wav\n", said.err)
+    assert call("run", "tts", "a red apple", "--out", "short.wav", "--steps", "2").code == 0
     assert Waveform.read("long.wav").seconds > Waveform.read("short.wav").seconds
-    for option in (("--length", "40"), ("--trace", "trace.json")):  # what is asked of one canvas
+    for option in (("--max-tokens", "40"), ("--trace", "trace.json")):
         said = call("run", "tts", text, "--out", "no.wav", *option)
         assert said.code == 2
         assert "shorten it" in said.err
@@ -125,14 +126,14 @@ def test_the_same_seed_gives_the_same_speech(call: Call) -> None:
 
 def test_a_trace_tells_every_step(call: Call) -> None:
     checkers().write("it.png")
-    options = ("--sampler", "margin", "--steps", "5", "--trace", "trace.json")
+    options = ("--confidence", "margin", "--steps", "5", "--trace", "trace.json")
     assert call("run", "vqa", "what is it?", "--image", "it.png", *options).code == 0
     told = json.loads(Path("trace.json").read_text())
     assert told["task"] == "vqa"
     assert len(told["steps"]) == 5
     for step in told["steps"]:
-        assert [told["answer"][at] for at in step["places"]] == step["tokens"]
-        assert len(step["confidences"]) == len(step["places"])
+        assert [told["answer"][at] for at in step["positions"]] == step["tokens"]
+        assert len(step["confidences"]) == len(step["positions"])
 
 
 def test_guidance_is_heard(call: Call) -> None:
@@ -212,6 +213,7 @@ def nothing() -> None:
     pass
 
 
+SHARDING = ("data", "pretokenize", "a", "b")
 SEEN = ("run", "caption", "--image", "it.png")
 HEARD = ("run", "asr", "--speech", "it.wav")
 
@@ -219,33 +221,33 @@ HEARD = ("run", "asr", "--speech", "it.wav")
 @pytest.mark.parametrize(
     ("prepare", "words", "told", "fix"),
     [
-        (corrupt_picture, SEEN, "it.png is no readable picture", "give PNG"),
+        (corrupt_picture, SEEN, "it.png is not a readable image", "give PNG"),
         (huge_picture, SEEN, "it.png is 20000 x 2", "scale it"),
         (nothing, SEEN, "cannot read it.png", "check the path"),
-        (no_bytes, HEARD, "it.wav is empty", "give a whole file"),
-        (no_samples, HEARD, "it.wav holds no samples", "some length"),
-        (silence, HEARD, "no sound above the floor", "record it louder"),
+        (no_bytes, HEARD, "it.wav is empty", "give a complete file"),
+        (no_samples, HEARD, "it.wav has no samples", "some length"),
+        (silence, HEARD, "it.wav is silent", "record it louder"),
         (ten_minutes, HEARD, "lasts 600 s", "cut it"),
         (eleven_minutes, HEARD, "too long", "cut it to 600 s"),
         (nothing, ("run", "t2i", "apple " * 20_000), "the model has 1024", "shorten it"),
         (nothing, ("run", "t2i", " "), "text is empty", "give some words"),
         (nothing, ("run", "captoin"), "no task is called 'captoin'", "did you mean caption"),
         (nothing, ("run", "xyz"), "no task is called 'xyz'", "chat, asr, tts"),
-        (nothing, ("run", "t2i"), "needs text", "add the words"),
-        (nothing, SEEN[:2], "needs image", "add --image FILE"),
-        (picture, (*SEEN, "--text", "a"), "takes image", "leave the words away"),
+        (nothing, ("run", "t2i"), "needs text", "add text (--text)"),
+        (nothing, SEEN[:2], "needs image", "(--image)"),
+        (picture, (*SEEN, "--text", "a"), "takes image", "omit text (--text)"),
         (picture, (*SEEN, "--mask", "0,0,4,4"), "takes no mask", "use 'inpaint'"),
-        (picture, (*SEEN, "--out", "a.png"), "answers in words", "leave --out away"),
+        (picture, (*SEEN, "--out", "a.png"), "answers in text", "omit it (--out)"),
         (nothing, ("run", "t2i", "a", "--out", "a.wav"), "a.wav cannot hold a", "end it in .png"),
         (nothing, ("run", "t2i", "a", "--out", "no/a.png"), "no folder no", "create it first"),
         (nothing, ("run", "t2i", "a", "--trace", "no/a.json"), "no folder no", "create it"),
-        (nothing, ("run", "t2i", "a", "--sampler", "luck"), "'luck'", "entropy, margin, max_prob"),
+        (nothing, ("run", "t2i", "a", "--confidence", "luck"), "'luck'", "entropy, margin"),
         (nothing, ("run", "t2i", "a", "--steps", "0"), "steps is 0", "give 1 or more"),
-        (nothing, ("run", "t2i", "a", "--device", "abacus"), "'abacus'", "give cpu"),
-        (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "holds config.json"),
+        (nothing, ("run", "t2i", "a", "--device", "abacus"), "'abacus'", "use cpu"),
+        (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "config.json"),
         (nothing, ("run", "t2i", "a", "--quantization", "int4"), "'int4'", "give int8"),
         (nothing, ("doctor", "--quantization", "int4"), "'int4'", "give int8"),
-        (picture, ("run", "inpaint", "--image", "it.png"), "needs --image", "left,top"),
+        (picture, ("run", "inpaint", "--image", "it.png"), "needs image", "left,top"),
         (picture, ("run", "inpaint", "--image", "it.png", "--mask", "1,2"), "'1,2'", "left,top"),
         (
             picture,
@@ -253,32 +255,32 @@ HEARD = ("run", "asr", "--speech", "it.wav")
             "box 0,0,9,9",
             "inside",
         ),
-        (nothing, ("run", "infill", "no gap"), "needs words with gaps", "write _"),
+        (nothing, ("run", "infill", "no gap"), "needs a text with gaps", "write _"),
         (nothing, ("demo", "--image", "it.png"), "cannot read it.png", "check the path"),
-        (nothing, ("eval", "maxi"), "no evaluation is called 'maxi'", "give mini"),
+        (nothing, ("eval", "maxi"), "'maxi'", "give mini"),
         (nothing, ("eval", "mini", "--tasks", "cap"), "'cap'", "caption"),
         (nothing, ("eval", "mini", "--json", "no/a.json"), "no folder no", "create it"),
         (nothing, ("data", "import", "tulu", "a", "b"), "no corpus is called 'tulu'", "tulu-3"),
         (nothing, ("data", "import", "libritts", "a", "a"), "below a", "give the folder"),
         (nothing, ("data", "check", "no.jsonl"), "cannot read no.jsonl", "give a JSONL manifest"),
         (nothing, ("data", "check", "a", "--json", "no/a.json"), "no folder no", "create it"),
-        (nothing, ("data", "pretokenize", "a", "b", "--model", "no"), "no model at no", "holds"),
+        (nothing, (*SHARDING, "--model", "no"), "no model at no", "config.json"),
         (nothing, (*MANIFEST, "b"), "cannot read b", "give a JSONL manifest"),
         (nothing, (*MANIFEST, "."), "no index", "pretokenize"),
         (nothing, (*MANIFEST, "b", "--masking", "even"), "the run.masking is 'even'", "'cosine'"),
-        (nothing, (*MANIFEST, "b", "--mix", "t2i=x"), "the mix has 't2i=x'", "t2i=4,asr=1"),
+        (nothing, (*MANIFEST, "b", "--task-weights", "t2i=x"), "'t2i=x'", "t2i=4,asr=1"),
         (nothing, (*MANIFEST, "b", "--stage", "4"), "has no stage 4", "give 1, 2 or 3"),
         (nothing, (*MANIFEST, "b", "--device", "mps"), "'mps' is not supported", "cpu or cuda"),
         (nothing, ("data", "sdvi", "a", "--synthesizer", "x"), "nothing to speak", "give --vqa"),
-        (nothing, (*SPOKEN, "--synthesizer", "x"), "nobody to speak", "give --voice"),
+        (nothing, (*SPOKEN, "--synthesizer", "x"), "there is no voice", "give --voice"),
         (nothing, (*SPOKEN, "--synthesizer", "no {out}", "--voice", "a"), "'no'", "install it"),
         (nothing, (*SPOKEN, "--synthesizer", SAY, "--voice", "a"), "cannot read no.jsonl", "give"),
         (nothing, (*SPOKEN, "--synthesizer", SAY, "--voices", "v"), "cannot read v", "a line"),
         (
             nothing,
-            ("data", "pretokenize", "a", "b", "--ray", "auto", "--shard", "0"),
-            "--ray makes all shards, --shard 0 one",
-            "give one of the two",
+            (*SHARDING, "--ray", "auto", "--shard", "0"),
+            "--ray makes all shards, --shard 0 makes one",
+            "give one of them",
         ),
     ],
 )
@@ -335,7 +337,7 @@ def test_a_picture_is_painted_in_8_bits(call: Call) -> None:
 def test_words_given_twice_are_a_usage_error(call: Call) -> None:
     said = call("run", "t2i", "a", "--text", "b")
     assert said.code == 2
-    assert "give the words once" in said.err
+    assert "give the text once" in said.err
 
 
 def test_an_answer_without_its_sound_is_a_note_and_code_1(
@@ -343,7 +345,7 @@ def test_an_answer_without_its_sound_is_a_note_and_code_1(
 ) -> None:
     monkeypatch.setattr("omni_diffusion.tasks.read.speech_ids", lambda ids, vocabulary: ids[:0])
     tone(0.2).write("hum.wav")
-    said = call("run", "sqa", "--speech", "hum.wav", "--length", "8")
+    said = call("run", "sqa", "--speech", "hum.wav", "--max-tokens", "8")
     assert said.code == 1
     assert "note: the answer has no speech" in said.err
     assert left() == {"hum.wav"}
@@ -375,7 +377,7 @@ def test_eval_shows_a_table_and_writes_json(call: Call, monkeypatch: pytest.Monk
         asked.append(words[:4])
         return {"caption": {"value": 0.5, "stderr": 0.1, "n": 4, "ceiling": 1.0}}
 
-    monkeypatch.setattr(benchmark, "evaluate", evaluate)
+    monkeypatch.setattr(mini_evaluate, "evaluate", evaluate)
     options = ("--seed", "3", "--samples", "4", "--tasks", "caption, vqa", "--json", "it.json")
     said = call("eval", "mini", *options)
     assert said.code == 0, said.err
@@ -408,7 +410,7 @@ def test_each_mistake_in_a_manifest_is_a_line_and_code_1(call: Call) -> None:
     checkers(32).write("it.png")
     rows = [SOUND, SOUND | {"image": 1}, {"messages": SOUND["messages"]}]
     Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{,}\n")
-    said = call("data", "check", "train.jsonl", "--json", "report.json", "--most", "2")
+    said = call("data", "check", "train.jsonl", "--json", "report.json", "--max-problems", "2")
     assert said.code == 1
     first, second, more, *_ = said.out.splitlines()
     assert first.startswith("train.jsonl:2: the line has an unknown key 'image'; did you mean")
@@ -427,17 +429,19 @@ def test_a_corpus_is_imported_and_what_is_left_out_is_told(call: Call) -> None:
     assert (said.code, said.out) == (0, "")
     wrote, note = said.err.splitlines()
     assert wrote == "wrote made/manifest.jsonl: 1 samples"
-    assert note == "note: 1 rows are no samples, see made/skipped.txt"
+    assert note == "note: skipped 1 rows, see made/skipped.txt"
     assert call("data", "check", "made/manifest.jsonl").code == 0
 
 
-@pytest.mark.skipif(bool(missing(*RECOGNISING, *SCORING)), reason="needs extra eval")
+@pytest.mark.skipif(bool(missing(*WHISPER_PACKAGES, *SCORING_PACKAGES)), reason="needs extra eval")
 def test_a_recorded_caption_is_spoken_heard_and_checked(call: Call) -> None:
     """Whisper listens to what people of the shipped bank say; a tone is no word to it."""
     (recording,) = Bank.open(BANK).sample("caption", 0, 1)
     checkers(32).write("it.png")
     rows = [
-        prompts.row(CATALOG["t2i"], text=text, answer="<|image|>", images=["it.png"], name=name)
+        prompts.manifest_row(
+            CATALOG["t2i"], text=text, answer="<|image|>", images=["it.png"], name=name
+        )
         for name, text in (("good", recording.text), ("bad", "a boat"))
     ]
     Path("t2i.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -445,16 +449,16 @@ def test_a_recorded_caption_is_spoken_heard_and_checked(call: Call) -> None:
     said = call(*words)
     assert (said.code, said.out) == (0, "")
     assert said.err.splitlines() == [
-        "said 2 texts",
+        "synthesized 2 texts",
         "wrote out/manifest.jsonl: 1 samples",
-        "note: 1 lines are left out, see out/dropped.txt",
+        "note: rejected 1 samples, see out/dropped.txt",
     ]
     assert "t2i.jsonl:2: s2i-bad: question: misheard (" in Path("out/dropped.txt").read_text()
     assert f"omni-diffusion {shlex.join(words)}" in Path("out/README.md").read_text()
     assert call("data", "check", "out/manifest.jsonl").code == 0
-    assert call(*words).err.splitlines()[0] == "said 0 texts"
-    share = call(*words, "--seed", "1", "--no-hear", "--shard", "1", "--of", "2")
-    assert share.err.splitlines()[0] == "said 1 texts"
+    assert call(*words).err.splitlines()[0] == "synthesized 0 texts"
+    share = call(*words, "--seed", "1", "--no-asr-check", "--shard", "1", "--of", "2")
+    assert share.err.splitlines()[0] == "synthesized 1 texts"
 
 
 def test_a_manifest_is_pretokenized_shard_by_shard(call: Call, model: Path) -> None:
@@ -467,18 +471,18 @@ def test_a_manifest_is_pretokenized_shard_by_shard(call: Call, model: Path) -> N
     said = call(*words, "--shard", "0")
     assert (said.code, said.out) == (0, "")
     assert said.err.splitlines() == [
-        "1 of 2 shards in made: 2 samples, 0 left out",
-        "note: the index is written when all shards are there",
+        "1 of 2 shards in made: 2 samples, 0 skipped",
+        "note: the index is written once all shards exist",
     ]
     said = call(*words)
     assert said.code == 2
     (told,) = said.err.splitlines()
     assert told.startswith("error: shard-00001-of-00002.parquet: 1 of 1 lines are broken")
-    said = call(*words, "--most-bad", "1", "--batch", "3", "--workers", "1")
+    said = call(*words, "--max-bad-fraction", "1", "--batch-size", "3", "--workers", "1")
     assert said.code == 0
     left_out, made = said.err.splitlines()
-    assert left_out.startswith("left out: train.jsonl:2: cannot read none.png")
-    assert made == "2 of 2 shards in made: 2 samples, 1 left out"
+    assert left_out.startswith("skipped: train.jsonl:2: cannot read none.png")
+    assert made == "2 of 2 shards in made: 2 samples, 1 skipped"
     assert Path("made/index.json").exists()
 
 
@@ -494,11 +498,11 @@ def test_a_model_is_trained_on_a_manifest(call: Call, model: Path) -> None:
     words = ("train", "manifest", "--out", "run", "--data", "shards", "--steps", "2", *folder)
     said = call(*words)
     assert said.code == 2
-    assert "rows drawn so far are bad, at most 0.01 of them may be" in said.err
-    words = (*words, "--out", "other", "--most-bad", "1")
+    assert "samples drawn so far are bad, more than the fraction 0.01" in said.err
+    words = (*words, "--out", "other", "--max-bad-fraction", "1")
     said = call(*words)
     assert (said.code, said.out) == (0, "")
     left_out, wrote = said.err.splitlines()
-    assert left_out.startswith("left out: train.jsonl:2: the sample takes ")
+    assert left_out.startswith("left out: train.jsonl:2: the sample has ")
     assert wrote == "wrote other/model"
     assert call("run", "caption", "--image", "it.png", "--model", "other/model").code == 0

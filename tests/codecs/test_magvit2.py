@@ -15,10 +15,8 @@ from omni_diffusion.codecs.base import TokenCodec
 from omni_diffusion.codecs.magvit2 import (
     Magvit2,
     Magvit2Config,
-    entropy_loss,
     picture_of,
     pixels_of,
-    quantizer_loss,
 )
 from omni_diffusion.errors import ConfigError, MediaError, WeightsError
 from omni_diffusion.media import Picture
@@ -124,11 +122,6 @@ class TestParity:
         near(codes, numbers["img64.z_q"])
         assert torch.equal(codes, numbers["img64.codes"])
         assert torch.equal(ids.reshape(2, 1, 4, 4), numbers["img64.indices_map"])
-
-    def test_losses(self, numbers: dict[str, Tensor]) -> None:
-        z = numbers["img64.z"]
-        near(quantizer_loss(z), numbers["img64.quantizer_loss"].squeeze())
-        near(entropy_loss(z), numbers["img64.entropy_loss"].squeeze())
 
     def test_pixels_are_truncated(self, numbers: dict[str, Tensor]) -> None:
         for decoded, wanted in zip(
@@ -237,32 +230,6 @@ class TestCodes:
         assert torch.equal(z.grad, slope)
 
 
-class TestLosses:
-    def test_entropy_against_the_two_way_softmax(self) -> None:
-        z = torch.randn(3, 5, 4, 2, dtype=torch.float64)
-        p = torch.stack([-((z - 1) ** 2), -((z + 1) ** 2)]).softmax(0)
-        mean = p.mean((1, 3, 4))
-        sure = -(p * p.log()).sum(0).mean()
-        even = -(mean * mean.log()).sum(0).mean()
-        torch.testing.assert_close(entropy_loss(z), 0.1 * (sure - even))
-
-    def test_best_bits_are_sure_and_evenly_used(self) -> None:
-        even = torch.tensor([9.0, -9.0]).reshape(2, 1, 1, 1)
-        assert entropy_loss(even).item() == pytest.approx(-0.1 * 0.693147, abs=1e-5)
-        assert entropy_loss(torch.full((2, 1, 1, 1), 9.0)).item() == pytest.approx(0, abs=1e-5)
-
-    def test_quantizer_loss_vanishes_on_codes_alone(self) -> None:
-        assert quantizer_loss(torch.tensor([1.0, -1.0])).item() == 0
-        assert quantizer_loss(torch.tensor([3.0])).item() == pytest.approx(0.1 * 1.25 * 4)
-
-    @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-    def test_gradients_stay_finite(self, scale: float) -> None:
-        z = (scale * torch.ones(2, 3, 2, 2)).requires_grad_()
-        (entropy_loss(z) + quantizer_loss(z)).backward()
-        assert z.grad is not None
-        assert z.grad.isfinite().all()
-
-
 class TestPictures:
     def test_sizes_and_round_trip_shapes(self) -> None:
         model = Magvit2(TINY)
@@ -333,7 +300,7 @@ class TestPictures:
             z = model.encode_latents(pixels)
             error = (model.decode_latents(model.quantize(z)[0]) - pixels).square().mean()
             optimizer.zero_grad()
-            (error + quantizer_loss(z) + entropy_loss(z)).backward()
+            (error + 0.1 * (z - z.detach().sign()).square().mean()).backward()
             optimizer.step()
             errors.append(error.item())
         assert all(p.grad is not None for p in model.parameters())
@@ -385,7 +352,7 @@ class TestMistakes:
             ({"multipliers": (), "encoder_blocks": (), "decoder_blocks": ()}, "per level"),
             ({"groups": 3}, "groups=3"),
             ({"bits": 0}, "bits is 0"),
-            ({"generation_size": 9}, "size 9"),
+            ({"generation_size": 9}, "size is 9"),
         ],
     )
     def test_configs(self, wrong: dict[str, object], named: str) -> None:

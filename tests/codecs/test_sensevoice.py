@@ -106,7 +106,9 @@ def test_every_submodule_is_the_published_one(
     features = published["waveA.features"][None]
     outputs = recorded(model, features)
     queries = model.embed.weight[[0, 1, 2, 15]][None]
-    close(model.encoder.placed(torch.cat([queries, features], 1)), published["A.after_posenc"])
+    close(
+        model.encoder.with_positions(torch.cat([queries, features], 1)), published["A.after_posenc"]
+    )
     for name in (
         "encoders0.0.self_attn", "encoders0.0", "encoders.0", "encoders.1", "after_norm",
         "tp_encoders.0", "tp_encoders.1", "encoder_out", "encoder_lens",
@@ -150,7 +152,7 @@ def test_bfloat16_is_the_published_one(
     half.bfloat16()
     features = half.features(wave(published["waveA"]))
     assert features.dtype == torch.float32, "a cast of the weights must not touch the front end"
-    placed = half.encoder.placed(
+    placed = half.encoder.with_positions(
         torch.cat([half.embed.weight[[0, 1, 2, 15]], features.bfloat16()])[None]
     )
     close(placed, published["A.bf16.after_posenc"], atol=0.1)
@@ -164,7 +166,7 @@ def test_float32_positions_stay_apart_in_a_bfloat16_model() -> None:
     config = replace(TINY, blocks=1, tp_blocks=0)
     still = torch.zeros(1, 400, 560, dtype=torch.bfloat16)
     fine, coarse = (
-        SenseVoice(replace(config, posenc_dtype=dtype)).bfloat16().encoder.placed(still)[0]
+        SenseVoice(replace(config, posenc_dtype=dtype)).bfloat16().encoder.with_positions(still)[0]
         for dtype in ("float32", "bfloat16")
     )
     assert torch.equal(coarse[256], coarse[255]), "position 257 is no bfloat16 number"
@@ -173,7 +175,7 @@ def test_float32_positions_stay_apart_in_a_bfloat16_model() -> None:
 
 def test_coarse_positions_stay_coarse_in_a_float32_model() -> None:
     config = replace(TINY, blocks=1, tp_blocks=0, posenc_dtype="bfloat16")
-    placed = SenseVoice(config).encoder.placed(torch.zeros(1, 400, 560))[0]
+    placed = SenseVoice(config).encoder.with_positions(torch.zeros(1, 400, 560))[0]
     assert placed.dtype == torch.float32
     assert torch.equal(placed[256], placed[255])
 
@@ -208,7 +210,7 @@ def test_the_standalone_names_load_and_an_unwanted_head_is_skipped(
     headless = SenseVoice.load(standalone, replace(TINY, ctc_size=0), cmvn)
     assert not [name for name in headless.state_dict() if name.startswith("ctc")]
     close(headless.encode(wave(published["waveA"])), published["A.encoder_out"][0])
-    with pytest.raises(ModelError, match="ctc_size"):
+    with pytest.raises(ModelError, match="no CTC head"):
         headless.ctc_logits(torch.zeros(1, 64))
 
 
@@ -319,7 +321,7 @@ def test_features_need_a_fitting_cmvn(cmvn: Tensor) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 560), (1, 5, 80)])
 def test_features_of_a_wrong_shape_are_refused(model: SenseVoice, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ModelError, match=r"expected \[B, T, 560\]"):
+    with pytest.raises(ModelError, match=r"give \[B, T, 560\]"):
         model(torch.zeros(shape))
 
 

@@ -86,7 +86,7 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     CODEC.save(tmp_path / "tokenizer.json")
     again = TextCodec.load(tmp_path / "tokenizer.json")
     text = "two red dogs\n\n12 & don't"
-    assert again.vocabulary_size == again.size == CODEC.size
+    assert again.vocabulary_size == CODEC.vocabulary_size
     assert torch.equal(again.encode(text), CODEC.encode(text))
 
 
@@ -126,11 +126,11 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
         TextCodec.load(tmp_path / "nowhere.json")
     broken = tmp_path / "tokenizer.json"
     broken.write_text('{"version": ')
-    with pytest.raises(ModelError, match=r"tokenizer\.json is no tokenizer") as caught:
+    with pytest.raises(ModelError, match=r"tokenizer\.json is not a tokenizer") as caught:
         TextCodec.load(broken)
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"merges\.txt"):
         TextCodec.from_bpe(broken, tmp_path / "merges.txt")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(ModelError, match="are no tokenizer"):
+    with pytest.raises(ModelError, match="are not a tokenizer"):
         TextCodec.from_bpe(broken, tmp_path / "merges.txt")

@@ -1,4 +1,6 @@
-"""No row is lost or drawn twice in an epoch, whoever stops and goes on."""
+"""No sample is lost or drawn twice in an epoch, also across a resume."""
+
+from __future__ import annotations
 
 import re
 
@@ -7,41 +9,41 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_diffusion.data.epoch_sampler import Loader, State, permutation
+from omni_diffusion.data.epoch_sampler import EpochSampler, SamplerState, permutation
 from omni_diffusion.errors import DataError
 
 SIZES = st.integers(1, 40)
 COUNTS = st.lists(st.integers(0, 30), max_size=12)
 
 
-def together(loader: Loader, counts: list[int]) -> list[int]:
-    return [row for count in counts for row in loader.draw(count)]
+def draw_all(sampler: EpochSampler, counts: list[int]) -> list[int]:
+    return [row for count in counts for row in sampler.draw(count)]
 
 
-@given(rows=SIZES, seed=st.integers(0, 9), counts=COUNTS)
-def test_an_epoch_has_every_row_once(rows: int, seed: int, counts: list[int]) -> None:
-    loader = Loader(rows, State(seed))
-    drawn = together(loader, counts)
-    assert len(drawn) == sum(counts) == loader.state.epoch * rows + loader.state.cursor
-    for start in range(0, len(drawn), rows):
-        epoch = drawn[start : start + rows]
-        assert epoch == permutation(rows, seed, start // rows)[: len(epoch)].tolist()
+@given(size=SIZES, seed=st.integers(0, 9), counts=COUNTS)
+def test_an_epoch_has_every_sample_once(size: int, seed: int, counts: list[int]) -> None:
+    sampler = EpochSampler(size, SamplerState(seed))
+    drawn = draw_all(sampler, counts)
+    assert len(drawn) == sum(counts) == sampler.state.epoch * size + sampler.state.cursor
+    for start in range(0, len(drawn), size):
+        epoch = drawn[start : start + size]
+        assert epoch == permutation(size, seed, start // size)[: len(epoch)].tolist()
         assert len(set(epoch)) == len(epoch)
 
 
-@given(rows=SIZES, first=COUNTS, second=COUNTS)
-def test_going_on_draws_what_an_unbroken_run_draws(
-    rows: int, first: list[int], second: list[int]
+@given(size=SIZES, first=COUNTS, second=COUNTS)
+def test_a_resumed_run_draws_what_an_unbroken_one_draws(
+    size: int, first: list[int], second: list[int]
 ) -> None:
-    one, whole = Loader(rows, State(3)), Loader(rows, State(3))
-    start = together(one, first)
-    rest = together(Loader(rows, one.state), second)
-    assert start + rest == together(whole, first + second)
+    one, whole = EpochSampler(size, SamplerState(3)), EpochSampler(size, SamplerState(3))
+    start = draw_all(one, first)
+    rest = draw_all(EpochSampler(size, one.state), second)
+    assert start + rest == draw_all(whole, first + second)
 
 
-@given(rows=SIZES, drawn=st.integers(0, 200), count=st.integers(0, 30))
-def test_seeking_is_the_same_as_drawing(rows: int, drawn: int, count: int) -> None:
-    one, other = Loader(rows), Loader(rows)
+@given(size=SIZES, drawn=st.integers(0, 200), count=st.integers(0, 30))
+def test_seeking_is_the_same_as_drawing(size: int, drawn: int, count: int) -> None:
+    one, other = EpochSampler(size), EpochSampler(size)
     one.draw(drawn)
     other.seek(drawn)
     assert one.draw(count) == other.draw(count)
@@ -55,17 +57,17 @@ def test_orders_differ_by_epoch_and_seed_and_are_even() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "state", "told"),
+    ("size", "state", "message"),
     [
-        (0, State(), "there are no rows to draw from"),
-        (5, State(cursor=6), "drawn 6 rows of an epoch of 5; go on with the data"),
+        (0, SamplerState(), "no samples to draw from"),
+        (5, SamplerState(cursor=6), "drawn 6 samples of an epoch of 5; resume with the data"),
     ],
 )
-def test_what_does_not_fit(rows: int, state: State, told: str) -> None:
-    with pytest.raises(DataError, match=re.escape(told)):
-        Loader(rows, state)
+def test_a_state_that_does_not_fit(size: int, state: SamplerState, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        EpochSampler(size, state)
 
 
-def test_a_state_before_the_first_row() -> None:
-    with pytest.raises(DataError, match="before the first row"):
-        State(cursor=-1)
+def test_a_state_before_the_first_sample() -> None:
+    with pytest.raises(DataError, match="before the first sample"):
+        SamplerState(cursor=-1)

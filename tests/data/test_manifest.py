@@ -1,4 +1,6 @@
-"""Lines become samples with every word in place; a broken line is told where and why."""
+"""Parsing of manifest lines: samples keep every word, broken lines are located and explained."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Iterator
@@ -10,46 +12,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.manifest_files import CORRECTED, PUBLISHED, S2I
 from tests.tiny import checkers, tone
 
 from omni_diffusion.conversation import Image, Message, Speech, Text
 from omni_diffusion.data import manifest
-from omni_diffusion.data.manifest import Entry, Medium, Place, Table
+from omni_diffusion.data.manifest import LineIndex, MediaFile, SourceLine
 from omni_diffusion.errors import DataError
-from omni_diffusion.tasks import prompts
+from omni_diffusion.tasks.prompts import TaggedMessage, detect_task
 
-# What the published README shows for each task, its words shortened, one sample a line. The last
-# two miss commas there, and one has a comma too many.
-ASR = r"""{"messages": [{"content": "Convert the speech to text.\n<|audio|>", "role": "user"},
- {"content": "misery and horror", "role": "assistant"}], "audios": ["clean/4853.wav"]}"""
-TTS = r"""{"messages": [{"content": "Convert the text to speech.\nThe King", "role": "user"},
- {"content": "<|audio|>", "role": "assistant"}], "audios": ["libritts/7178.wav"]}"""
-T2I = r"""{"messages": [{"role": "user", "content":
- "Generate an image based on the provided text description.\nTwo girls"},
- {"content": "<|image|>", "role": "assistant"}], "images": ["00000001.jpg"]}"""
-VQA = r"""{"messages": [{"content": "How many triangles are there?\nA. 3\nB. 2\n<|image|>",
- "role": "user"}, {"content": "A", "role": "assistant"}], "images": ["tqa(x,llava)/16.png"]}"""
-S2I = r"""{"messages": [{"content": "Please generate an image based on the input audio.",
- "role": "system"} {"content": "<|audio|>", "role": "user"}, {"content": "<|image|>",
- "role": "assistant"}], "audios": ["1.wav"], "images": ["1.jpg"]}"""
-SVQA = r"""{"messages": [{"content": "Please response the input audio based on the given image.",
- "role": "system"} {"content": "<|audio|>\n<|image|>", "role": "user"}, {"content":
- "He is angling himself.\n<|audio|>", "role": "assistant"}], "audios": ["8_q.wav", "8_a.wav",],
- "images": ["c6.png"]}"""
-PUBLISHED = {
-    name: sample.replace("\n", "")
-    for name, sample in [
-        *(("asr", ASR), ("tts", TTS), ("t2i", T2I), ("vqa", VQA), ("s2i", S2I), ("svqa", SVQA))
-    ]
-}
-MENDED = {
-    name: sample.replace("} {", "}, {").replace(",]", "]") for name, sample in PUBLISHED.items()
-}
-HERE = Place(Path("set/train.jsonl"), 7)
+HERE = SourceLine(Path("set/train.jsonl"), 7)
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """A good row, with changes."""
+    """A valid row, with changes."""
     messages = [
         {"role": "user", "content": "<|audio|> and <|image|>"},
         {"role": "assistant", "content": "both"},
@@ -57,75 +33,77 @@ def row(**changes: Any) -> dict[str, Any]:
     return {"messages": messages, "audios": ["a.wav"], "images": ["b.png"], **changes}
 
 
-def told(line: str | bytes | dict[str, Any]) -> list[str]:
-    """What is said of a line, without its place."""
+def problems_of(line: str | bytes | dict[str, Any]) -> list[str]:
+    """The problem messages of a line."""
     text = json.dumps(line) if isinstance(line, dict) else line
-    sample, problems = manifest.parse(text if isinstance(text, bytes) else text.encode(), HERE)
+    sample, problems = manifest.parse_line(text if isinstance(text, bytes) else text.encode(), HERE)
     assert (sample is None) == any(not problem.warning for problem in problems)
-    assert all(problem.place == HERE and "\n" not in str(problem) for problem in problems)
+    assert all(problem.source == HERE and "\n" not in str(problem) for problem in problems)
     return [problem.message for problem in problems]
 
 
 # ------------------------------------------------------------------------------ the published form
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_samples_are_read_word_for_word(name: str) -> None:
-    sample, problems = manifest.parse(MENDED[name].encode(), HERE)
+    sample, problems = manifest.parse_line(CORRECTED[name].encode(), HERE)
     assert problems == []
     assert sample is not None
-    given = json.loads(MENDED[name])
-    assert [{"content": e.content, "role": e.role} for e in sample.entries] == given["messages"]
+    given = json.loads(CORRECTED[name])
+    assert [{"content": e.content, "role": e.role} for e in sample.messages] == given["messages"]
     paths = [str(medium.path.relative_to("set")) for medium in sample.media]
     assert sorted(paths) == sorted(given.get("audios", []) + given.get("images", []))
-    found = prompts.recognise(sample.entries)
-    assert found is not None
-    assert found.task.name == name
+    detected = detect_task(sample.messages)
+    assert detected is not None
+    assert detected.task.name == name
 
 
-def test_published_samples_with_a_slip_are_told_where() -> None:
+def test_mistakes_in_published_samples_are_located() -> None:
     column = S2I.replace("\n", "").index("} {") + 3
-    assert told(PUBLISHED["s2i"]) == [
-        f"no JSON: a comma is missing before column {column}, at '}} {{'; add it"
+    assert problems_of(PUBLISHED["s2i"]) == [
+        f"invalid JSON: a comma is missing before column {column}, at '}} {{'; add it"
     ]
     once = PUBLISHED["svqa"].replace("} {", "}, {")
     column = once.index(",]") + 2
-    (message,) = told(once)
-    assert message.startswith(f"no JSON: a comma too many before column {column}, at ', ]'")
+    (message,) = problems_of(once)
+    assert message.startswith(f"invalid JSON: an extra comma before column {column}, at ', ]'")
 
 
 def test_media_follow_their_tags_across_messages() -> None:
-    sample, _ = manifest.parse(MENDED["svqa"].encode(), HERE)
+    sample, _ = manifest.parse_line(CORRECTED["svqa"].encode(), HERE)
     assert sample is not None
-    _, user, assistant = sample.entries
-    asked = Medium("speech", Path("set/8_q.wav"))
-    assert user.parts == (asked, Text("\n"), Medium("image", Path("set/c6.png")))
-    said = Medium("speech", Path("set/8_a.wav"))
+    _, user, assistant = sample.messages
+    asked = MediaFile("speech", Path("set/8_q.wav"))
+    assert user.parts == (asked, Text("\n"), MediaFile("image", Path("set/c6.png")))
+    said = MediaFile("speech", Path("set/8_a.wav"))
     assert assistant.parts == (Text("He is angling himself.\n"), said)
 
 
 # --------------------------------------------------------------------------------------- our form
 def test_paths_are_relative_to_the_manifest_or_to_a_root() -> None:
     line = json.dumps(row(images=["/data/b.png"])).encode()
-    sample, _ = manifest.parse(line, HERE)
+    sample, _ = manifest.parse_line(line, HERE)
     assert sample is not None
     assert [m.path for m in sample.media] == [Path("set/a.wav"), Path("/data/b.png")]
-    sample, _ = manifest.parse(line, HERE, "/corpus")
+    sample, _ = manifest.parse_line(line, HERE, "/corpus")
     assert sample is not None
     assert sample.media[0].path == Path("/corpus/a.wav")
 
 
-def test_a_section_of_a_long_sound_and_a_name() -> None:
+def test_a_section_of_a_recording_and_a_name() -> None:
     section = {"path": "podcast.opus", "start": 1, "stop": 2.5}
-    sample, problems = manifest.parse(json.dumps(row(audios=[section], id="pod-1")).encode(), HERE)
+    sample, problems = manifest.parse_line(
+        json.dumps(row(audios=[section], id="pod-1")).encode(), HERE
+    )
     assert problems == []
     assert sample is not None
     assert sample.name == "pod-1"
-    assert sample.media[0] == Medium("speech", Path("set/podcast.opus"), (1.0, 2.5))
+    assert sample.media[0] == MediaFile("speech", Path("set/podcast.opus"), (1.0, 2.5))
 
 
-def test_what_exporters_write_for_nothing_is_nothing() -> None:
+def test_null_and_empty_values_count_as_missing() -> None:
     asked = {"role": "user", "content": "hello"}
     messages = [asked, {"role": "assistant", "content": "hi"}]
-    assert told({"messages": messages, "audios": None, "images": [], "id": None}) == []
+    assert problems_of({"messages": messages, "audios": None, "images": [], "id": None}) == []
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -141,7 +119,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_conversations_have_their_media(corpus: Path) -> None:
-    whole, part = islice(manifest.conversations(corpus), 2)
+    whole, part = (sample.conversation() for sample in islice(manifest.read_samples(corpus), 2))
     (heard, words, seen), (answer,) = whole[0].parts, whole[1].parts
     assert [message.role for message in whole] == ["user", "assistant"]
     assert isinstance(heard, Speech)
@@ -155,55 +133,55 @@ def test_conversations_have_their_media(corpus: Path) -> None:
 
 def test_a_missing_file_names_its_line(corpus: Path) -> None:
     with pytest.raises(DataError, match=r"train\.jsonl:3: cannot read .*none\.png"):
-        list(manifest.conversations(corpus))
+        [sample.conversation() for sample in manifest.read_samples(corpus)]
 
 
-def test_nothing_is_read_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(_: Path) -> Iterator[tuple[Place, bytes]]:
+def test_lines_are_read_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(_: Path) -> Iterator[tuple[SourceLine, bytes]]:
         yield HERE, json.dumps(row()).encode()
         raise AssertionError("read on")
 
-    monkeypatch.setattr(manifest, "lines", endless)
-    first = next(manifest.read("endless.jsonl"))
-    assert first.entries[1] == Entry("assistant", "both")
+    monkeypatch.setattr(manifest, "read_lines", endless)
+    first = next(manifest.read_samples("endless.jsonl"))
+    assert first.messages[1] == TaggedMessage("assistant", "both")
 
 
 @pytest.mark.parametrize("data", [b"", b"a", b"a\n", b"a\nb", b"\n\n\r\nlong " + b"x" * 99_999])
-def test_a_table_gives_any_line_as_it_stands(tmp_path: Path, data: bytes) -> None:
+def test_a_line_index_gives_any_line_unchanged(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(data)
-    table = Table(path)
-    lines = list(manifest.lines(path))
+    table = LineIndex(path)
+    lines = list(manifest.read_lines(path))
     assert len(table) == len(lines)
     assert list(table.lines(range(len(table)))) == lines
     for number in reversed(range(len(table))):
         assert list(table.lines([number])) == [lines[number]]
 
 
-def test_a_table_of_a_file_that_has_changed_is_told(tmp_path: Path) -> None:
+def test_a_line_index_of_a_changed_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(b"a\nb\n")
-    table = Table(path)
+    table = LineIndex(path)
     path.write_bytes(b"a\nb\nc\n")
-    with pytest.raises(DataError, match=r"train\.jsonl was changed .*; run again"):
+    with pytest.raises(DataError, match=r"train\.jsonl changed while .*; run again"):
         list(table.lines([1]))
     with pytest.raises(DataError, match="cannot read"):
-        Table(tmp_path / "none.jsonl")
+        LineIndex(tmp_path / "none.jsonl")
 
 
-def test_a_bad_line_ends_the_reading_and_is_named(tmp_path: Path) -> None:
+def test_a_bad_line_ends_the_iteration_and_is_named(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps(row()) + "\n\n" + json.dumps(row()), encoding="utf-8")
-    found = manifest.read(path)
-    next(found)
+    detected = manifest.read_samples(path)
+    next(detected)
     with pytest.raises(DataError, match=r"train\.jsonl:2: the line is empty; remove it"):
-        next(found)
+        next(detected)
     with pytest.raises(DataError, match=r"cannot read .*gone\.jsonl"):
-        next(manifest.read(tmp_path / "gone.jsonl"))
+        next(manifest.read_samples(tmp_path / "gone.jsonl"))
 
 
 # ---------------------------------------------------------------------------------------- mistakes
-def asked(content: Any, role: Any = "user") -> dict[str, Any]:
+def question_row(content: Any, role: Any = "user") -> dict[str, Any]:
     return row(
         messages=[{"role": role, "content": content}, {"role": "assistant", "content": "yes"}]
     )
@@ -217,10 +195,10 @@ def roles(*names: str) -> dict[str, Any]:
     ("line", "message"),
     [
         ("", "the line is empty; remove it"),
-        ("{", "the line ends where the sample begins; write each sample on one line"),
+        ("{", "the line ends before its sample does"),
         ("[1, 2]", "the line is a list; give an object with 'messages'"),
-        ('{"messages": 1, "messages": 2}', "the key 'messages' stands twice"),
-        (b'{"id": "\xff"}', "byte 9 is no UTF-8"),
+        ('{"messages": 1, "messages": 2}', "duplicate key 'messages'"),
+        (b'{"id": "\xff"}', "byte 9 is not UTF-8"),
         (b"\xef\xbb\xbf{}", "byte order mark"),
         ("[" * 100_000, "nested too deeply"),
         ({}, "'messages' is missing"),
@@ -237,20 +215,23 @@ def roles(*names: str) -> dict[str, Any]:
         (row(audios=[{"path": "a", "start": "0"}]), "audios[0] goes from nan to nan"),
         (row(audios=[{"start": 0, "stop": 1}]), "audios[0] is None; give the path"),
         (row(messages=["hello"]), "message 1 is text; give an object"),
-        (asked(["hello"]), "content of message 1 is a list; give text"),
-        (asked("<|audio|><|image|>", "human"), "role 'human'; give 'user'"),
-        (asked("<|audio|><|image|>", "tool"), "role 'tool'; give one of system, user, assistant"),
-        (roles("user", "user", "assistant"), "roles are user, user, assistant; give user and"),
-        (roles("user"), "the assistant last"),
+        (question_row(["hello"]), "content of message 1 is a list; give text"),
+        (question_row("<|audio|><|image|>", "human"), "role 'human'; give 'user'"),
+        (
+            question_row("<|audio|><|image|>", "tool"),
+            "role 'tool'; give one of system, user, assistant",
+        ),
+        (roles("user", "user", "assistant"), "roles are user, user, assistant; alternate user and"),
+        (roles("user"), "end with the assistant"),
         (roles("assistant", "user"), "roles are assistant, user"),
         (roles("user", "system", "assistant"), "roles are user, system, assistant"),
         (roles("system"), "roles are system"),
-        (asked(" \n"), "message 1 (user) is empty"),
-        (asked("\ud800 <|audio|><|image|>"), "half of a surrogate pair"),
+        (question_row(" \n"), "message 1 (user) is empty"),
+        (question_row("\ud800 <|audio|><|image|>"), "a lone surrogate"),
     ],
 )
 def test_each_mistake_says_what_was_expected(line: str | dict[str, Any], message: str) -> None:
-    assert any(message in problem for problem in told(line)), told(line)
+    assert any(message in problem for problem in problems_of(line)), problems_of(line)
 
 
 def test_an_empty_answer_and_a_tag_for_the_system() -> None:
@@ -259,24 +240,24 @@ def test_an_empty_answer_and_a_tag_for_the_system() -> None:
         {"role": "user", "content": "<|audio|>"},
         {"role": "assistant", "content": " "},
     ]
-    assert told(row(messages=messages)) == [
+    assert problems_of(row(messages=messages)) == [
         "message 1 (system) holds a tag; move it to the user's message",
-        "message 3 (assistant) is empty; give it words or a tag, or remove the line",
+        "message 3 (assistant) is empty; give text or a tag, or remove the line",
     ]
 
 
-def test_all_problems_of_a_line_are_told_at_once() -> None:
-    bad = asked("", "human") | {"extra": 1}
-    assert len(told(bad)) == 5  # the key, the role, the words, and no tag for either medium
+def test_all_problems_of_a_line_are_reported_at_once() -> None:
+    bad = question_row("", "human") | {"extra": 1}
+    assert len(problems_of(bad)) == 5  # the key, the role, the words, and no tag for either medium
 
 
-@pytest.mark.parametrize("alike", ["<image>", "<|video|>", "<audio>"])
-def test_what_looks_like_a_tag_is_a_warning(alike: str) -> None:
-    sample, (problem,) = manifest.parse(
-        json.dumps(asked(f"{alike} <|audio|><|image|>")).encode(), HERE
+@pytest.mark.parametrize("tag", ["<image>", "<|video|>", "<audio>"])
+def test_text_that_looks_like_a_tag_is_a_warning(tag: str) -> None:
+    sample, (problem,) = manifest.parse_line(
+        json.dumps(question_row(f"{tag} <|audio|><|image|>")).encode(), HERE
     )
     assert sample is not None
-    assert str(problem).startswith(f"set/train.jsonl:7: warning: message 1 (user) holds {alike}")
+    assert str(problem).startswith(f"set/train.jsonl:7: warning: message 1 (user) holds {tag}")
 
 
 VALUES = st.recursive(
@@ -301,24 +282,24 @@ ROW = st.dictionaries(
 
 @settings(max_examples=150, deadline=None)
 @given(VALUES | ROW)
-def test_whatever_a_line_holds_it_is_a_sample_or_told(value: Any) -> None:
-    sample, problems = manifest.parse(json.dumps(value).encode(), HERE)
+def test_any_value_is_a_sample_or_a_problem(value: Any) -> None:
+    sample, problems = manifest.parse_line(json.dumps(value).encode(), HERE)
     assert (sample is None) == any(not problem.warning for problem in problems)
     if sample is not None:
-        joined = [entry.content for entry in sample.entries]
+        joined = [each.content for each in sample.messages]
         assert sum(content.count("<|audio|>") for content in joined) == len(sample.media)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=40))
-def test_whatever_bytes_a_line_has_it_is_told(line: bytes) -> None:
-    sample, problems = manifest.parse(line, HERE)
+def test_any_bytes_are_a_problem(line: bytes) -> None:
+    sample, problems = manifest.parse_line(line, HERE)
     assert sample is None
     assert len(problems) == 1 or "missing" in problems[0].message
 
 
-def test_what_is_read_are_messages() -> None:
-    sample, _ = manifest.parse(json.dumps(roles("user", "assistant")).encode(), HERE)
+def test_conversations_are_messages() -> None:
+    sample, _ = manifest.parse_line(json.dumps(roles("user", "assistant")).encode(), HERE)
     assert sample is not None
     assert sample.conversation() == (
         Message("user", (Text("words"),)),

@@ -1,4 +1,4 @@
-"""Ray makes the same shards; with no Ray there is one line that says what installs it."""
+"""Ray makes the same shards; without Ray the error says how to install it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.test_examples import row
-from tests.data.test_pretokenize import ROWS, write
+from tests.data.manifest_files import ROWS, row, write
 from tests.tiny import checkers, tiny_model, tone
 
-from omni_diffusion.data import pretokenize_ray
-from omni_diffusion.data.pretokenize_ray import Maker, Order
-from omni_diffusion.data.shard_store import INDEX, Shards
-from omni_diffusion.errors import DataError, ModelError
+from omni_diffusion.data.pretokenize_ray import PretokenizeConfig, ShardActor, pretokenize_on_ray
+from omni_diffusion.data.shard_store import SHARD_INDEX, Shards
+from omni_diffusion.errors import DataError, MissingDependencyError
 
 pytest.importorskip("pyarrow")
 RAY = importlib.util.find_spec("ray") is not None
@@ -32,39 +30,43 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def order(model: Path, tmp_path: Path) -> Order:
+def options(model: Path, tmp_path: Path) -> PretokenizeConfig:
     tone(0.5).write(tmp_path / "a.wav")
     tone(0.4, hertz=330).write(tmp_path / "b.wav")
     checkers(20).write(tmp_path / "c.png")
     bad = row("<|image|>", "a dog", images=["none.png"])
     manifest = write(tmp_path / "train.jsonl", *ROWS, bad)
-    return Order(manifest, tmp_path / "out", model, most_bad=0.5, batch=2, workers=2)
+    return PretokenizeConfig(
+        manifest, tmp_path / "out", model, max_bad_fraction=0.5, batch_size=2, workers=2
+    )
 
 
-def test_a_process_of_the_cluster_makes_what_a_worker_makes(order: Order, tmp_path: Path) -> None:
-    expected = order.worker().run(of=3)
-    other = replace(order, out=tmp_path / "other")
-    told = Maker(other, 3)({"id": np.array([2, 0, 1])})["told"]
-    assert len(told) == 3
-    assert all('"record"' in each for each in told)
-    assert not (other.out / INDEX).exists()
-    other.worker().job(3).finish()
+def test_an_actor_makes_the_shards_of_a_plain_run(
+    options: PretokenizeConfig, tmp_path: Path
+) -> None:
+    expected = options.open().run(of=3)
+    other = replace(options, out=tmp_path / "other")
+    results = ShardActor(other, 3)({"id": np.array([2, 0, 1])})["result"]
+    assert len(results) == 3
+    assert all('"record"' in each for each in results)
+    assert not (other.out / SHARD_INDEX).exists()
+    other.open().job(3).finish()
     assert Shards(other.out).index.shards == tuple(expected)
 
 
-def test_what_goes_wrong_in_a_process_is_an_answer(order: Order) -> None:
-    strict = replace(order, most_bad=0.0)
-    (told,) = Maker(strict, 1)({"id": np.array([0])})["told"]
-    assert "1 of 8 lines are broken" in told
-    nowhere = replace(order, model=order.out)
-    (told,) = Maker(nowhere, 1)({"id": np.array([0])})["told"]
-    assert '"error": "no model at' in told
+def test_an_actor_returns_its_errors(options: PretokenizeConfig) -> None:
+    strict = replace(options, max_bad_fraction=0.0)
+    (results,) = ShardActor(strict, 1)({"id": np.array([0])})["result"]
+    assert "1 of 8 lines are broken" in results
+    nowhere = replace(options, model=options.out)
+    (results,) = ShardActor(nowhere, 1)({"id": np.array([0])})["result"]
+    assert '"error": "no model at' in results
 
 
 @pytest.mark.skipif(RAY, reason="Ray is installed")
-def test_without_ray_one_line_says_what_installs_it(order: Order) -> None:
-    with pytest.raises(ModelError, match=r"pip install 'omni-diffusion\[ray\]'"):
-        pretokenize_ray.run(order)
+def test_without_ray_the_error_names_the_extra(options: PretokenizeConfig) -> None:
+    with pytest.raises(MissingDependencyError, match=r"pip install 'omni-diffusion\[ray\]'"):
+        pretokenize_on_ray(options)
 
 
 def test_ray_is_not_imported_before_it_is_needed() -> None:
@@ -74,28 +76,28 @@ def test_ray_is_not_imported_before_it_is_needed() -> None:
 
 @pytest.mark.skipif(not RAY, reason="Ray is not installed: pip install 'omni-diffusion[ray]'")
 @pytest.mark.filterwarnings("default")  # what Ray warns of is its own
-def test_a_cluster_makes_the_bytes_of_plain_workers(
-    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_makes_the_bytes_of_a_plain_run(
+    options: PretokenizeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
     monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a key of its own
     for name in ("a.wav", "b.wav", "c.png"):
         os.utime(tmp_path / name, ns=(0, 0))
-    expected = order.worker().run(of=3)
+    expected = options.open().run(of=3)
     ray.init("local", num_cpus=2, log_to_driver=False)
     try:
         done: list[float] = []
-        other = replace(order, out=tmp_path / "other")
-        assert pretokenize_ray.run(other, 3, progress=done.append) == expected
+        other = replace(options, out=tmp_path / "other")
+        assert pretokenize_on_ray(other, 3, progress=done.append) == expected
         assert done == [1 / 3, 2 / 3, 1]
-        names = {path.name for path in order.out.iterdir()}
+        names = {path.name for path in options.out.iterdir()}
         assert names == {path.name for path in other.out.iterdir()}
         for name in names:
-            assert (order.out / name).read_bytes() == (other.out / name).read_bytes()
-        strict = replace(order, out=tmp_path / "strict", most_bad=0.0)
+            assert (options.out / name).read_bytes() == (other.out / name).read_bytes()
+        strict = replace(options, out=tmp_path / "strict", max_bad_fraction=0.0)
         with pytest.raises(DataError, match=r"shard-.*: 1 of \d lines are broken"):
-            pretokenize_ray.run(strict, 3)
-        assert not (strict.out / INDEX).exists()
+            pretokenize_on_ray(strict, 3)
+        assert not (strict.out / SHARD_INDEX).exists()
     finally:
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""Shards give training groups, the same whoever draws them, and a model learns from them."""
+"""Groups drawn from shards: shares, order, processes, bad samples."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data.test_examples import row
+from tests.data.manifest_files import row
 from tests.tiny import checkers, tiny_model, tone
 
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.data.mixture import Share
-from omni_diffusion.data.pretokenize import Worker
+from omni_diffusion.data.mixture import TaskShare
+from omni_diffusion.data.pretokenize import Pretokenizer
 from omni_diffusion.data.shard_mixture import ShardMixture, shares_of
 from omni_diffusion.data.shard_store import Shards
 from omni_diffusion.errors import DataError
@@ -22,7 +22,7 @@ from omni_diffusion.models.omni import OmniModel
 
 pq = pytest.importorskip("pyarrow.parquet")
 
-SHARES = (Share("asr", 4), Share("t2i", 2, 0.5), Share("chat", 6))
+SHARES = (TaskShare("asr", 4), TaskShare("t2i", 2, 0.5), TaskShare("chat", 6))
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def shards(model: OmniModel, tmp_path_factory: pytest.TempPathFactory) -> Shards
     rows.append(row("one", "two", "three", "four"))
     path = folder / "train.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
-    Worker(path, folder / "out", model.codecs).run(of=3)
+    Pretokenizer(path, folder / "out", model.codecs).run(of=3)
     return Shards(folder / "out")
 
 
-def mixture(model: OmniModel, shards: Shards, *shares: Share, **options: Any) -> ShardMixture:
+def mixture(model: OmniModel, shards: Shards, *shares: TaskShare, **options: Any) -> ShardMixture:
     text = model.codecs.text
     return ShardMixture(shares or SHARES, shards, model.vocabulary, text, **options)
 
@@ -58,7 +58,7 @@ def drawn(mix: ShardMixture, step: int) -> dict[str, list[list[int]]]:
     return {group.name: [canvas.ids.tolist() for canvas in group.canvases] for group in groups}
 
 
-def said(model: OmniModel, canvas: Canvas) -> str:
+def answer_text(model: OmniModel, canvas: Canvas) -> str:
     ids = canvas.ids[slice(*canvas.answer)]
     words = ids[ids < model.vocabulary.text.stop]
     return model.codecs.text.decode(words).strip()
@@ -66,7 +66,7 @@ def said(model: OmniModel, canvas: Canvas) -> str:
 
 def test_groups_follow_the_shares(model: OmniModel, shards: Shards) -> None:
     groups = mixture(model, shards, SHARES[0], SHARES[1]).draw(0, torch.Generator())
-    assert [(g.name, g.share, len(g.canvases)) for g in groups] == [
+    assert [(g.name, g.weight, len(g.canvases)) for g in groups] == [
         ("asr", 1.0, 4),
         ("t2i", 0.5, 2),
     ]
@@ -74,17 +74,17 @@ def test_groups_follow_the_shares(model: OmniModel, shards: Shards) -> None:
     assert all(len(canvas.slots) == 1 for canvas in groups[0].canvases)
 
 
-def test_every_row_comes_once_an_epoch(model: OmniModel, shards: Shards) -> None:
-    mix = mixture(model, shards, Share("asr", 7))
+def test_every_sample_comes_once_an_epoch(model: OmniModel, shards: Shards) -> None:
+    mix = mixture(model, shards, TaskShare("asr", 7))
     for step in range(3):
         (group,) = mix.draw(step, torch.Generator())
-        answers = sorted(said(model, canvas) for canvas in group.canvases)
+        answers = sorted(answer_text(model, canvas) for canvas in group.canvases)
         assert answers == [f"dog {n}" for n in range(7)]
 
 
-def test_each_answer_of_a_row_is_a_canvas(model: OmniModel, shards: Shards) -> None:
-    (group,) = mixture(model, shards, Share("chat", 10)).draw(0, torch.Generator())
-    answers = [said(model, canvas) for canvas in group.canvases]
+def test_each_answer_of_a_sample_is_a_canvas(model: OmniModel, shards: Shards) -> None:
+    (group,) = mixture(model, shards, TaskShare("chat", 10)).draw(0, torch.Generator())
+    answers = [answer_text(model, canvas) for canvas in group.canvases]
     assert len(answers) == 11
     assert {"two", "four"} <= set(answers)
 
@@ -98,10 +98,10 @@ def test_a_step_does_not_depend_on_what_was_drawn_before(model: OmniModel, shard
 
 
 @pytest.mark.parametrize("ranks", [2, 6])
-def test_ranks_draw_together_what_one_draws_alone(
+def test_ranks_together_draw_the_samples_of_one_process(
     model: OmniModel, shards: Shards, ranks: int
 ) -> None:
-    shares = (Share("asr", 6), Share("t2i", 6))
+    shares = (TaskShare("asr", 6), TaskShare("t2i", 6))
     for step in (0, 4):
         alone = drawn(mixture(model, shards, *shares), step)
         parts = [
@@ -116,7 +116,7 @@ def test_ranks_draw_together_what_one_draws_alone(
 
 
 def test_tails_and_null_prompts_vary(model: OmniModel, shards: Shards) -> None:
-    mix = mixture(model, shards, Share("asr", 7), Share("t2i", 3), tail=5, null=0.5)
+    mix = mixture(model, shards, TaskShare("asr", 7), TaskShare("t2i", 3), tail=5, null=0.5)
     tails, prompts = set[int](), set[int]()
     for step in range(20):
         heard, painted = mix.draw(step, torch.Generator().manual_seed(step))
@@ -128,56 +128,68 @@ def test_tails_and_null_prompts_vary(model: OmniModel, shards: Shards) -> None:
 
 
 def test_a_tail_never_makes_a_sample_too_long(model: OmniModel, shards: Shards) -> None:
-    mix = mixture(model, shards, Share("asr", 7), tail=1)
+    mix = mixture(model, shards, TaskShare("asr", 7), tail=1)
     most = max(canvas.length for canvas in mix.draw(0, torch.Generator())[0].canvases)
-    tight = mixture(model, shards, Share("asr", 7), tail=9, max_length=most - 1)
+    tight = mixture(model, shards, TaskShare("asr", 7), tail=9, max_length=most - 1)
     for step in range(4):
         (group,) = tight.draw(step, torch.Generator().manual_seed(step))
         assert len(group.canvases) == 7
         assert all(canvas.length < most for canvas in group.canvases)
 
 
-def test_what_is_too_long_is_told_by_its_line(model: OmniModel, shards: Shards) -> None:
-    mix = mixture(model, shards, Share("chat", 10), tail=1)
+def test_a_sample_that_is_too_long_names_its_line(model: OmniModel, shards: Shards) -> None:
+    mix = mixture(model, shards, TaskShare("chat", 10), tail=1)
     lengths = sorted(canvas.length for canvas in mix.draw(0, torch.Generator())[0].canvases)
     most = lengths[-3]
-    told: list[str] = []
-    short = mixture(model, shards, Share("chat", 10), tail=1, max_length=most, report=told.append)
+    skipped: list[str] = []
+    short = mixture(
+        model, shards, TaskShare("chat", 10), tail=1, max_length=most, on_bad_sample=skipped.append
+    )
     (group,) = short.draw(0, torch.Generator())
     assert sorted(canvas.length for canvas in group.canvases) == lengths[:-2]
-    assert sorted(line.partition(": ")[0] for line in told) == [
+    assert sorted(line.partition(": ")[0] for line in skipped) == [
         f"{shards.manifest}:{number}" for number in (18, 19)
     ]
-    assert f"a row has {most}; shorten or part it" in told[0]
-    with pytest.raises(DataError, match=f"a row has {most}"):
-        mixture(model, shards, Share("chat", 10), max_length=most).draw(0, torch.Generator())
+    assert f"more than {most}; shorten or split it" in skipped[0]
+    with pytest.raises(DataError, match=f"more than {most}"):
+        mixture(model, shards, TaskShare("chat", 10), max_length=most).draw(0, torch.Generator())
 
 
-def test_few_bad_rows_are_passed_over_and_many_stop_the_run(
+def test_few_bad_samples_are_skipped_and_many_stop_the_run(
     model: OmniModel, shards: Shards
 ) -> None:
-    told: list[str] = []
+    skipped: list[str] = []
     most = sorted(
         c.length
-        for c in mixture(model, shards, Share("chat", 10), tail=1)
+        for c in mixture(model, shards, TaskShare("chat", 10), tail=1)
         .draw(0, torch.Generator())[0]
         .canvases
     )[-3]
-    mix = mixture(model, shards, Share("chat", 10), tail=1, max_length=most, report=told.append)
+    mix = mixture(
+        model, shards, TaskShare("chat", 10), tail=1, max_length=most, on_bad_sample=skipped.append
+    )
     for step in range(5):
         mix.draw(step, torch.Generator())
-    assert (mix.drawn, mix.bad, len(told)) == (50, 10, 10)
-    with pytest.raises(DataError, match=r"11 of the \d\d rows drawn so far are bad, at most 0\.01"):
+    assert (mix.drawn, mix.bad, len(skipped)) == (50, 10, 10)
+    with pytest.raises(
+        DataError,
+        match=r"11 of the \d\d samples drawn so far are bad, more than the fraction 0\.01",
+    ):
         mix.draw(5, torch.Generator())
     patient = mixture(
-        model, shards, Share("chat", 10), max_length=most, most_bad=0.5, report=told.append
+        model,
+        shards,
+        TaskShare("chat", 10),
+        max_length=most,
+        max_bad_fraction=0.5,
+        on_bad_sample=skipped.append,
     )
     for step in range(8):
         patient.draw(step, torch.Generator())
     assert patient.bad > 10
 
 
-def test_rows_of_a_damaged_shard_are_left_out_and_counted(
+def test_samples_of_a_damaged_shard_are_skipped_and_counted(
     model: OmniModel, shards: Shards, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
@@ -192,31 +204,29 @@ def test_rows_of_a_damaged_shard_are_left_out_and_counted(
     spoilt = bytearray(broken.read_bytes())
     spoilt[at + 30] ^= 255
     broken.write_bytes(spoilt)
-    told: list[str] = []
+    skipped: list[str] = []
     whole, damaged = (
-        mixture(model, each, Share("chat", 10), report=told.append)
+        mixture(model, each, TaskShare("chat", 10), on_bad_sample=skipped.append)
         for each in (shards, Shards(folder))
     )
     first, second = (
         [canvas.ids.tolist() for canvas in mix.draw(0, torch.Generator())[0].canvases]
         for mix in (whole, damaged)
     )
-    assert 0 < len(told) == damaged.bad < 10
-    assert all(broken.name in line for line in told)
+    assert 0 < len(skipped) == damaged.bad < 10
+    assert all(broken.name in line for line in skipped)
     assert [ids for ids in first if ids in second] == second  # the others are as they were
     with pytest.raises(DataError, match=broken.name):
-        mixture(model, Shards(folder), Share("chat", 10)).draw(0, torch.Generator())
+        mixture(model, Shards(folder), TaskShare("chat", 10)).draw(0, torch.Generator())
 
 
-def test_folders_are_drawn_from_as_if_they_were_one(
-    model: OmniModel, shards: Shards, tmp_path: Path
-) -> None:
+def test_several_folders_act_as_one(model: OmniModel, shards: Shards, tmp_path: Path) -> None:
     path = tmp_path / "more.jsonl"
     path.write_text("".join(json.dumps(row(f"more {n}", f"again {n}")) + "\n" for n in range(4)))
-    Worker(path, tmp_path / "out", model.codecs).run()
+    Pretokenizer(path, tmp_path / "out", model.codecs).run()
     both = [shards, Shards(tmp_path / "out")]
-    (group,) = mixture(model, both, Share("chat", 14)).draw(0, torch.Generator())  # type: ignore[arg-type]
-    answers = [said(model, canvas) for canvas in group.canvases]
+    (group,) = mixture(model, both, TaskShare("chat", 14)).draw(0, torch.Generator())  # type: ignore[arg-type]
+    answers = [answer_text(model, canvas) for canvas in group.canvases]
     assert {f"again {n}" for n in range(4)} | {"two", "four"} <= set(answers)
     assert len(answers) == 15
     assert [(s.task, s.samples) for s in shares_of(both, 24)] == [
@@ -224,10 +234,13 @@ def test_folders_are_drawn_from_as_if_they_were_one(
     ]
 
 
-def test_a_share_below_one_comes_every_so_many_steps(model: OmniModel, shards: Shards) -> None:
-    mix = mixture(model, shards, Share("asr", 2), Share("t2i", 0.25, 0.1))
+def test_a_fractional_share_comes_every_few_steps(model: OmniModel, shards: Shards) -> None:
+    mix = mixture(model, shards, TaskShare("asr", 2), TaskShare("t2i", 0.25, 0.1))
     sizes = [
-        {group.name: (len(group.canvases), group.share) for group in mix.draw(n, torch.Generator())}
+        {
+            group.name: (len(group.canvases), group.weight)
+            for group in mix.draw(n, torch.Generator())
+        }
         for n in range(40)
     ]
     assert all(each["asr"] == (2, 1.0) for each in sizes)
@@ -235,13 +248,11 @@ def test_a_share_below_one_comes_every_so_many_steps(model: OmniModel, shards: S
     assert painted == [(1, 0.4)] * 10  # four times its weight in every fourth step
 
 
-def test_shares_that_cannot_be(model: OmniModel, shards: Shards) -> None:
+def test_invalid_shares(model: OmniModel, shards: Shards) -> None:
+    with pytest.raises(DataError, match="no samples of task 'tts'; give one of asr, chat, t2i"):
+        mixture(model, shards, TaskShare("tts", 1))
     with pytest.raises(
-        DataError, match="no samples of task 'tts'; there are those of asr, chat, t2i"
-    ):
-        mixture(model, shards, Share("tts", 1))
-    with pytest.raises(
-        DataError, match="there are samples of asr, chat, t2i, and the mix is of tts"
+        DataError, match="there are samples of asr, chat, t2i, the ratios are of tts"
     ):
         shares_of(shards, 8, {"tts": 1.0})
 

@@ -1,4 +1,6 @@
-"""What is odd about a manifest and its media, and the sums over what is not."""
+"""Problems of a manifest and its media, and statistics of the good samples."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from tests.tiny import checkers, tone
 
 from omni_diffusion.data.manifest import Problem
-from omni_diffusion.data.validate import Limits, check
+from omni_diffusion.data.validate import MediaLimits, validate
 from omni_diffusion.errors import DataError
 from omni_diffusion.media import Waveform
 
@@ -29,13 +31,13 @@ def manifest(folder: Path, *rows: dict[str, Any] | str) -> Path:
     return path
 
 
-def told(problems: list[Problem]) -> list[tuple[int, str]]:
-    return [(problem.place.line, problem.message) for problem in problems]
+def located(problems: list[Problem]) -> list[tuple[int, str]]:
+    return [(problem.source.line, problem.message) for problem in problems]
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A folder of media, one of each kind of flaw."""
+    """A folder of media, one of each kind of defect."""
     tone(2.0).write(tmp_path / "two.wav")
     tone(4.0, 8_000).write(tmp_path / "four.flac")
     tone(1.0, 4_000).write(tmp_path / "low.wav")
@@ -59,18 +61,18 @@ def test_counts_hours_sizes_and_histograms(corpus: Path) -> None:
         row("hello", "hi"),
         row("<|image|> more?", "<|image|><|audio|>", images=["it.png"] * 2, audios=["two.wav"]),
     )
-    report = check(path)
-    assert report.problems == []
-    assert (report.lines, report.samples) == (6, 6)
-    assert dict(report.tasks) == {"asr": 2, "tts": 1, "caption": 1, "chat": 1, "infill": 1}
-    assert report.hours["heard"] == pytest.approx(3 / 3600)
-    assert report.hours["said"] == pytest.approx(6 / 3600)
-    assert dict(report.rates) == {16_000: 2, 8_000: 2}
-    assert list(report.seconds.rows()) == [("1 to 2", 1), ("2 to 5", 3)]
-    assert dict(report.sizes) == {"40 x 40": 3}
-    assert list(report.sides.rows()) == [("below 64", 3)]
-    assert list(report.words.rows()) == [("1 to 5", 3), ("5 to 10", 1)]
-    plain = json.loads(json.dumps(report.as_json()))
+    stats = validate(path)
+    assert stats.problems == []
+    assert (stats.lines, stats.samples) == (6, 6)
+    assert dict(stats.tasks) == {"asr": 2, "tts": 1, "caption": 1, "chat": 1, "infill": 1}
+    assert stats.hours["heard"] == pytest.approx(3 / 3600)
+    assert stats.hours["said"] == pytest.approx(6 / 3600)
+    assert dict(stats.rates) == {16_000: 2, 8_000: 2}
+    assert list(stats.seconds.rows()) == [("1 to 2", 1), ("2 to 5", 3)]
+    assert dict(stats.sizes) == {"40 x 40": 3}
+    assert list(stats.sides.rows()) == [("below 64", 3)]
+    assert list(stats.words.rows()) == [("1 to 5", 3), ("5 to 10", 1)]
+    plain = json.loads(json.dumps(stats.as_json()))
     assert plain["tasks"]["asr"] == 2
     assert plain["speech"]["rates"] == {"8000": 2, "16000": 2}
     assert plain["answers"]["words"] == {"edges": [1, 5, 10, 20, 50, 100, 200]} | {
@@ -82,8 +84,8 @@ def test_counts_hours_sizes_and_histograms(corpus: Path) -> None:
     ("name", "message"),
     [
         ("none.wav", "cannot read {}: No such file or directory; check the path"),
-        ("text.wav", "{} is no readable sound (Error opening"),
-        ("low.wav", "{} has 4000 samples a second; give 8000 to 192000, export it anew"),
+        ("text.wav", "{} is not readable audio (Error opening"),
+        ("low.wav", "{} is sampled at 4000 Hz; export it at 8000 to 192000 Hz"),
         ("short.wav", "{} lasts 0.05 s; give 0.1 to 3 s, cut it or move the limit"),
         ("four.flac", "{} lasts 4 s; give 0.1 to 3 s, cut it or move the limit"),
         ("small.png", "{} is 12 x 12; give sides of 16 or more"),
@@ -93,86 +95,86 @@ def test_counts_hours_sizes_and_histograms(corpus: Path) -> None:
 def test_media_that_cannot_be_trained_on(corpus: Path, name: str, message: str) -> None:
     tag, key = ("<|image|>", "images") if name.endswith("png") else ("<|audio|>", "audios")
     path = manifest(corpus, row("hello", "hi"), row(tag, "a dog", **{key: [name]}))
-    report = check(path, limits=Limits(max_seconds=3.0))
-    ((line, said),) = told(report.errors)
+    stats = validate(path, limits=MediaLimits(max_seconds=3.0))
+    ((line, problem),) = located(stats.errors)
     assert line == 2
-    assert said.startswith(message.format(corpus / name))
-    assert (report.lines, report.samples, sum(report.tasks.values())) == (2, 1, 1)
+    assert problem.startswith(message.format(corpus / name))
+    assert (stats.lines, stats.samples, sum(stats.tasks.values())) == (2, 1, 1)
 
 
-def test_a_section_must_lie_inside_of_its_sound(corpus: Path) -> None:
+def test_a_section_must_lie_inside_its_recording(corpus: Path) -> None:
     section = {"path": "two.wav", "start": 1, "stop": 2.5}
-    report = check(manifest(corpus, row(HEAR, "a dog", audios=[section])))
+    stats = validate(manifest(corpus, row(HEAR, "a dog", audios=[section])))
     path = corpus / "two.wav"
-    assert told(report.errors) == [(1, f"{path} lasts 2 s, its section ends at 2.5; move it")]
+    assert located(stats.errors) == [(1, f"{path} lasts 2 s, its section ends at 2.5 s; move it")]
 
 
-def test_a_sound_of_unknown_length_is_a_warning(corpus: Path) -> None:
+def test_a_recording_of_unknown_length_is_a_warning(corpus: Path) -> None:
     data = bytearray((corpus / "four.flac").read_bytes())
     data[21] &= 0xF0  # the 36 bits that count the samples
     data[22:26] = bytes(4)
     (corpus / "stream.flac").write_bytes(data)
-    report = check(manifest(corpus, row(HEAR, "a dog", audios=["stream.flac"])))
-    assert report.errors == []
-    assert "does not say how long it is" in report.problems[0].message
-    assert report.samples == 1
+    stats = validate(manifest(corpus, row(HEAR, "a dog", audios=["stream.flac"])))
+    assert stats.errors == []
+    assert "does not state its length" in stats.problems[0].message
+    assert stats.samples == 1
 
 
-def test_broken_pixels_are_found_where_they_are_decoded(corpus: Path) -> None:
+def test_broken_pixels_are_found_by_decoding(corpus: Path) -> None:
     path = manifest(corpus, row("<|image|>", "a dog", images=["half.png"]))
-    assert check(path).errors == []
-    ((line, message),) = told(check(path, decode=True).errors)
+    assert validate(path).errors == []
+    ((line, message),) = located(validate(path, decode=True).errors)
     assert line == 1
-    assert "half.png is no readable picture" in message
+    assert "half.png is not a readable image" in message
 
 
 def test_headers_are_enough(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soundfile.SoundFile, "read", None)
-    assert check(manifest(corpus, row(HEAR, "a dog", audios=["two.wav"]))).errors == []
+    assert validate(manifest(corpus, row(HEAR, "a dog", audios=["two.wav"]))).errors == []
 
 
-def test_twins_are_told_with_the_line_of_the_first(corpus: Path) -> None:
+def test_duplicates_name_the_first_line(corpus: Path) -> None:
     one = row(HEAR, "a dog", audios=["two.wav"])
     two = row(HEAR, "a dog", audios=["four.flac"])
     path = manifest(corpus, one, two | {"id": "x"}, one | {"id": "y"}, row("a", "b", id="x"))
-    found = check(path).problems
-    assert told(found) == [
-        (3, "the same sample stands on line 1; remove one"),
-        (4, "the id 'x' stands on line 2; give each sample its own"),
+    found = validate(path).problems
+    assert located(found) == [
+        (3, "the same sample is on line 1; remove one"),
+        (4, "the id 'x' is on line 2 too; make ids unique"),
     ]
     assert [problem.warning for problem in found] == [False, True]
 
 
-def test_problems_come_in_the_order_of_lines_and_a_bad_line_stops_nothing(corpus: Path) -> None:
+def test_problems_are_in_line_order_and_a_bad_line_stops_nothing(corpus: Path) -> None:
     rows: list[dict[str, Any] | str] = [
         row(f"question {i}", "yes") if i % 2 else "{" for i in range(1500)
     ]
-    shares: list[float] = []
-    report = check(manifest(corpus, *rows), progress=shares.append)
-    assert [line for line, _ in told(report.errors)] == list(range(1, 1501, 2))
-    assert (report.lines, report.samples) == (1500, 750)
-    assert len(shares) == 3
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    fractions: list[float] = []
+    stats = validate(manifest(corpus, *rows), progress=fractions.append)
+    assert [line for line, _ in located(stats.errors)] == list(range(1, 1501, 2))
+    assert (stats.lines, stats.samples) == (1500, 750)
+    assert len(fractions) == 3
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
 
 
-def test_an_empty_manifest_and_none(tmp_path: Path) -> None:
+def test_an_empty_and_a_missing_manifest(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    (problem,) = check(tmp_path / "empty.jsonl").errors
+    (problem,) = validate(tmp_path / "empty.jsonl").errors
     assert str(problem).endswith("empty.jsonl:1: the manifest is empty; add samples")
     with pytest.raises(DataError, match=r"cannot read .*none\.jsonl"):
-        check(tmp_path / "none.jsonl")
+        validate(tmp_path / "none.jsonl")
 
 
 def test_paths_may_be_relative_to_another_folder(corpus: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "manifests"
     elsewhere.mkdir()
     path = manifest(elsewhere, row(HEAR, "a dog", audios=["two.wav"]))
-    assert len(check(path).errors) == 1
-    assert check(path, corpus).errors == []
+    assert len(validate(path).errors) == 1
+    assert validate(path, corpus).errors == []
 
 
 def test_silence_of_many_channels_counts_once(tmp_path: Path) -> None:
     Waveform(torch.zeros(2, 16_000), 16_000).write(tmp_path / "a.wav")
-    report = check(manifest(tmp_path, row(HEAR, "a dog", audios=["a.wav"])))
-    assert report.hours["heard"] == pytest.approx(1 / 3600)
+    stats = validate(manifest(tmp_path, row(HEAR, "a dog", audios=["a.wav"])))
+    assert stats.hours["heard"] == pytest.approx(1 / 3600)

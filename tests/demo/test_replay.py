@@ -14,7 +14,7 @@ from omni_diffusion.tasks.infill import box, inpainting
 
 
 def ask(model: OmniModel, task: str, *drafts: object, **params: object) -> Result:
-    request = Request(task, drafts, SamplingParams(**params), length=12, trace=True)
+    request = Request(task, drafts, SamplingParams(**params), max_tokens=12, trace=True)
     (result,) = Engine(model).run([request])
     assert result.error is None, result.error
     return result
@@ -23,7 +23,7 @@ def ask(model: OmniModel, task: str, *drafts: object, **params: object) -> Resul
 @pytest.mark.parametrize("task", ["t2i", "tts", "chat"])
 def test_every_place_is_given_or_committed_once(model: OmniModel, task: str) -> None:
     result = ask(model, task, Message("user", (Text("a red apple"),)), steps=5)
-    shown = replay(result, model, "entropy")
+    shown = replay(result, model)
     assert shown is not None
     assert shown.steps == result.steps == 5
     assert result.canvas is not None
@@ -31,19 +31,19 @@ def test_every_place_is_given_or_committed_once(model: OmniModel, task: str) -> 
     assert [cell.token for cell in shown.cells] == [label(id, model) for id in ids]
     for number, record in enumerate(result.trace, 1):
         at = [place for place, cell in enumerate(shown.cells) if cell.step == number]
-        assert at == record.places.tolist()
+        assert at == record.positions.tolist()
         assert [shown.cells[place].confidence for place in at] == pytest.approx(
             record.confidences.tolist(), abs=1e-4
         )
     given = [cell for cell in shown.cells if cell.step == 0]
-    assert len(given) + sum(len(record.places) for record in result.trace) == len(ids)
+    assert len(given) + sum(len(record.positions) for record in result.trace) == len(ids)
     assert all(cell.confidence is cell.sure is None for cell in given)
     assert all(0 <= cell.sure <= 1 for cell in shown.cells if cell.sure is not None)
 
 
 def test_a_picture_is_shown_on_its_way_and_ends_as_the_answer(model: OmniModel) -> None:
     result = ask(model, "t2i", Message("user", (Text("a red apple"),)))
-    shown = replay(result, model, "entropy")
+    shown = replay(result, model)
     assert shown is not None
     assert shown.columns == 4
     steps = [shot.step for shot in shown.shots]
@@ -60,7 +60,7 @@ def test_a_picture_is_shown_on_its_way_and_ends_as_the_answer(model: OmniModel) 
 def test_what_was_given_is_shown_as_it_was(model: OmniModel) -> None:
     picture = checkers()
     result = ask(model, "inpaint", *inpainting(picture, box(picture, 0, 0, 4, 8)))
-    shown = replay(result, model, "entropy")
+    shown = replay(result, model)
     assert shown is not None
     assert [cell.step == 0 for cell in shown.cells if cell.kind == "image"] == [0, 0, 1, 1] * 4
     for shot in shown.shots:
@@ -69,7 +69,7 @@ def test_what_was_given_is_shown_as_it_was(model: OmniModel) -> None:
 
 def test_without_a_trace_there_is_nothing_to_show(model: OmniModel) -> None:
     request = Request("t2i", (Message("user", (Text("a"),)),))
-    assert replay(Engine(model).run([request])[0], model, "entropy") is None
+    assert replay(Engine(model).run([request])[0], model) is None
 
 
 def test_tokens_are_named_for_a_reader(model: OmniModel) -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from omni_diffusion.diffusion import filters
-from omni_diffusion.diffusion.filters import DROPPED, draw, keep, top_ids
+from omni_diffusion.diffusion.filters import DROPPED, draw, top_ids, top_k_top_p
 from omni_diffusion.errors import SamplingError
 
 
@@ -44,7 +44,7 @@ def test_keep_equals_the_definition_even_among_ties(seed, top_p, top_k, levels) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filters, "PREFIX", 3)
         patch.setattr(filters, "WIDEN", 3)
-        kept = spread(*keep(values, top_p, top_k), 24)
+        kept = spread(*top_k_top_p(values, top_p, top_k), 24)
     assert torch.equal(kept, brute_keep(values, None if top_p == 1 else top_p, top_k))
 
 
@@ -60,8 +60,8 @@ def test_top_ids_where_fewer_than_k_are_left() -> None:
 
 
 def test_values_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(SamplingError, match="not numbers"):
-        keep(torch.tensor([[0.0, torch.nan, 1.0]]), None, 2)
+    with pytest.raises(SamplingError, match="NaN"):
+        top_k_top_p(torch.tensor([[0.0, torch.nan, 1.0]]), None, 2)
 
 
 def test_draw_follows_the_distribution_and_never_takes_the_dropped() -> None:

@@ -1,16 +1,12 @@
 import torch
 
-from omni_diffusion.diffusion.penalties import (
-    bend,
-    position_scale,
-    published_position_factor,
-    repetition,
-)
+from omni_diffusion.diffusion import upstream
+from omni_diffusion.diffusion.penalties import penalize, position_scale, repetition
 
 
-def test_bending_lowers_every_logit_whatever_its_sign() -> None:
+def test_penalizing_lowers_every_logit_whatever_its_sign() -> None:
     values = torch.tensor([[2.0, 0.0, -2.0, -torch.inf]])
-    assert bend(values, 2.0).tolist() == [[1.0, 0.0, -4.0, -torch.inf]]
+    assert penalize(values, 2.0).tolist() == [[1.0, 0.0, -4.0, -torch.inf]]
 
 
 def test_repetition_touches_repeated_candidates_alone() -> None:
@@ -36,9 +32,9 @@ def test_paper_position_scale_goes_by_place_and_only_early() -> None:
     assert position_scale(torch.arange(90), 90, 90, 2.0).eq(1).all()
 
 
-def test_published_position_factor_goes_by_rank_among_what_is_left() -> None:
-    assert published_position_factor(100, 2.0).eq(1).all()
-    factor = published_position_factor(200, 2.0)
+def test_upstream_position_factor_goes_by_rank_among_what_is_left() -> None:
+    assert upstream.position_factor(100, 2.0).eq(1).all()
+    factor = upstream.position_factor(200, 2.0)
     assert factor[:101].eq(1).all()
     torch.testing.assert_close(factor[150], torch.tensor(1.5))
     assert factor[-1] < 2

@@ -6,18 +6,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from omni_diffusion.diffusion import upstream
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.diffusion.penalties import published_position_factor
-from omni_diffusion.diffusion.proposal import Question, propose
+from omni_diffusion.diffusion.proposal import StepInputs, propose
 from omni_diffusion.errors import SamplingError
 
 MASK = 590
 
 
-def question(logits: Tensor, low: int = 0, high: int | None = None, **given: Tensor) -> Question:
+def inputs(logits: Tensor, low: int = 0, high: int | None = None, **given: Tensor) -> StepInputs:
     m, size = logits.shape
     allowed = torch.tensor([[low, size if high is None else high]]).expand(m, 2)
-    return Question(allowed, MASK, given.pop("repeated", torch.empty(0, dtype=torch.long)), **given)
+    return StepInputs(
+        allowed, MASK, given.pop("repeated", torch.empty(0, dtype=torch.long)), **given
+    )
 
 
 def test_stored_cases_of_the_published_confidence_function(parity_dir: Path) -> None:
@@ -38,12 +40,12 @@ def test_stored_cases_of_the_published_confidence_function(parity_dir: Path) -> 
             constrain=False,
             rules="upstream",
         )
-        asked = question(
+        given = inputs(
             logits,
             repeated=past[(past != MASK) & (past != 0)].unique(),
-            scale=published_position_factor(len(logits), q),
+            scale=upstream.position_factor(len(logits), q),
         )
-        tokens, sure = propose(logits, asked, params)
+        tokens, sure = propose(logits, given, params)
         assert torch.equal(tokens, stored[f"{name}/x0"].long()), name
         torch.testing.assert_close(sure, stored[f"{name}/confidence"], atol=2e-6, rtol=1e-5)
 
@@ -58,11 +60,11 @@ def test_each_place_keeps_to_its_own_range_and_never_takes_the_mask(rules, tempe
     low = torch.randint(0, 30, (m,))
     allowed = torch.stack([low, low + torch.randint(2, 10, (m,))], dim=1)
     uniforms = torch.rand(m, dtype=torch.float64) if temperature else None
-    asked = Question(allowed, 7, torch.tensor([3, 12]), None, uniforms)
+    given = StepInputs(allowed, 7, torch.tensor([3, 12]), None, uniforms)
     params = SamplingParams(
         rules=rules, temperature=temperature, top_p=0.9, top_k=5, repetition_penalty=1.2
     )
-    tokens, sure = propose(logits, asked, params)
+    tokens, sure = propose(logits, given, params)
     assert ((tokens >= allowed[:, 0]) & (tokens < allowed[:, 1])).all()
     assert (tokens != 7).all()
     assert sure.isfinite().all()
@@ -74,10 +76,10 @@ def test_ranges_together_equal_ranges_alone() -> None:
     scale = torch.linspace(1, 0.5, 12)
     params = SamplingParams(repetition_penalty=1.5, confidence="margin")
     repeated = torch.tensor([2, 15, 40])
-    together = propose(logits, Question(allowed, 49, repeated, scale), params)
+    together = propose(logits, StepInputs(allowed, 49, repeated, scale), params)
     for i in range(12):
         own = slice(i, i + 1)
-        alone = propose(logits[own], Question(allowed[own], 49, repeated, scale[own]), params)
+        alone = propose(logits[own], StepInputs(allowed[own], 49, repeated, scale[own]), params)
         assert together[0][i] == alone[0][0]
         torch.testing.assert_close(together[1][i], alone[1][0])
 
@@ -86,25 +88,25 @@ def test_paper_confidence_is_that_of_the_whole_distribution() -> None:
     logits = torch.randn(9, 30)
     p = logits.softmax(-1)
     entropy = (p * (p + 1e-10).log()).sum(-1)
-    tokens, sure = propose(logits, question(logits), SamplingParams(top_p=0.5, top_k=2))
+    tokens, sure = propose(logits, inputs(logits), SamplingParams(top_p=0.5, top_k=2))
     torch.testing.assert_close(sure, entropy)
     assert torch.equal(tokens, logits.argmax(-1))
 
 
 def test_paper_repetition_can_bring_back_what_filters_would_drop() -> None:
     logits = torch.tensor([[4.0, 3.0, 2.9, -1.0]])
-    asked = question(logits, repeated=torch.tensor([0]))
+    given = inputs(logits, repeated=torch.tensor([0]))
     params = SamplingParams(repetition_penalty=2.0, top_k=1)
-    assert propose(logits, asked, params)[0] == 1
-    upstream = SamplingParams(repetition_penalty=2.0, top_k=1, rules="upstream")
-    assert propose(logits, asked, upstream)[0] == 0
+    assert propose(logits, given, params)[0] == 1
+    like_upstream = SamplingParams(repetition_penalty=2.0, top_k=1, rules="upstream")
+    assert propose(logits, given, like_upstream)[0] == 0
 
 
 def test_half_precision_logits_are_weighed_in_float32_and_left_alone() -> None:
     logits = torch.randn(5, 30).bfloat16()
     before = logits.clone()
-    low = propose(logits, question(logits), SamplingParams())
-    wide = propose(logits.float(), question(logits), SamplingParams())
+    low = propose(logits, inputs(logits), SamplingParams())
+    wide = propose(logits.float(), inputs(logits), SamplingParams())
     assert low[1].dtype == torch.float32
     assert torch.equal(low[0], wide[0])
     assert torch.equal(low[1], wide[1])
@@ -115,11 +117,11 @@ def test_half_precision_logits_are_weighed_in_float32_and_left_alone() -> None:
 def test_equal_logits_take_the_lowest_id(rules) -> None:
     logits = torch.zeros(3, 5000)
     for filters in ({}, {"top_k": 7}, {"top_p": 0.5}, {"top_p": 0.001, "top_k": 50}):
-        tokens, _ = propose(logits, question(logits, 10), SamplingParams(rules=rules, **filters))
+        tokens, _ = propose(logits, inputs(logits, 10), SamplingParams(rules=rules, **filters))
         assert tokens.tolist() == [10, 10, 10]
 
 
 def test_range_outside_of_the_model_is_refused() -> None:
     logits = torch.zeros(2, 5)
-    with pytest.raises(SamplingError, match="ids up to 8, the model knows 5"):
-        propose(logits, question(logits, 0, 9), SamplingParams())
+    with pytest.raises(SamplingError, match="ids up to 8, the logits have 5"):
+        propose(logits, inputs(logits, 0, 9), SamplingParams())

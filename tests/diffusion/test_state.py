@@ -3,8 +3,8 @@ import torch
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.diffusion.schedule import spread_steps
-from omni_diffusion.diffusion.state import Block, start
+from omni_diffusion.diffusion.schedule import Block, spread_steps
+from omni_diffusion.diffusion.state import start
 from omni_diffusion.errors import SamplingError
 
 MASK = 9
@@ -27,13 +27,13 @@ def test_steps_default_to_one_for_each_blank_and_are_cut_to_that() -> None:
 def test_paper_blocks_share_the_steps_by_their_blanks() -> None:
     state = start(canvas(14, 4, (8, 9, 10)), SamplingParams(steps=4, block_length=4), MASK)
     assert state.blocks == (Block(4, 8, 2), Block(8, 12, 1), Block(12, 14, 1))
-    assert state.wanted.nonzero().flatten().tolist() == [4, 5, 6, 7]
+    assert state.query_mask.nonzero().flatten().tolist() == [4, 5, 6, 7]
 
 
 def test_full_blocks_get_no_steps_and_are_passed_over() -> None:
     state = start(canvas(12, 4, (4, 5, 6, 7)), SamplingParams(block_length=4), MASK)
     assert [block.steps for block in state.blocks] == [0, 4]
-    assert state.wanted.nonzero().flatten().tolist() == [8, 9, 10, 11]
+    assert state.query_mask.nonzero().flatten().tolist() == [8, 9, 10, 11]
 
 
 def test_upstream_blocks_round_their_steps_down_to_none() -> None:
@@ -54,7 +54,7 @@ def test_nothing_to_fill_is_done_at_once() -> None:
     for rules in ("paper", "upstream"):
         state = start(canvas(6, 6), SamplingParams(rules=rules), MASK)
         assert state.done
-        assert not state.wanted.any()
+        assert not state.query_mask.any()
 
 
 def test_spread_steps_adds_up() -> None:
@@ -67,12 +67,12 @@ def test_spread_steps_adds_up() -> None:
 
 
 def test_blank_without_the_mask_id_is_refused() -> None:
-    with pytest.raises(SamplingError, match="does not hold the mask id 8"):
+    with pytest.raises(SamplingError, match="mask id 8"):
         start(canvas(6, 3), SamplingParams(), 8)
 
 
 def test_place_that_allows_the_mask_alone_is_refused() -> None:
     told = canvas(6, 3)
     told.allowed[4] = torch.tensor([MASK, MASK + 1])
-    with pytest.raises(SamplingError, match="place 4 allows the mask id alone"):
+    with pytest.raises(SamplingError, match="position 4 allows only the mask id 9"):
         start(told, SamplingParams(), MASK)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from omni_diffusion.backbone.config import DreamConfig
-from omni_diffusion.backbone.dream import Dream, rename
+from omni_diffusion.backbone.dream import Dream, dream_name
 from omni_diffusion.canvas import Canvas, FeatureSlot
 from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.diffusion.guidance import join
@@ -53,7 +53,7 @@ class Trace:
         allowed = torch.tensor([[0, VOCAB]]).expand(len(ids), 2)
         canvas = Canvas(ids, torch.arange(len(ids)) >= at, allowed, (at, at + n))
         begin = at + int(0.2 * n)
-        return canvas.place(begin, BEGIN_OF_SPEECH) if self.told.get("add_boa_token") else canvas
+        return canvas.fill([begin], [BEGIN_OF_SPEECH]) if self.told.get("add_boa_token") else canvas
 
     def params(self) -> SamplingParams:
         told = self.told
@@ -81,9 +81,11 @@ class Trace:
         return [ids, torch.cat([self.uncond, answer, pad])]
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Rows' logits [1 or 2, L, V] -> those of the wanted places [m, V]."""
-        wanted = rows[:, self.state.wanted]
-        return wanted[0] if len(rows) == 1 else join(wanted[0], wanted[1], self.params().guidance)
+        """Rows' logits [1 or 2, L, V] -> those of the queried positions [m, V]."""
+        queried = rows[:, self.state.query_mask]
+        if len(rows) == 1:
+            return queried[0]
+        return join(queried[0], queried[1], self.params().guidance)
 
 
 def replay(traces: list[Trace], dream: Dream) -> None:
@@ -109,10 +111,10 @@ def replay(traces: list[Trace], dream: Dream) -> None:
 @pytest.fixture(scope="module")
 def traces(parity_dir: Path) -> list[Trace]:
     folder = parity_dir / "backbone"
-    config = DreamConfig.from_published(json.loads((folder / "tiny_config.json").read_text()))
+    config = DreamConfig.from_upstream(json.loads((folder / "tiny_config.json").read_text()))
     dream = Dream(config).eval().requires_grad_(False)
     weights = load_file(folder / "tiny_weights.safetensors")
-    dream.load_state_dict({name: tensor for name, tensor in weights.items() if rename(name)})
+    dream.load_state_dict({name: tensor for name, tensor in weights.items() if dream_name(name)})
     embeddings = dream.model.embed_tokens.weight
     widened = torch.cat([embeddings, torch.zeros(1, embeddings.shape[1])])
     dream.model.embed_tokens = nn.Embedding.from_pretrained(widened)

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_diffusion.engine.batcher import Budget, join, share_passes
+from omni_diffusion.engine.batcher import Budget, group_passes, select
 
 
 @dataclass(eq=False)
 class Ride:
     lengths: tuple[int, ...]
-    turn: int = 0
+    last_step: int = 0
 
 
-def cost(passes: list[list[Ride]], launch: int) -> int:
+def cost(passes: list[list[Ride]], pass_overhead: int) -> int:
     total = 0
     for riders in passes:
         lengths = [length for rider in riders for length in rider.lengths]
-        total += len(lengths) * max(lengths) + launch
+        total += len(lengths) * max(lengths) + pass_overhead
     return total
 
 
@@ -42,8 +42,8 @@ lengths = st.one_of(
 
 
 @given(st.lists(lengths.map(Ride), min_size=1, max_size=6), st.integers(0, 100))
-def test_everyone_rides_once(riders: list[Ride], launch: int) -> None:
-    passes = share_passes(riders, Budget(120, launch))
+def test_everyone_rides_once(riders: list[Ride], pass_overhead: int) -> None:
+    passes = group_passes(riders, Budget(120, pass_overhead))
     assert sorted(id(r) for group in passes for r in group) == sorted(map(id, riders))
     for group in passes:
         rows = [length for rider in group for length in rider.lengths]
@@ -51,28 +51,33 @@ def test_everyone_rides_once(riders: list[Ride], launch: int) -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(0, 100))
-def test_padding_and_launches_cost_least(sizes: list[int], launch: int) -> None:
+def test_padding_and_launches_cost_least(sizes: list[int], pass_overhead: int) -> None:
     riders = [Ride((size,)) for size in sizes]
-    best = min(cost(passes, launch) for passes in partitions(riders))
-    assert cost(share_passes(riders, Budget(10_000, launch)), launch) == best
+    best = min(cost(passes, pass_overhead) for passes in partitions(riders))
+    assert cost(group_passes(riders, Budget(10_000, pass_overhead)), pass_overhead) == best
 
 
 def test_equal_lengths_share_a_pass_and_far_ones_do_not() -> None:
     a, b, c = Ride((50,)), Ride((300,)), Ride((50,))
-    assert share_passes([a, b, c], Budget(10_000, 24)) == [[a, c], [b]]
-    assert share_passes([], Budget(10, 24)) == []
+    assert group_passes([a, b, c], Budget(10_000, 24)) == [[a, c], [b]]
+    assert group_passes([], Budget(10, 24)) == []
 
 
 def test_both_branches_of_guidance_stay_together() -> None:
     guided, plain = Ride((40, 90)), Ride((40,))
-    assert share_passes([guided, plain], Budget(10_000, 0)) == [[plain], [guided]]
+    assert group_passes([guided, plain], Budget(10_000, 0)) == [[plain], [guided]]
 
 
 def test_a_step_holds_its_budget_and_the_longest_waiting_first() -> None:
-    a, b, c, d = Ride((60,), turn=5), Ride((30, 30), turn=4), Ride((40,), turn=5), Ride((9,), 5)
-    assert join([a, b, c, d], Budget(100, 0)) == [b, c]
-    assert join([a], Budget(10, 0)) == [a]  # larger than any step: alone
-    assert join([], Budget(10, 0)) == []
+    a, b, c, d = (
+        Ride((60,), last_step=5),
+        Ride((30, 30), last_step=4),
+        Ride((40,), last_step=5),
+        Ride((9,), 5),
+    )
+    assert select([a, b, c, d], Budget(100, 0)) == [b, c]
+    assert select([a], Budget(10, 0)) == [a]  # larger than any step: alone
+    assert select([], Budget(10, 0)) == []
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 60))
@@ -80,7 +85,7 @@ def test_nobody_starves(sizes: list[int], places: int) -> None:
     riders = [Ride((size,)) for size in sizes]
     rode = dict.fromkeys(map(id, riders), 0)
     for step in range(1, 3 * len(riders) + 1):
-        for rider in join(riders, Budget(places, 0)):
-            rider.turn = step
+        for rider in select(riders, Budget(places, 0)):
+            rider.last_step = step
             rode[id(rider)] += 1
     assert min(rode.values()) >= 3

@@ -11,15 +11,14 @@ import torch
 from tests.tasks.tiny_scenes import CONVERSATIONS
 from tests.tiny import tiny_model
 
-from omni_diffusion.conversation import Image, Speech, Text
+from omni_diffusion.conversation import Frames, Image, Message, Speech, Text
 from omni_diffusion.diffusion.sampler import SamplingParams
-from omni_diffusion.engine import engine as engine_module
+from omni_diffusion.engine import prepare as prepare_module
 from omni_diffusion.engine.engine import Engine, Progress
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import ConfigError, MediaError, ModelError, OmniError, TaskError
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
-from omni_diffusion.tasks.parts import Draft, Frames
 
 MIXED: dict[str, SamplingParams | None] = {
     "chat": None,
@@ -43,7 +42,7 @@ def model() -> OmniModel:
 
 
 def ask(name: str, **options: object) -> Request:
-    options = {"params": MIXED.get(name), "length": 12} | options
+    options = {"params": MIXED.get(name), "max_tokens": 12} | options
     return Request(name, CONVERSATIONS[name], **options)  # type: ignore[arg-type]
 
 
@@ -56,7 +55,7 @@ def tokens(results: Sequence[Result]) -> list[list[int]]:
 
 
 def places(result: Result) -> list[list[int]]:
-    return [record.places.tolist() for record in result.trace]
+    return [record.positions.tolist() for record in result.trace]
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +67,10 @@ def alone(model: OmniModel) -> list[Result]:
     "engine",
     [
         {"max_batch": 8},
-        {"max_batch": 8, "launch": 10_000},  # one padded pass for all
+        {"max_batch": 8, "pass_overhead": 10_000},  # one padded pass for all
         {"max_batch": 3},  # they join as others leave
-        {"max_batch": 8, "max_places": 150},  # they take turns
-        {"max_batch": 8, "max_places": 1},
+        {"max_batch": 8, "max_step_tokens": 150},  # they take turns
+        {"max_batch": 8, "max_step_tokens": 1},
     ],
     ids=str,
 )
@@ -87,7 +86,7 @@ def test_a_batch_is_its_requests_alone(
 
 
 def test_requests_join_at_any_step(alone: list[Result], model: OmniModel) -> None:
-    engine, results = Engine(model, launch=10_000), {}
+    engine, results = Engine(model, pass_overhead=10_000), {}
     for request in reversed(mixed()):
         engine.add(Request(**{**vars(request), "id": request.task_name}))
         for id in engine.step():
@@ -141,12 +140,12 @@ def test_the_trace_tells_every_step(alone: list[Result]) -> None:
         written = torch.zeros(stop - start, dtype=torch.bool)
         last = None
         for record in result.trace:
-            assert not bool(written[record.places].any())
-            written[record.places] = True
-            assert torch.equal(record.ids[record.places], record.tokens)
+            assert not bool(written[record.positions].any())
+            written[record.positions] = True
+            assert torch.equal(record.ids[record.positions], record.tokens)
             if last is not None:
                 changed = (record.ids != last).nonzero().flatten()
-                assert torch.equal(changed, record.places)
+                assert torch.equal(changed, record.positions)
             last = record.ids
         assert last is not None
         assert torch.equal(last, result.canvas.ids[start:stop])
@@ -167,14 +166,14 @@ def test_a_guided_step_is_one_pass(model: OmniModel) -> None:
 def test_bad_requests_fail_alone(alone: list[Result], model: OmniModel) -> None:
     names = list(MIXED)
     good = mixed()
-    deaf = Request("asr", (Draft("user", (Frames(torch.zeros(4, 7)),)),))
+    deaf = Request("asr", (Message("user", (Frames(torch.zeros(4, 7)),)),))
     bad = [
         Request("speak", CONVERSATIONS["tts"]),
         Request("t2i", CONVERSATIONS["asr"]),
         Request("chat", ()),
         deaf,
     ]
-    results = Engine(model, max_batch=12, launch=10_000).run([*bad, *good])
+    results = Engine(model, max_batch=12, pass_overhead=10_000).run([*bad, *good])
     found = [type(r.error) for r in results[:4]]
     assert found == [TaskError, TaskError, TaskError, ModelError]
     assert "did you mean" in str(results[0].error) or "give one of" in str(results[0].error)
@@ -185,22 +184,22 @@ def test_bad_requests_fail_alone(alone: list[Result], model: OmniModel) -> None:
 
 
 def test_sound_that_is_no_number_fails_alone(alone: list[Result], model: OmniModel) -> None:
-    noise = Request("asr", (Draft("user", (Frames(torch.full((4, 16), float("nan"))),)),))
-    results = Engine(model, max_batch=9, launch=10_000).run([noise, *mixed()])
+    noise = Request("asr", (Message("user", (Frames(torch.full((4, 16), float("nan"))),)),))
+    results = Engine(model, max_batch=9, pass_overhead=10_000).run([noise, *mixed()])
     assert isinstance(results[0].error, ModelError)
-    assert "not numbers" in str(results[0].error)
+    assert "not finite" in str(results[0].error)
     assert tokens(results[1:]) == tokens(alone)
 
 
 def test_an_answer_that_cannot_be_read(model: OmniModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = engine_module.read
+    read = prepare_module.read
 
     def refuse(canvas: object, prepared: object, model: object) -> object:
         if prepared.task.name == "t2i":  # type: ignore[attr-defined]
             raise MediaError("broken")
         return read(canvas, prepared, model)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine_module, "read", refuse)
+    monkeypatch.setattr(prepare_module, "read", refuse)
     bad, good = Engine(model).run([ask("t2i"), ask("chat")])
     assert isinstance(bad.error, MediaError)
     assert bad.canvas is not None
@@ -214,7 +213,7 @@ def broken(model: OmniModel) -> Iterator[OmniModel]:
     """A model that dies as soon as a pass holds more than 40 blanks."""
 
     def die(module: object, args: object, options: dict[str, torch.Tensor]) -> None:
-        if int(options["rows"].sum()) > 40:
+        if int(options["logits_at"].sum()) > 40:
             raise RuntimeError("out of memory")
 
     hook = model.backbone.register_forward_pre_hook(die, with_kwargs=True)
@@ -223,16 +222,16 @@ def broken(model: OmniModel) -> Iterator[OmniModel]:
 
 
 def test_a_pass_too_large_is_tried_in_parts(broken: OmniModel, alone: list[Result]) -> None:
-    assert tokens(Engine(broken, launch=10_000).run(mixed())) == tokens(alone)
+    assert tokens(Engine(broken, pass_overhead=10_000).run(mixed())) == tokens(alone)
 
 
 def test_the_unexpected_leaves_a_clean_engine(broken: OmniModel) -> None:
     engine = Engine(broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        engine.run([ask("chat"), ask("chat", length=60), ask("vqa")])
+        engine.run([ask("chat"), ask("chat", max_tokens=60), ask("vqa")])
     assert engine.pending == 0
     assert not engine._results
-    id = engine.add(ask("chat", length=60))
+    id = engine.add(ask("chat", max_tokens=60))
     assert engine.step() == [id]  # whoever steps by hand gets it as a result, and nothing hangs
     assert isinstance(engine.result(id).error, RuntimeError)
     assert engine.run([ask("chat")])[0].error is None
@@ -241,14 +240,14 @@ def test_the_unexpected_leaves_a_clean_engine(broken: OmniModel) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_progress_may_stop_a_run(error: type[BaseException], model: OmniModel) -> None:
     def stop(progress: Progress) -> None:
-        if progress.share > 0.3:
+        if progress.fraction > 0.3:
             raise error
 
     engine = Engine(model, max_batch=2)
     other = engine.add(ask("t2i"))
     with pytest.raises(error):
         engine.run(mixed(), stop)
-    assert {*engine._waiting, *engine._running, *engine._results} == {other}
+    assert {*engine._waiting, *engine._running, *engine._decoding, *engine._results} == {other}
     while engine.pending:
         engine.step()
     assert engine.result(other).error is None
@@ -257,16 +256,16 @@ def test_progress_may_stop_a_run(error: type[BaseException], model: OmniModel) -
 def test_progress_tells_the_truth(model: OmniModel) -> None:
     seen: list[Progress] = []
     results = Engine(model, max_batch=3).run(mixed(), seen.append)
-    shares = [each.share for each in seen]
+    shares = [each.fraction for each in seen]
     assert shares == sorted(shares)
-    assert (seen[-1].finished, seen[-1].total, seen[-1].share) == (8, 8, 1.0)
+    assert (seen[-1].finished, seen[-1].total, seen[-1].fraction) == (8, 8, 1.0)
     assert len(seen) >= max(result.steps for result in results)
     assert Engine(model).run([]) == []
 
 
 def test_abort_leaves_nothing(model: OmniModel) -> None:
     engine = Engine(model, max_batch=1)
-    first, second, third = (engine.add(ask("chat", length=8)) for _ in range(3))
+    first, second, third = (engine.add(ask("chat", max_tokens=8)) for _ in range(3))
     engine.step()
     assert engine.abort(first)  # runs
     assert engine.abort(second)  # waits
@@ -274,7 +273,8 @@ def test_abort_leaves_nothing(model: OmniModel) -> None:
         engine.step()
     assert engine.abort(third)  # is finished
     assert not engine.abort(third)
-    assert not engine._waiting | engine._running | engine._results
+    assert engine.pending == 0
+    assert not engine._results
     for id in (first, second, third):
         with pytest.raises(TaskError, match="not known"):
             engine.result(id)
@@ -298,10 +298,10 @@ def test_look_shows_what_is_sure(model: OmniModel) -> None:
     while not engine.step():
         look = engine.look(id)
         assert look is not None
-        text, _ = look.settled
+        text, _ = look.spans
         assert text.codes[: len(said)].tolist() == said
         said = text.codes.tolist()
-        shares.append(look.share)
+        shares.append(look.progress)
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] < 1
     assert engine.look(id) is None
@@ -314,7 +314,7 @@ def test_ids_and_results(model: OmniModel) -> None:
         engine.add(ask("chat", id="request-1"))
     other = engine.add(ask("chat"))
     assert other != id
-    with pytest.raises(TaskError, match="under way"):
+    with pytest.raises(TaskError, match="not finished"):
         engine.result(id)
     finished: list[str] = []
     while engine.pending:
@@ -328,11 +328,11 @@ def test_ids_and_results(model: OmniModel) -> None:
 
 def test_a_task_may_be_given_whole(model: OmniModel) -> None:
     by_name = Engine(model).run([ask("vqa")])
-    whole = Request(CATALOG["vqa"], CONVERSATIONS["vqa"], MIXED["vqa"], length=12)
+    whole = Request(CATALOG["vqa"], CONVERSATIONS["vqa"], MIXED["vqa"], max_tokens=12)
     assert tokens(Engine(model).run([whole])) == tokens(by_name)
 
 
-@pytest.mark.parametrize("sizes", [{"max_batch": 0}, {"max_places": -1}])
+@pytest.mark.parametrize("sizes", [{"max_batch": 0}, {"max_step_tokens": -1}])
 def test_sizes_below_one_are_refused(sizes: dict[str, int], model: OmniModel) -> None:
     with pytest.raises(ConfigError, match=next(iter(sizes))):
         Engine(model, **sizes)  # type: ignore[arg-type]

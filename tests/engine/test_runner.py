@@ -11,7 +11,7 @@ from tests.tasks.tiny_scenes import CONVERSATIONS
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.diffusion.sampler import SamplingParams
 from omni_diffusion.engine import runner
-from omni_diffusion.engine.runner import Row
+from omni_diffusion.engine.runner import GuidedCanvas
 from omni_diffusion.errors import CanvasError, TaskError
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
@@ -21,12 +21,12 @@ GUIDED = ("t2i", "s2i", "tts", "svqa", "inpaint", "infill")
 
 
 def prepared(name: str, model: OmniModel, params: SamplingParams) -> Prepared:
-    return render(CATALOG[name], CONVERSATIONS[name], model, params, length=12)
+    return render(CATALOG[name], CONVERSATIONS[name], model, params, max_tokens=12)
 
 
-def row(name: str, model: OmniModel, **params: float) -> Row:
+def row(name: str, model: OmniModel, **params: float) -> GuidedCanvas:
     laid = prepared(name, model, SamplingParams(**params))  # type: ignore[arg-type]
-    return Row(laid.canvas, laid.null, laid.params, model.vocabulary.mask)
+    return GuidedCanvas(laid.canvas, laid.uncond, laid.params, model.vocabulary.mask)
 
 
 def answer(canvas: Canvas) -> torch.Tensor:
@@ -39,17 +39,17 @@ def test_logits_are_those_of_the_model_alone(model: OmniModel) -> None:
         slots = [(0, slot) for slot in each.canvas.slots]
         with torch.no_grad():
             every = model.backbone(each.canvas.ids[None], slots=slots)[0]
-        torch.testing.assert_close(found, every[each.state.wanted], rtol=0, atol=1e-5)
+        torch.testing.assert_close(found, every[each.state.query_mask], rtol=0, atol=1e-5)
 
 
 def test_guidance_joins_both_branches(model: OmniModel) -> None:
     guided, plain = row("s2i", model, guidance=1.5), row("s2i", model)
-    assert guided.null is not None
-    assert guided.lengths == (guided.canvas.length, guided.null.length)
+    assert guided.uncond is not None
+    assert guided.lengths == (guided.canvas.length, guided.uncond.length)
     assert guided.shift != 0  # or this test would show nothing
     own = runner.logits(model.backbone, [plain], 0)[0]
     with torch.no_grad():
-        null = model.backbone(guided.null.ids[None])[0, guided.null.blank]
+        null = model.backbone(guided.uncond.ids[None])[0, guided.uncond.blank]
     found = runner.logits(model.backbone, [guided], 0)[0]
     torch.testing.assert_close(found, null + 2.5 * (own - null), rtol=0, atol=1e-5)
 
@@ -58,11 +58,11 @@ def test_guidance_joins_both_branches(model: OmniModel) -> None:
 def test_the_answer_is_the_same_in_both_branches_at_every_step(name: str, model: OmniModel) -> None:
     each = row(name, model, guidance=1.0, steps=5, temperature=1.0)
     while not each.state.done:
-        assert each.null is not None
-        assert torch.equal(answer(each.canvas), answer(each.null))
+        assert each.uncond is not None
+        assert torch.equal(answer(each.canvas), answer(each.uncond))
         runner.commit([each], runner.logits(model.backbone, [each], 0))
-    assert torch.equal(answer(each.canvas), answer(each.null))
-    assert each.canvas.blanks == each.null.blanks == 0
+    assert torch.equal(answer(each.canvas), answer(each.uncond))
+    assert each.canvas.blanks == each.uncond.blanks == 0
 
 
 def test_only_the_wanted_places_pass_the_head(model: OmniModel) -> None:
@@ -71,7 +71,7 @@ def test_only_the_wanted_places_pass_the_head(model: OmniModel) -> None:
     each = row("t2i", model, block_length=4)
     runner.logits(model.backbone, [each], 0)
     hook.remove()
-    assert seen == [int(each.state.wanted.sum())]
+    assert seen == [int(each.state.query_mask.sum())]
     assert seen[0] < each.canvas.blanks
 
 
@@ -81,22 +81,22 @@ def test_rows_of_one_length_need_no_mask(model: OmniModel) -> None:
     short = row("chat", model).rows()
     sheet = runner.Pass.of([*rows, *short], 0, torch.device("cpu"))
     assert sheet.segments is not None
-    assert int(sheet.wanted.sum()) == sum(int(wanted.sum()) for _, wanted in [*rows, *short])
+    assert int(sheet.query_mask.sum()) == sum(int(wanted.sum()) for _, wanted in [*rows, *short])
 
 
 def test_branches_that_differ_are_refused(model: OmniModel) -> None:
     laid = prepared("t2i", model, SamplingParams(guidance=1.0))
-    assert laid.null is not None
-    place = int(laid.null.blank.nonzero()[0])
-    other = laid.null.place(place, model.vocabulary.image.start)
+    assert laid.uncond is not None
+    place = int(laid.uncond.blank.nonzero()[0])
+    other = laid.uncond.fill([place], [model.vocabulary.image.start])
     with pytest.raises(CanvasError, match="same answer block"):
-        Row(laid.canvas, other, laid.params, model.vocabulary.mask)
+        GuidedCanvas(laid.canvas, other, laid.params, model.vocabulary.mask)
     outside = replace(laid.canvas, answer=(laid.canvas.answer[0] + 2, laid.canvas.answer[1]))
-    twin = replace(laid.null, answer=(laid.null.answer[0] + 2, laid.null.answer[1]))
-    with pytest.raises(CanvasError, match="every blank inside"):
-        Row(outside, twin, laid.params, model.vocabulary.mask)
+    twin = replace(laid.uncond, answer=(laid.uncond.answer[0] + 2, laid.uncond.answer[1]))
+    with pytest.raises(CanvasError, match="every masked token inside"):
+        GuidedCanvas(outside, twin, laid.params, model.vocabulary.mask)
     with pytest.raises(TaskError, match="no unconditional prompt"):
-        Row(laid.canvas, None, laid.params, model.vocabulary.mask)
+        GuidedCanvas(laid.canvas, None, laid.params, model.vocabulary.mask)
 
 
 def test_what_is_no_number_is_found_row_by_row() -> None:

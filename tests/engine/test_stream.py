@@ -12,14 +12,14 @@ from tests.tasks.tiny_scenes import CONVERSATIONS, filled
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.engine import stream
-from omni_diffusion.engine.stream import Settled
+from omni_diffusion.engine.stream import CommittedSpan
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
-from omni_diffusion.tasks.layout import Section
+from omni_diffusion.tasks.layout import SegmentSpan
 from omni_diffusion.tasks.render import Prepared, render
 from omni_diffusion.vocab import Vocabulary
 
-WORDS = Vocabulary.build(text=300, speech=20, image=20)
+WORDS = Vocabulary(text_size=300, speech_size=20, image_size=20)
 
 
 def canvas_of(ids: list[int]) -> Canvas:
@@ -28,30 +28,33 @@ def canvas_of(ids: list[int]) -> Canvas:
     return Canvas(row, row == WORDS.mask, allowed, (0, len(ids)))
 
 
-def settle(kind: str, *ids: int) -> tuple[list[int], bool]:
-    section = Section(kind, 0, len(ids))  # type: ignore[arg-type]
-    found = stream.settle(canvas_of(list(ids)), section, WORDS)
+def committed_span(kind: str, *ids: int) -> tuple[list[int], bool]:
+    section = SegmentSpan(kind, 0, len(ids))  # type: ignore[arg-type]
+    found = stream.committed_span(canvas_of(list(ids)), section, WORDS)
     return found.codes.tolist(), found.whole
 
 
 def test_text_is_sure_up_to_the_first_blank() -> None:
     blank, end = WORDS.mask, WORDS.im_end
-    assert settle("text", 5, 6, blank, 7, end) == ([5, 6], False)
-    assert settle("text", blank, 6) == ([], False)
-    assert settle("text", 5, 6, 7) == ([5, 6, 7], True)
-    assert settle("text", 5, end, blank, blank) == ([5], True)  # what comes after is not read
+    assert committed_span("text", 5, 6, blank, 7, end) == ([5, 6], False)
+    assert committed_span("text", blank, 6) == ([], False)
+    assert committed_span("text", 5, 6, 7) == ([5, 6, 7], True)
+    assert committed_span("text", 5, end, blank, blank) == (
+        [5],
+        True,
+    )  # what comes after is not read
 
 
 def test_speech_is_sure_up_to_the_first_blank() -> None:
     a, blank = WORDS.speech.start, WORDS.mask
-    assert settle("speech", a + 3, a, blank, a) == ([3, 0], False)
-    assert settle("speech", a + 3, WORDS.end_of_audio, blank) == ([3], True)
+    assert committed_span("speech", a + 3, a, blank, a) == ([3, 0], False)
+    assert committed_span("speech", a + 3, WORDS.end_of_audio, blank) == ([3], True)
 
 
 def test_a_picture_is_sure_cell_by_cell() -> None:
     a, blank = WORDS.image.start, WORDS.mask
-    assert settle("image", a + 3, blank, a, blank) == ([3, -1, 0, -1], False)
-    assert settle("image", a + 3, a, a, 5) == ([3, 0, 0, -1], True)  # 5 is no picture code
+    assert committed_span("image", a + 3, blank, a, blank) == ([3, -1, 0, -1], False)
+    assert committed_span("image", a + 3, a, a, 5) == ([3, 0, 0, -1], True)  # 5 is no picture code
 
 
 @given(st.permutations(range(12)), st.integers(0, 2**32))
@@ -62,8 +65,8 @@ def test_what_is_sure_only_grows(order: list[int], seed: int) -> None:
         ids[9:] = torch.tensor([WORDS.im_end, WORDS.pad, WORDS.pad])
         canvas, before = canvas_of([WORDS.mask] * 12), torch.empty(0)
         for place in order:
-            canvas = canvas.place(place, int(ids[place]))
-            found = stream.settle(canvas, Section(kind, 0, 12), WORDS)  # type: ignore[arg-type]
+            canvas = canvas.fill([place], [int(ids[place])])
+            found = stream.committed_span(canvas, SegmentSpan(kind, 0, 12), WORDS)  # type: ignore[arg-type]
             assert torch.equal(found.codes[: len(before)], before)
             before = found.codes
         assert found.whole
@@ -76,38 +79,40 @@ def picture(model: OmniModel) -> Prepared:
 
 
 def test_look_at_a_whole_answer(model: OmniModel) -> None:
-    begun = render(CATALOG["svqa"], CONVERSATIONS["svqa"], model, length=16)
-    look = stream.look(begun.canvas, begun.canvas.blanks, begun.sections, model.vocabulary)
-    assert [(each.kind, len(each.codes), each.whole) for each in look.settled] == [
+    begun = render(CATALOG["svqa"], CONVERSATIONS["svqa"], model, max_tokens=16)
+    look = stream.partial_result(begun.canvas, begun.canvas.blanks, begun.spans, model.vocabulary)
+    assert [(each.kind, len(each.codes), each.whole) for each in look.spans] == [
         ("text", 0, False),
         ("speech", 0, False),
     ]
-    assert look.share == 0
-    done = stream.look(filled(begun.canvas), begun.canvas.blanks, begun.sections, model.vocabulary)
-    assert done.share == 1
-    assert all(each.whole for each in done.settled)
-    assert stream.share(filled(begun.canvas), 0) == 1
+    assert look.progress == 0
+    done = stream.partial_result(
+        filled(begun.canvas), begun.canvas.blanks, begun.spans, model.vocabulary
+    )
+    assert done.progress == 1
+    assert all(each.whole for each in done.spans)
+    assert stream.progress_of(filled(begun.canvas), 0) == 1
 
 
 def test_half_a_character_is_held_back(model: OmniModel) -> None:
     codes = model.codecs.text.encode("né")
-    cut = Settled("text", codes[:-1], whole=False)
+    cut = CommittedSpan("text", codes[:-1], whole=False)
     assert len(codes) == 3
-    assert stream.sure_text(cut, model.codecs.text) == "n"
-    assert stream.sure_text(replace(cut, codes=codes), model.codecs.text) == "né"
-    assert stream.sure_text(replace(cut, whole=True), model.codecs.text) == "n\ufffd"
+    assert stream.committed_text(cut, model.codecs.text) == "n"
+    assert stream.committed_text(replace(cut, codes=codes), model.codecs.text) == "né"
+    assert stream.committed_text(replace(cut, whole=True), model.codecs.text) == "n\ufffd"
 
 
 def test_preview_shows_sure_cells_and_greys_the_rest(picture: Prepared, model: OmniModel) -> None:
-    codec, section = model.codecs.image, picture.sections[0]
-    whole = stream.settle(filled(picture.canvas), section, model.vocabulary)
+    codec, section = model.codecs.image, picture.spans[0]
+    whole = stream.committed_span(filled(picture.canvas), section, model.vocabulary)
     shown = stream.preview(whole, codec)
     assert shown is not None
     assert torch.equal(shown.pixels, codec.decode(whole.codes).pixels)
     codes = torch.full_like(whole.codes, -1)
-    assert stream.preview(Settled("image", codes, False), codec) is None
+    assert stream.preview(CommittedSpan("image", codes, False), codec) is None
     codes[5] = 3  # second row, second column of 4 x 4 cells of 2 pixels
-    part = stream.preview(Settled("image", codes, False), codec)
+    part = stream.preview(CommittedSpan("image", codes, False), codec)
     assert part is not None
     grey = (part.pixels == stream.GREY).all(-1)
     assert bool(grey[:2].all())
@@ -115,4 +120,4 @@ def test_preview_shows_sure_cells_and_greys_the_rest(picture: Prepared, model: O
     assert bool(grey[4:].all())
     flat = codec.decode(torch.full((16,), 3)).pixels  # open cells count as their neighbour
     assert torch.equal(part.pixels[2:4, 2:4], flat[2:4, 2:4])
-    assert stream.preview(Settled("image", codes[:15], False), codec) is None  # no square
+    assert stream.preview(CommittedSpan("image", codes[:15], False), codec) is None  # no square

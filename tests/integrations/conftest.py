@@ -1,4 +1,6 @@
-"""One tiny model and its folder for all tests of this room; nobody changes them."""
+"""One tiny model and its folder for all tests of this folder; no test changes them."""
+
+from __future__ import annotations
 
 from pathlib import Path
 

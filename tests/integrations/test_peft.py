@@ -13,11 +13,11 @@ from tests.tasks.tiny_scenes import CONVERSATIONS, filled
 from transformers import AutoModel
 
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.data.mixture import Group
-from omni_diffusion.errors import ConfigError, ModelError
-from omni_diffusion.integrations.peft import lora_config
+from omni_diffusion.data.mixture import TaskGroup
+from omni_diffusion.errors import ConfigError, MissingDependencyError
 from omni_diffusion.integrations.transformers import OmniDiffusionModel, OmniDiffusionProcessor
 from omni_diffusion.io import weights
+from omni_diffusion.models.lora import lora_config
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.render import render
@@ -31,9 +31,9 @@ class Few:
     """The same few canvases in every step."""
 
     def __init__(self, canvases: list[Canvas]) -> None:
-        self.groups = [Group.alone("t2i", 1.0, canvases)]
+        self.groups = [TaskGroup.of("t2i", 1.0, canvases)]
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
         return self.groups
 
 
@@ -73,10 +73,11 @@ def test_by_default_the_blocks_learn_and_nothing_else(omni: OmniModel, folder: P
         assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.slow
 def test_saved_opened_and_merged(omni: OmniModel, folder: Path, tmp_path: Path) -> None:
     model, _ = trained(omni, folder)
     model.save_pretrained(tmp_path / "adapter")
-    stored = weights.read(tmp_path / "adapter/adapter_model.safetensors")
+    stored = weights.read_tensors(tmp_path / "adapter/adapter_model.safetensors")
     assert len(stored) == 2 * 7 * omni.config.backbone.num_layers  # the factors alone
     again = PeftModel.from_pretrained(AutoModel.from_pretrained(folder), tmp_path / "adapter")
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
@@ -99,7 +100,7 @@ def test_new_rows_and_the_adapter_are_trained_whole(
     model, losses = trained(omni, folder, new_ids=new, adapter=True)
     assert max(losses[-5:]) < 0.7 * losses[0]
     model.save_pretrained(tmp_path)
-    stored = weights.read(tmp_path / "adapter_model.safetensors")
+    stored = weights.read_tensors(tmp_path / "adapter_model.safetensors")
     rows = [tensor.shape for name, tensor in stored.items() if "trainable_tokens" in name]
     assert rows == [(len(new), 32)] * 2  # of embedding and head, and no row more
     assert sum("audio_projection" in name for name in stored) == 4
@@ -123,7 +124,7 @@ def test_an_adapted_model_generates(
     assert torch.equal(adapted, model.merge_and_unload().generate(**inputs, **steps))
 
 
-def test_options_go_through_and_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_are_passed_on_and_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     config = lora_config(4, target_modules=["q_proj"], lora_alpha=4, lora_dropout=0.1)
     assert isinstance(config, peft.LoraConfig)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 4, 0.1)
@@ -131,5 +132,7 @@ def test_options_go_through_and_mistakes_are_told(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="rank is 0"):
         lora_config(0)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModelError, match=r"peft is not installed; run: pip install 'omni-.*lora"):
+    with pytest.raises(
+        MissingDependencyError, match=r"peft is not installed; run: pip install 'omni-.*lora"
+    ):
         lora_config()

@@ -108,11 +108,11 @@ def test_whole_numbers_pass_for_floats_only() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no valid JSON"),
-        ('{"size": 1', "no valid JSON"),
-        ("[" * 100_000, "no valid JSON"),
-        ('{"size": NaN}', "NaN is no JSON number"),
-        ('{"size": 1, "size": 2}', "'size' stands twice"),
+        ("", "not valid JSON"),
+        ('{"size": 1', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"size": NaN}', "NaN is not a JSON number"),
+        ('{"size": 1, "size": 2}', "duplicate key 'size'"),
         ("[]", "leaf.json is .*give an object"),
         ('{"size": "1"}', "leaf.json.size"),
     ],
@@ -128,10 +128,10 @@ def test_unreadable_and_unwritable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*none.json"):
         config.load(Leaf, tmp_path / "none.json")
     (tmp_path / "latin").write_bytes(b"\xff{}")
-    with pytest.raises(ConfigError, match="no valid JSON"):
+    with pytest.raises(ConfigError, match="not valid JSON"):
         config.load(Leaf, tmp_path / "latin")
     with pytest.raises(ConfigError, match="finite plain values"):
         config.save(Leaf(1, rate=float("nan")), tmp_path / "leaf.json")
-    with pytest.raises(ConfigError, match="no config"):
+    with pytest.raises(ConfigError, match="not a config"):
         config.to_dict(Leaf)
     assert [p.name for p in tmp_path.iterdir()] == ["latin"]

@@ -36,9 +36,9 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 def test_one_file_and_its_metadata(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    weights.write(some_tensors := some(), path, {"step": "3"})
-    assert same(weights.read(path), some_tensors)
-    assert same(weights.read(tmp_path), some_tensors)
+    weights.write_tensors(some_tensors := some(), path, {"step": "3"})
+    assert same(weights.read_tensors(path), some_tensors)
+    assert same(weights.read_tensors(tmp_path), some_tensors)
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata() == {"format": "pt", "step": "3"}
     assert list(tmp_path.iterdir()) == [path]
@@ -47,17 +47,17 @@ def test_one_file_and_its_metadata(tmp_path: Path) -> None:
 def test_shared_sliced_and_turned_tensors_are_stored_whole(tmp_path: Path) -> None:
     base = torch.randn(6, 4)
     tensors = {"base": base, "again": base, "rows": base[2:4], "turned": base.T, "cut": base[:, 1]}
-    weights.write(tensors, tmp_path / "a.safetensors")
-    assert same(weights.read(tmp_path / "a.safetensors"), tensors)
+    weights.write_tensors(tensors, tmp_path / "a.safetensors")
+    assert same(weights.read_tensors(tmp_path / "a.safetensors"), tensors)
 
 
 def test_shards_hold_everything_within_their_limit(tmp_path: Path) -> None:
     tensors = {f"t{i}": torch.randn(10) for i in range(7)} | {"big": torch.randn(50)}
     path = tmp_path / "model.safetensors"
-    weights.write(tensors, path, max_shard_bytes=100)
+    weights.write_tensors(tensors, path, max_shard_bytes=100)
     assert not path.exists()
     for source in (path, tmp_path, tmp_path / "model.safetensors.index.json"):
-        assert same(weights.read(source), tensors)
+        assert same(weights.read_tensors(source), tensors)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 4 * (70 + 50)
     assert sorted(set(index["weight_map"].values())) == [
@@ -69,9 +69,9 @@ def test_writing_anew_leaves_nothing_stale(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for limit in (100, 10**9, 40, 100, 10**9):
         tensors = {f"t{i}": torch.randn(10) for i in range(7)}
-        weights.write(tensors, path, max_shard_bytes=limit)
-        assert same(weights.read(path), tensors)
-        assert same(weights.read(tmp_path), tensors)
+        weights.write_tensors(tensors, path, max_shard_bytes=limit)
+        assert same(weights.read_tensors(path), tensors)
+        assert same(weights.read_tensors(tmp_path), tensors)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_the_old_shards_and_nothing_else(
 ) -> None:
     path = tmp_path / "model.safetensors"
     tensors = {f"t{i}": torch.randn(10) for i in range(7)}
-    weights.write(tensors, path, max_shard_bytes=100)
+    weights.write_tensors(tensors, path, max_shard_bytes=100)
     before = sorted(tmp_path.iterdir())
     real, calls = weights._stream, []
 
@@ -93,9 +93,9 @@ def test_a_full_disk_leaves_the_old_shards_and_nothing_else(
     monkeypatch.setattr(weights, "_stream", full_disk)
     newer = {name: tensor + 1 for name, tensor in tensors.items()}
     with pytest.raises(StorageError, match=r"00002-of-00004.* No space left .*free some space"):
-        weights.write(newer, path, max_shard_bytes=100)
+        weights.write_tensors(newer, path, max_shard_bytes=100)
     assert sorted(tmp_path.iterdir()) == before
-    assert same(weights.read(path), tensors)
+    assert same(weights.read_tensors(path), tensors)
 
 
 def test_room_is_looked_for_before_anything_is_written(
@@ -105,30 +105,32 @@ def test_room_is_looked_for_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=999))
     path = tmp_path / "new" / "model.safetensors"
     with pytest.raises(StorageError, match=r"takes 1e-06 GB, its disk has 9\.99e-07 GB free; free"):
-        weights.write({"a": torch.zeros(250)}, path)
+        weights.write_tensors({"a": torch.zeros(250)}, path)
     assert list(tmp_path.iterdir()) == []
     path.parent.mkdir()
-    weights.write({"a": torch.zeros(250)}, path, dtype=torch.float16)  # half of it has room
+    weights.write_tensors({"a": torch.zeros(250)}, path, dtype=torch.float16)  # half of it has room
 
 
 def test_cast_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "PIECE", 5)
     tensors = some() | {"turned": torch.randn(4, 3).T, "yes": torch.tensor([True, False])}
-    weights.write(tensors, tmp_path / "a.safetensors", dtype=torch.bfloat16)
-    found = weights.read(tmp_path / "a.safetensors")
+    weights.write_tensors(tensors, tmp_path / "a.safetensors", dtype=torch.bfloat16)
+    found = weights.read_tensors(tmp_path / "a.safetensors")
     wanted = {n: t.bfloat16() if t.is_floating_point() else t for n, t in tensors.items()}
     assert same(found, wanted)
     assert weights.stored_bytes(tensors, torch.bfloat16) == sum(t.nbytes for t in found.values())
     with pytest.raises(WeightsError, match=r"a is of torch\.complex64, which the format lacks"):
-        weights.write({"a": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "b.safetensors")
+        weights.write_tensors(
+            {"a": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "b.safetensors"
+        )
 
 
 def test_mapped_tensors_are_written_from_their_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `read` maps them: a copy of any would be at another address."""
-    weights.write(some(), tmp_path / "a.safetensors")
-    mapped = weights.read(tmp_path / "a.safetensors")
+    weights.write_tensors(some(), tmp_path / "a.safetensors")
+    mapped = weights.read_tensors(tmp_path / "a.safetensors")
     real, given = weights._stream, {}
 
     def watch(tensors: dict[str, Tensor], *args: Any) -> None:
@@ -136,9 +138,9 @@ def test_mapped_tensors_are_written_from_their_file(
         real(tensors, *args)
 
     monkeypatch.setattr(weights, "_stream", watch)
-    weights.write(mapped, tmp_path / "b.safetensors", max_shard_bytes=10)
+    weights.write_tensors(mapped, tmp_path / "b.safetensors", max_shard_bytes=10)
     assert given == {name: tensor.data_ptr() for name, tensor in mapped.items()}
-    assert same(weights.read(tmp_path / "b.safetensors"), mapped)
+    assert same(weights.read_tensors(tmp_path / "b.safetensors"), mapped)
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
@@ -146,13 +148,13 @@ def test_mapped_tensors_are_written_from_their_file(
 def test_pickles_of_tensors(tmp_path: Path, suffix: str, nested: bool) -> None:
     tensors = some()
     torch.save({"state_dict": tensors, "epoch": 3} if nested else tensors, tmp_path / f"a{suffix}")
-    assert same(weights.read(tmp_path / f"a{suffix}"), tensors)
-    assert same(weights.read(tmp_path), tensors)
+    assert same(weights.read_tensors(tmp_path / f"a{suffix}"), tensors)
+    assert same(weights.read_tensors(tmp_path), tensors)
 
 
 def test_an_outline_is_what_reading_would_give(tmp_path: Path) -> None:
-    weights.write(some(), tmp_path / "whole.safetensors")
-    weights.write(some(), tmp_path / "cut.safetensors", max_shard_bytes=40)
+    weights.write_tensors(some(), tmp_path / "whole.safetensors")
+    weights.write_tensors(some(), tmp_path / "cut.safetensors", max_shard_bytes=40)
     torch.save(some(), tmp_path / "a.pt")
     for name in ("whole.safetensors", "cut.safetensors", "a.pt"):
         told = weights.outline(tmp_path / name)
@@ -172,12 +174,12 @@ def test_a_pickle_with_code_does_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": Bomb()}, protocol=2))
     for name in ("zip.pt", "plain.pt"):
         with pytest.raises(WeightsError, match=r"might run code; convert it to .safetensors"):
-            weights.read(tmp_path / name)
+            weights.read_tensors(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
 
 
 def test_broken_files_are_one_line_errors(tmp_path: Path) -> None:
-    weights.write(some(), tmp_path / "good.safetensors")
+    weights.write_tensors(some(), tmp_path / "good.safetensors")
     torch.save(some(), tmp_path / "good.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a": 1}, tmp_path / "number.pt")
@@ -191,7 +193,7 @@ def test_broken_files_are_one_line_errors(tmp_path: Path) -> None:
     broken = [p for p in tmp_path.iterdir() if not p.name.startswith("good")]
     assert len(broken) == 13
     for path in [*broken, tmp_path / "none.pt", tmp_path]:
-        for look in (weights.read, weights.outline):
+        for look in (weights.read_tensors, weights.outline):
             with pytest.raises(WeightsError) as caught:
                 look(path)
             assert str(path) in str(caught.value)
@@ -200,27 +202,27 @@ def test_broken_files_are_one_line_errors(tmp_path: Path) -> None:
 
 def test_broken_indexes(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
-    weights.write({"a": torch.zeros(1)}, tmp_path / "one.safetensors")
+    weights.write_tensors({"a": torch.zeros(1)}, tmp_path / "one.safetensors")
     for content, message in (
-        ("{", "no index of shards"),
-        ("[]", "no index of shards"),
-        ('{"weight_map": {"a": 3}}', "no index of shards"),
-        ('{"weight_map": {"a": "../one.safetensors"}}', "outside of its folder"),
+        ("{", "not an index of shards"),
+        ("[]", "not an index of shards"),
+        ('{"weight_map": {"a": 3}}', "not an index of shards"),
+        ('{"weight_map": {"a": "../one.safetensors"}}', "outside its folder"),
         ('{"weight_map": {"a": "two.safetensors"}}', "two.safetensors, which is missing"),
-        ('{"weight_map": {"b": "one.safetensors"}}', "'b', which no shard holds"),
+        ('{"weight_map": {"b": "one.safetensors"}}', "'b', which no shard has"),
     ):
         index.write_text(content)
         with pytest.raises(WeightsError, match=message):
-            weights.read(tmp_path)
+            weights.read_tensors(tmp_path)
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"does not end in .safetensors"):
-        weights.write(some(), tmp_path / "a.pt")
+        weights.write_tensors(some(), tmp_path / "a.pt")
     with pytest.raises(StorageError, match="create its folder first"):
-        weights.write(some(), tmp_path / "none" / "a.safetensors")
+        weights.write_tensors(some(), tmp_path / "none" / "a.safetensors")
     with pytest.raises(WeightsError, match="give plain tensors"):
-        weights.write({"a": torch.eye(2).to_sparse()}, tmp_path / "a.safetensors")
+        weights.write_tensors({"a": torch.eye(2).to_sparse()}, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

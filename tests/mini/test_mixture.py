@@ -4,37 +4,37 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.data.manifest_files import truth
+from tests.mini.scene_oracle import truth
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.data.mixture import Share
+from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.errors import DataError
 from omni_diffusion.mini import scenes, speech_plan
-from omni_diffusion.mini.encoded import SceneCodes, Spoken
-from omni_diffusion.mini.mixture import WRITTEN, WorldMixture
+from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
+from omni_diffusion.mini.mixture import WRITTEN, SceneMixture
 from omni_diffusion.tasks.catalog import DESCRIBE, DRAW, HEAR, SPEAK, task
 from omni_diffusion.tasks.read import image_ids, speech_ids, text_ids
-from omni_diffusion.tasks.task import Answer
+from omni_diffusion.tasks.task import AnswerKinds
 from omni_diffusion.vocab import Vocabulary
 
 # Codes that tell what they are: a scene's four are its number in base 16, a line's first three
 # its number in base 32, and every frame of a line holds the line's number.
 TEXT = TextCodec.train([], 256)
-VOCABULARY = Vocabulary.build(text=256, speech=32, image=16)
+VOCABULARY = Vocabulary(text_size=256, speech_size=32, image_size=16)
 EVERY = scenes.every_scene()
 SCENES = SceneCodes(torch.arange(len(EVERY))[:, None] // 16 ** torch.arange(4) % 16)
 TAIL = 5
 PICTURES, SPOKEN = ("t2i", "caption", "vqa", "chat"), ("asr", "tts", "s2i", "sqa", "svqa")
 
 
-def bank(lines: list[speech_plan.Utterance]) -> Spoken:
+def bank(lines: list[speech_plan.Utterance]) -> EncodedSpeech:
     def codes(i: int) -> torch.Tensor:
         number = torch.tensor([i, i // 32, i // 1024]) % 32
         return torch.cat([number, torch.zeros(i % 7, dtype=torch.int64)])
 
     none = torch.zeros(0, dtype=torch.int64)
-    return Spoken(
+    return EncodedSpeech(
         tuple(lines),
         tuple(
             (torch.full((1 + i % 3, 4), i + 0.0), torch.full((2, 4), i + 0.5))
@@ -50,9 +50,9 @@ def bank(lines: list[speech_plan.Utterance]) -> Spoken:
 BANK = bank(speech_plan.plan(0, captions=60, rounds=1))
 
 
-def mixture(*names: str, null: float = 0.0, spoken: Spoken | None = BANK) -> WorldMixture:
-    shares = [Share(name, 2) for name in names]
-    return WorldMixture(shares, VOCABULARY, TEXT, SCENES, spoken, tail=TAIL, null=null)
+def mixture(*names: str, null: float = 0.0, spoken: EncodedSpeech | None = BANK) -> SceneMixture:
+    shares = [TaskShare(name, 2) for name in names]
+    return SceneMixture(shares, VOCABULARY, TEXT, SCENES, spoken, tail=TAIL, null=null)
 
 
 WORLD = mixture(*PICTURES, *SPOKEN)
@@ -211,7 +211,7 @@ def test_every_way_a_line_was_heard_is_used() -> None:
 
 
 # ------------------------------------------------------------------------------------------ drawing
-def drawn(mix: WorldMixture, seed: int) -> list[list[list[int]]]:
+def drawn(mix: SceneMixture, seed: int) -> list[list[list[int]]]:
     groups = mix.draw(0, torch.Generator().manual_seed(seed))
     return [[canvas.ids.tolist() for canvas in group.canvases] for group in groups]
 
@@ -235,9 +235,9 @@ def test_a_draw_goes_on_with_its_generator() -> None:
 
 
 def test_groups_follow_the_shares() -> None:
-    mix = WorldMixture([Share("chat", 3, 0.1), Share("t2i", 1)], VOCABULARY, TEXT, SCENES)
+    mix = SceneMixture([TaskShare("chat", 3, 0.1), TaskShare("t2i", 1)], VOCABULARY, TEXT, SCENES)
     groups = mix.draw(0, torch.Generator())
-    assert [(g.name, g.share, len(g.canvases)) for g in groups] == [
+    assert [(g.name, g.weight, len(g.canvases)) for g in groups] == [
         ("chat", 0.1, 3),
         ("t2i", 1.0, 1),
     ]
@@ -245,8 +245,8 @@ def test_groups_follow_the_shares() -> None:
 
 def test_answers_get_the_room_that_they_have_at_inference() -> None:
     lengths = {"vqa": (0.0, 60), "tts": (9.0, 7), "svqa": (0.0, 3)}
-    shares = [Share(name, 1) for name in lengths]
-    mix = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, lengths=lengths)
+    shares = [TaskShare(name, 1) for name in lengths]
+    mix = SceneMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, lengths=lengths)
 
     def answers(name: str) -> list[tuple[int, int]]:
         drawn = [mix.sample(name, random.Random(i)) for i in range(60)]
@@ -261,9 +261,9 @@ def test_answers_get_the_room_that_they_have_at_inference() -> None:
 
 
 def test_what_is_heard_may_be_written_before_it_is_drawn() -> None:
-    shares = [Share("s2i", 1)]
-    answers: dict[str, Answer] = {"s2i": ("text", "image")}
-    mix = WorldMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, answers=answers, null=1.0)
+    shares = [TaskShare("s2i", 1)]
+    answers: dict[str, AnswerKinds] = {"s2i": ("text", "image")}
+    mix = SceneMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=4, answers=answers, null=1.0)
     rng = random.Random(0)
     canvases = [mix.sample("s2i", rng) for _ in range(200)]
     others = 0
@@ -289,10 +289,10 @@ def test_what_is_heard_may_be_written_before_it_is_drawn() -> None:
 def test_distortion_changes_what_is_heard_and_nothing_else() -> None:
     line = speech_plan.Utterance(0, "caption", "train", "am_adam", "a dog on a blue background")
     frames = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-    one = Spoken((line,), ((frames,),), (torch.zeros(0, dtype=torch.int64),))
+    one = EncodedSpeech((line,), ((frames,),), (torch.zeros(0, dtype=torch.int64),))
 
-    def heard(distort: bool, seed: int) -> torch.Tensor:
-        mix = WorldMixture([Share("asr", 1)], VOCABULARY, TEXT, SCENES, one, distort=distort)
+    def heard(augment: bool, seed: int) -> torch.Tensor:
+        mix = SceneMixture([TaskShare("asr", 1)], VOCABULARY, TEXT, SCENES, one, augment=augment)
         canvas = mix.sample("asr", random.Random(seed))
         answer = canvas.ids[slice(*canvas.answer)]
         assert TEXT.decode(text_ids(answer, VOCABULARY)) == line.text
@@ -327,18 +327,18 @@ def test_only_pictures_are_asked_for_with_no_words() -> None:
 
 # ------------------------------------------------------------------------------------------- errors
 def test_an_unknown_task_is_named() -> None:
-    with pytest.raises(DataError, match="no samples of task 'inpaint': give one of t2i, caption"):
+    with pytest.raises(DataError, match="'inpaint'; give one of t2i, caption"):
         mixture("t2i", "inpaint")
 
 
 @pytest.mark.parametrize("name", SPOKEN)
 def test_spoken_tasks_need_the_bank(name: str) -> None:
-    with pytest.raises(DataError, match="spoken tasks need the speech bank"):
+    with pytest.raises(DataError, match="`spoken`"):
         mixture("t2i", name, spoken=None)
 
 
 @pytest.mark.parametrize("name", SPOKEN)
 def test_a_bank_without_a_tasks_lines_is_refused(name: str) -> None:
     tested = bank([line for line in BANK.lines if line.split == "test"])
-    with pytest.raises(DataError, match=f"no training lines for task '{name}'"):
+    with pytest.raises(DataError, match=f"task '{name}'"):
         mixture(name, spoken=tested).draw(0, torch.Generator())

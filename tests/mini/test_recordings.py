@@ -9,7 +9,7 @@ from omni_diffusion.media import Waveform
 from omni_diffusion.mini import recordings, scenes, speech_plan
 from omni_diffusion.mini.recordings import Bank
 from omni_diffusion.mini.speech_plan import ANSWER_VOICE, HELD_OUT_VOICES, Utterance
-from omni_diffusion.models.omni import SHIPPED
+from omni_diffusion.models.omni import SMALL_MODEL
 
 LINES = [
     Utterance(0, "caption", "test", "af_bella", "a dog on a blue background"),
@@ -64,7 +64,7 @@ def test_recordings_return_to_the_lines_they_are_of(folder: Path, tmp_path: Path
 
 
 def test_the_spoken_training_lines_are_of_the_plan_and_whole() -> None:
-    parts = sorted((Path(__file__).parents[2] / "speech").iterdir())
+    parts = sorted((Path(__file__).parents[2] / "assets" / "speech").iterdir())
     trained = {
         (line.role, line.voice, line.text) for line in speech_plan.plan(0) if line.split == "train"
     }
@@ -89,7 +89,7 @@ def test_samples_follow_the_seed_and_never_repeat_a_sentence(folder: Path) -> No
 def test_what_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no 'answer' in voices 'held_out'"):
         Bank.open(folder).sample("answer", 0, voices="held_out")
-    with pytest.raises(DataError, match="no speech bank's manifest"):
+    with pytest.raises(DataError, match="manifest of a speech bank"):
         Bank.open(tmp_path)
     manifest = folder / recordings.MANIFEST_FILE
     rows = manifest.read_text().splitlines()
@@ -97,7 +97,7 @@ def test_what_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="build both again"):
         Bank.open(folder)
     manifest.write_text(json.dumps({"role": "caption"}))
-    with pytest.raises(DataError, match="no speech bank's manifest"):
+    with pytest.raises(DataError, match="manifest of a speech bank"):
         Bank.open(folder)
     manifest.write_text("\n".join(rows))
     (folder / recordings.SOUND_FILE).write_bytes(b"OggS")
@@ -137,7 +137,7 @@ def test_the_selection_covers_every_role_and_general_question() -> None:
 
 
 def test_the_shipped_bank_is_small_whole_and_unheard_in_training() -> None:
-    folder = SHIPPED / "bank"
+    folder = SMALL_MODEL / "bank"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2.5e6
     shipped = Bank.open(folder)
     trained = {(line.voice, line.text) for line in speech_plan.plan(0) if line.split == "train"}

@@ -9,7 +9,7 @@ import torch
 from omni_diffusion import Engine, Image, Message, OmniModel, Request, Speech, Text
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.mini import scenes
-from omni_diffusion.models.omni import SHIPPED
+from omni_diffusion.models.omni import SMALL_MODEL
 
 MEGABYTE = 1_000_000
 
@@ -28,15 +28,15 @@ def one_thread() -> Iterator[None]:
 
 
 def ask(model: OmniModel, task: str, *parts: Text | Image | Speech, steps: int = 8) -> list[object]:
-    params = replace(model.sampling.get(task, SamplingParams()), steps=steps)
+    params = replace(model.generation.sampling.get(task, SamplingParams()), steps=steps)
     [result] = Engine(model).run([Request(task, (Message("user", parts),), params)])
     assert result.error is None
     return list(result.parts)
 
 
 def test_it_has_a_card_and_fits_its_budget() -> None:
-    assert (SHIPPED / "README.md").is_file()
-    sizes = [file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()]
+    assert (SMALL_MODEL / "README.md").is_file()
+    sizes = [file.stat().st_size for file in SMALL_MODEL.rglob("*") if file.is_file()]
     assert max(sizes) < 16 * MEGABYTE
     assert sum(sizes) < 60 * MEGABYTE
 
@@ -50,14 +50,14 @@ def test_it_paints_what_is_asked_for(model: OmniModel) -> None:
         scenes.Scene("one", ("house",), "green"),
     ]
     painted = [ask(model, "t2i", Text(scenes.caption(scene)), steps=10) for scene in asked]
-    seen = [scenes.look(part.picture) for [part] in painted if isinstance(part, Image)]
+    seen = [scenes.recognize_scene(part.picture) for [part] in painted if isinstance(part, Image)]
     assert sum(one == scene for one, scene in zip(seen, asked, strict=True)) >= 3
 
 
 def test_it_names_the_background_of_a_picture(model: OmniModel) -> None:
     scene = scenes.Scene("one", ("strawberry",), "yellow")
     asked = Text("what color is the background?")
-    [answer] = ask(model, "vqa", asked, Image(scenes.render(scene)))
+    [answer] = ask(model, "vqa", asked, Image(scenes.render_scene(scene)))
     assert answer == Text("yellow")
 
 

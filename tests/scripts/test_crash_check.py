@@ -12,7 +12,7 @@ pytest.importorskip("pyarrow")
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_the_unbroken_one(tmp_path: Path) -> None:
-    told = Check(tmp_path).one(steps=12, kills=1)
-    assert (told.kills, told.restarts) == (1, 1)
-    assert told.kills_while_a_state_was_written + told.states_compared > 0
-    assert all(told.equal.values()), told
+    result = Check(tmp_path).one(steps=12, kills=1)
+    assert (result.kills, result.restarts) == (1, 1)
+    assert result.kills_while_a_state_was_written + result.states_compared > 0
+    assert all(result.equal.values()), result

@@ -11,19 +11,18 @@ from tests.published_folders import published_text
 from tests.tasks.tiny_scenes import names
 
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.conversation import Text
+from omni_diffusion.conversation import Blank, Codes, EncodedPart, Frames, Partial, Text, Turn
 from omni_diffusion.errors import TaskError
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.arrange import arrange
 from omni_diffusion.tasks.catalog import CATALOG, task
-from omni_diffusion.tasks.parts import Blank, Codes, Frames, Partial, Piece, Turn
-from omni_diffusion.tasks.render import lay
+from omni_diffusion.tasks.render import layout_training
 from omni_diffusion.tasks.task import kind_of
 from omni_diffusion.vocab import Vocabulary
 
 HEARD = Frames(torch.zeros(5, 16))
 SEEN = Codes("image", torch.tensor([0, 1, 2, 3]))
-ASKED: dict[str, tuple[Piece, ...]] = {
+ASKED: dict[str, tuple[EncodedPart, ...]] = {
     "chat": (Text("a red apple"),),
     "asr": (HEARD,),
     "tts": (Text("a red apple"),),
@@ -34,7 +33,7 @@ ASKED: dict[str, tuple[Piece, ...]] = {
     "svqa": (HEARD, SEEN),
     "sqa": (HEARD,),
 }
-TRUTH: dict[str, Piece] = {
+TRUTH: dict[str, EncodedPart] = {
     "text": Text("a dog"),
     "image": SEEN,
     "speech": Codes("speech", torch.arange(6)),
@@ -52,7 +51,7 @@ def _turns(name: str, *, answered: bool) -> tuple[Turn, ...]:
 # ------------------------------------------------------------------------------ published prompts
 OFFICIAL = Vocabulary.official()
 SHORT_IMAGE = Codes("image", torch.tensor([0, 1, 17, 8191]))
-PROMPTS: dict[str, tuple[str, tuple[Piece, ...]]] = {
+PROMPTS: dict[str, tuple[str, tuple[EncodedPart, ...]]] = {
     "asr": ("asr", (HEARD,)),
     "tts": ("tts", (Text("Get the trust fund to the bank early."),)),
     "t2i": (
@@ -88,7 +87,7 @@ def stored(parity_dir: Path) -> dict[str, list[int]]:
 
 def _heard(ids: list[int]) -> list[int]:
     """The stored prompt with its speech tag laid out: begin, five context places, end."""
-    tag = OFFICIAL.audio_tag
+    tag = OFFICIAL.id("audio")
     heard = [OFFICIAL.begin_of_audio, *[OFFICIAL.context_of_audio] * 5, OFFICIAL.end_of_audio]
     return [id for token in ids for id in (heard if token == tag else [token])]
 
@@ -121,7 +120,7 @@ def test_published_null_prompt_id_for_id(
 @pytest.mark.parametrize("name", ANSWERING)
 def test_training_and_inference_share_prompt_and_layout(name: str, model: OmniModel) -> None:
     known, text, vocabulary = task(name), model.codecs.text, model.vocabulary
-    trained = lay(known, _turns(name, answered=True), vocabulary, text, tail=5)
+    trained = layout_training(known, _turns(name, answered=True), vocabulary, text, tail=5)
     start, stop = trained.answer
     asked = arrange(
         known, _turns(name, answered=False), vocabulary, text, length=stop - start, cells=4
@@ -169,7 +168,7 @@ def test_null_prompt_keeps_the_answer_block(name: str, model: OmniModel) -> None
 
 # -------------------------------------------------------------------------------- answer layouts
 def _answer(name: str, model: OmniModel, tail: int) -> list[str]:
-    canvas = lay(
+    canvas = layout_training(
         task(name), _turns(name, answered=True), model.vocabulary, model.codecs.text, tail=tail
     )
     return names(canvas.ids[slice(*canvas.answer)], model.vocabulary)
@@ -209,8 +208,8 @@ def test_speech_begins_at_its_share(length: int, share: float, model: OmniModel)
     assert stop - start == length
     assert given == [int(share * length)]
     assert int(laid.canvas.ids[start + given[0]]) == model.vocabulary.begin_of_audio
-    assert [section.kind for section in laid.sections] == ["text", "speech"]
-    assert laid.sections[1].start == start + given[0] + 1
+    assert [section.kind for section in laid.spans] == ["text", "speech"]
+    assert laid.spans[1].start == start + given[0] + 1
 
 
 @pytest.mark.parametrize(("words", "codes"), [("a", 1), ("a dog", 3), ("a red apple", 40)])
@@ -221,12 +220,14 @@ def test_least_room_for_text_and_speech(words: str, codes: int, model: OmniModel
     ]
 
     def length(asked: int | None) -> int:
-        canvas = lay(task("sqa"), turns, model.vocabulary, model.codecs.text, length=asked)
+        canvas = layout_training(
+            task("sqa"), turns, model.vocabulary, model.codecs.text, length=asked
+        )
         return canvas.answer[1] - canvas.answer[0]
 
     least = length(None)
     assert length(least + 7) == least + 7
-    with pytest.raises(TaskError, match=r"needs \d+ places|too short"):
+    with pytest.raises(TaskError, match=r"needs \d+ tokens|too short"):
         length(least - 1)
 
 
@@ -267,7 +268,7 @@ def test_texts_between_specials_are_tokenised_in_one_piece(
 def test_an_earlier_answer_is_laid_as_it_was_answered(model: OmniModel) -> None:
     chat, text, vocabulary = task("chat"), model.codecs.text, model.vocabulary
     first = [Turn("user", (Text("what is\n"),)), Turn("assistant", (Text("\na dog"),))]
-    trained = lay(chat, first, vocabulary, text)
+    trained = layout_training(chat, first, vocabulary, text)
     more = arrange(chat, [*first, Turn("user", (Text("why?"),))], vocabulary, text, length=8).canvas
     assert torch.equal(more.ids[: trained.length], trained.ids)
 
@@ -279,7 +280,7 @@ def test_a_system_turn_of_the_conversation_replaces_the_tasks(model: OmniModel) 
     for null in (False, True):
         laid = arrange(task("sqa"), [own, user], model.vocabulary, text, length=8, null=null)
         said = laid.canvas.ids[: laid.canvas.answer[0]]
-        assert text.decode(said[1:].masked_select(said[1:] < text.size)).startswith(
+        assert text.decode(said[1:].masked_select(said[1:] < text.vocabulary_size)).startswith(
             "system\nbe brief\nuser\n"
         )
 
@@ -295,13 +296,13 @@ def test_a_system_turn_of_the_conversation_replaces_the_tasks(model: OmniModel) 
     ],
 )
 def test_any_mix_of_known_and_blank_parts(
-    parts: tuple[Piece, ...], blanks: int, model: OmniModel
+    parts: tuple[EncodedPart, ...], blanks: int, model: OmniModel
 ) -> None:
     turns = [Turn("user", (Text("go on"),)), Turn("assistant", parts)]
     laid = arrange(task("infill"), turns, model.vocabulary, model.codecs.text)
     canvas = laid.canvas
     assert canvas.blanks == blanks
-    assert [section.kind for section in laid.sections] == [kind_of(part) for part in parts]
+    assert [section.kind for section in laid.spans] == [kind_of(part) for part in parts]
     assert not bool(canvas.blank[: canvas.answer[0]].any())
     assert int(canvas.ids[canvas.answer[1] - 2]) == model.vocabulary.im_end
     low, high = canvas.allowed[canvas.blank].unbind(1)
@@ -318,7 +319,7 @@ def test_blanks_in_earlier_turns(model: OmniModel) -> None:
     ]
     laid = arrange(task("infill"), turns, model.vocabulary, model.codecs.text)
     assert laid.canvas.blanks == 5
-    assert [s.stop - s.start for s in laid.sections][::2] == [3, 2]
+    assert [s.stop - s.start for s in laid.spans][::2] == [3, 2]
     assert len(laid.canvas.slots) == 1
     null = arrange(task("infill"), turns, model.vocabulary, model.codecs.text, null=True).canvas
     assert torch.equal(null.ids[slice(*null.answer)], laid.canvas.ids[slice(*laid.canvas.answer)])
@@ -329,14 +330,14 @@ def test_refusals(model: OmniModel) -> None:
     asked = Turn("user", ASKED["t2i"])
     wrong = Turn("assistant", (Text("no picture"),))
     with pytest.raises(TaskError, match="answers with image, the given answer is text"):
-        lay(task("t2i"), [asked, wrong], vocabulary, text)
+        layout_training(task("t2i"), [asked, wrong], vocabulary, text)
     with pytest.raises(TaskError, match="the given answer is empty"):
-        lay(task("t2i"), [asked, Turn("assistant", ())], vocabulary, text)
-    with pytest.raises(TaskError, match="nothing is blank"):
+        layout_training(task("t2i"), [asked, Turn("assistant", ())], vocabulary, text)
+    with pytest.raises(TaskError, match="no token is masked"):
         arrange(task("infill"), [Turn("user", (Text("hi"),))], vocabulary, text)
     with pytest.raises(TaskError, match="got nothing to answer"):
         arrange(task("chat"), [], vocabulary, text, length=8)
-    with pytest.raises(TaskError, match="needs 7 places, it has 3"):
-        lay(task("chat"), _turns("chat", answered=True), vocabulary, text, length=3)
-    with pytest.raises(TaskError, match="heard stands in a turn with blanks"):
+    with pytest.raises(TaskError, match="needs 7 tokens, it has 3"):
+        layout_training(task("chat"), _turns("chat", answered=True), vocabulary, text, length=3)
+    with pytest.raises(TaskError, match="speech input stands in a turn"):
         arrange(task("infill"), [Turn("user", (HEARD, Blank("text", 2)))], vocabulary, text)

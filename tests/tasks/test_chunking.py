@@ -5,13 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omni_diffusion.conversation import Text
+from omni_diffusion.conversation import Message, Text
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.media import Waveform
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import task
 from omni_diffusion.tasks.chunking import joined, passages, spoken_passages
-from omni_diffusion.tasks.parts import Draft
 from omni_diffusion.tasks.render import render
 
 ALPHABET = "ab .,;!?\n\t'\"—。，é"
@@ -60,13 +59,13 @@ def test_three_hundred_words_fit_canvas_by_canvas(model: OmniModel) -> None:
     text = " ".join(f"Dog {n} sees a red tree, and tree {n} sees a dog." for n in range(25))
     assert len(text.split()) == 300
     with pytest.raises(TaskError, match="shorten it"):
-        render(task("tts"), (Draft("user", (Text(text),)),), model)
+        render(task("tts"), (Message("user", (Text(text),)),), model)
     for most in (None, 200):
-        found = spoken_passages(text, model, most=most)
+        found = spoken_passages(text, model, max_positions=most)
         assert " ".join(found) == text
         assert all(passage.endswith(".") for passage in found)
         for passage in found:
-            canvas = render(task("tts"), (Draft("user", (Text(passage),)),), model).canvas
+            canvas = render(task("tts"), (Message("user", (Text(passage),)),), model).canvas
             assert canvas.length <= (most or model.max_positions)
 
 

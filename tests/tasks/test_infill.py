@@ -5,7 +5,7 @@ import torch
 from tests.tiny import checkers, tone
 
 from omni_diffusion.codecs.magvit2 import picture_of
-from omni_diffusion.conversation import Text
+from omni_diffusion.conversation import Blank, Partial, PartialImage, PartialSpeech, Text
 from omni_diffusion.errors import TaskError
 from omni_diffusion.media import Picture
 from omni_diffusion.models.omni import OmniModel
@@ -17,7 +17,6 @@ from omni_diffusion.tasks.infill import (
     partial_picture,
     partial_speech,
 )
-from omni_diffusion.tasks.parts import Blank, Partial, PartialImage, PartialSpeech
 
 
 def _grid(partial: Partial) -> list[str]:

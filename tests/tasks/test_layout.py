@@ -3,7 +3,7 @@
 import pytest
 
 from omni_diffusion.errors import TaskError
-from omni_diffusion.tasks.layout import least_length, runs_of
+from omni_diffusion.tasks.layout import minimum_length, segments_of
 
 
 def _room(answer: tuple[str, ...], length: int, at: float) -> list[int] | None:
@@ -28,22 +28,22 @@ def test_least_length_is_the_first_that_fits(answer: tuple, at: float) -> None: 
                 if (room := _room(answer, length, at)) is not None
                 and all(r >= s for r, s in zip(room, sizes, strict=True))
             )
-            assert least_length(answer, sizes, at) == next(fits), sizes
+            assert minimum_length(answer, sizes, at) == next(fits), sizes
 
 
 def test_a_picture_takes_its_cells_whatever_the_length() -> None:
     for length in (0, 7, 500):
-        (run,) = runs_of(("image",), length, 64, 0.25)
+        (run,) = segments_of(("image",), length, 64, 0.25)
         assert (run.length, run.open) == (64, False)
-    assert least_length(("image",), (64,), 0.25) == 68
+    assert minimum_length(("image",), (64,), 0.25) == 68
 
 
 def test_a_text_before_a_picture_takes_the_length() -> None:
-    text, image = runs_of(("text", "image"), 9, 64, 0.25)
+    text, image = segments_of(("text", "image"), 9, 64, 0.25)
     assert (text.kind, text.length, text.open) == ("text", 9, True)
     assert (image.kind, image.length, image.open) == ("image", 64, False)
     for size, least in ((0, 1), (1, 1), (12, 12)):
-        assert least_length(("text", "image"), (size, 64), 0.25) == least
+        assert minimum_length(("text", "image"), (size, 64), 0.25) == least
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_a_text_before_a_picture_takes_the_length() -> None:
     [(("text",), 0), (("text", "speech"), 3), (("text", "image"), 0)],
 )
 def test_too_short(answer: tuple, length: int) -> None:  # type: ignore[type-arg]
-    with pytest.raises(TaskError, match=f"an answer of {length} places is too short"):
-        runs_of(answer, length, 0, 0.25)
+    with pytest.raises(TaskError, match=f"an answer of {length} tokens is too short"):
+        segments_of(answer, length, 0, 0.25)
 
 
 def test_an_answer_nobody_knows() -> None:
     with pytest.raises(TaskError, match="use the task 'infill'"):
-        runs_of(("image", "text"), 50, 16, 0.25)
+        segments_of(("image", "text"), 50, 16, 0.25)

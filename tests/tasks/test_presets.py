@@ -16,10 +16,10 @@ from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import TaskError
-from omni_diffusion.models.omni import GenerationConfig, OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks import presets
 from omni_diffusion.tasks.catalog import CATALOG, task
-from omni_diffusion.tasks.defaults import Length
+from omni_diffusion.tasks.defaults import GenerationConfig, Length
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.presets import PRESETS, preset
 from omni_diffusion.tasks.render import render
@@ -28,7 +28,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "generation-parameters.md"
 UPSTREAM = SamplingParams(rules="upstream", constrain=False, top_p=0.9, top_k=50)
 MEASURED = "librispeech libritts mme pope seed-bench-2-plus mmmu coco-t2i clip-s2i spoken-mme"
 # Repetition, position, guidance, places.
-OFFICIAL: dict[str, tuple[float, float, float, Length | None]] = {
+PAPER: dict[str, tuple[float, float, float, Length | None]] = {
     "asr": (1, 1, 0, Length(0.2, of="speech")),
     "tts": (1.2, 1, 0, Length(3.5, of="text")),
     "t2i": (1.2, 2, 0, None),
@@ -60,10 +60,10 @@ PUBLISHED: dict[str, tuple[SamplingParams, Length | None, float]] = {
 
 
 # --------------------------------------------------------------------------------------- numbers
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_official_numbers(name: str) -> None:
-    setting = preset("official").of(name)
-    repetition, position, guidance, length = OFFICIAL[name]
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_numbers(name: str) -> None:
+    setting = preset("paper").of(name)
+    repetition, position, guidance, length = PAPER[name]
     assert setting.params == SamplingParams(
         repetition_penalty=repetition, position_penalty=position, guidance=guidance
     )
@@ -93,14 +93,14 @@ def test_every_task_has_its_setting(name: str) -> None:
 
 
 def test_the_benchmarks_are_the_papers_and_those_that_the_code_measures() -> None:
-    assert list(preset("official").benchmarks) == MEASURED.split()
+    assert list(preset("paper").benchmarks) == MEASURED.split()
     assert list(preset("upstream").benchmarks) == MEASURED.split()[:3]
 
 
 @pytest.mark.parametrize("name", CATALOG)
-def test_official_is_what_a_task_does_by_itself(name: str, model: OmniModel) -> None:
-    asked = preset("official").of(name).settle(CONVERSATIONS[name], model)
-    ours = render(task(name), CONVERSATIONS[name], model, asked.params, length=asked.length)
+def test_paper_is_what_a_task_does_by_itself(name: str, model: OmniModel) -> None:
+    asked = preset("paper").of(name).settle(CONVERSATIONS[name], model)
+    ours = render(task(name), CONVERSATIONS[name], model, asked.params, max_tokens=asked.max_tokens)
     plain = render(task(name), CONVERSATIONS[name], model)
     assert ours.params == plain.params
     assert ours.canvas.ids.tolist() == plain.canvas.ids.tolist()
@@ -110,13 +110,13 @@ def test_whatever_is_ours_says_why() -> None:
     for found in PRESETS.values():
         for setting in (*found.tasks.values(), *found.benchmarks.values()):
             origin = setting.origin
-            guessed = "ours" in (origin.places, origin.steps, origin.repetition, origin.drawing)
+            guessed = "ours" in (origin.length, origin.steps, origin.repetition, origin.drawing)
             assert origin.note or not guessed
 
 
 # ---------------------------------------------------------------------------------------- frozen
 def test_presets_cannot_be_changed() -> None:
-    found = preset("official")
+    found = preset("paper")
     with pytest.raises(FrozenInstanceError):
         found.name = "mine"  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
@@ -128,7 +128,7 @@ def test_presets_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("upsteam", "did you mean upstream?"), ("best", "give one of official, upstream")],
+    [("upsteam", "did you mean upstream?"), ("best", "give one of paper, upstream")],
 )
 def test_an_unknown_preset_names_the_known_ones(name: str, told: str) -> None:
     with pytest.raises(TaskError, match=rf"no preset is called '{name}'; {re.escape(told)}"):
@@ -136,8 +136,8 @@ def test_an_unknown_preset_names_the_known_ones(name: str, told: str) -> None:
 
 
 def test_an_unknown_setting_names_the_known_ones() -> None:
-    with pytest.raises(TaskError, match="preset 'official' has no setting 'xyz'; give one of chat"):
-        preset("official").of("xyz")
+    with pytest.raises(TaskError, match="preset 'paper' has no setting 'xyz'; give one of chat"):
+        preset("paper").of("xyz")
     with pytest.raises(TaskError, match="'upstream' has no setting 'pope'"):
         preset("upstream").of("pope")
 
@@ -151,11 +151,11 @@ def test_a_preset_comes_before_the_models_own_numbers(model: OmniModel) -> None:
     config = replace(model.config, generation=generation)
     own = OmniModel(config, model.codecs, model.backbone)
     tokens = len(model.codecs.text.encode(SAID.text))
-    params, length = preset("official").of("tts").settle(CONVERSATIONS["tts"], own)
+    params, length = preset("paper").of("tts").settle(CONVERSATIONS["tts"], own)
     assert length == max(8, int(3.5 * tokens))
     assert params == SamplingParams(repetition_penalty=1.2)
-    assert preset("official").of("mme").settle(CONVERSATIONS["vqa"], own).length == 8
-    assert preset("official").of("s2i").settle(CONVERSATIONS["s2i"], own).length is None
+    assert preset("paper").of("mme").settle(CONVERSATIONS["vqa"], own).max_tokens == 8
+    assert preset("paper").of("s2i").settle(CONVERSATIONS["s2i"], own).max_tokens is None
 
 
 def test_the_published_transcript_has_a_fifth_of_the_whole_prompt(model: OmniModel) -> None:
@@ -183,7 +183,7 @@ def test_published_steps_are_rounded_down_and_count_every_place(model: OmniModel
 def test_published_speech_begins_after_a_fifth(model: OmniModel) -> None:
     asked = preset("upstream").of("svqa").settle(CONVERSATIONS["svqa"], model)
     assert asked == (replace(UPSTREAM, repetition_penalty=1.2, steps=128), 128)
-    prepared = render(task("svqa"), CONVERSATIONS["svqa"], model, asked.params, length=128)
+    prepared = render(task("svqa"), CONVERSATIONS["svqa"], model, asked.params, max_tokens=128)
     opener = prepared.canvas.ids[prepared.canvas.answer[0] + 25]
     assert int(opener) == model.vocabulary.begin_of_audio
     assert prepared.canvas.blanks == 127
@@ -219,8 +219,8 @@ def test_what_is_typed_comes_before_the_preset(
     words = ("--preset", "upstream")
     assert steps_of(monkeypatch, model, *words) == (25, 50)
     assert steps_of(monkeypatch, model, *words, "--steps", "3") == (3, 50)
-    assert steps_of(monkeypatch, model, *words, "--length", "31") == (15, 31)
-    official = steps_of(monkeypatch, model, "--preset", "official", "--steps", "2")
+    assert steps_of(monkeypatch, model, *words, "--max-tokens", "31") == (15, 31)
+    official = steps_of(monkeypatch, model, "--preset", "paper", "--steps", "2")
     frames = len(model.codecs.hearing.encode(HEARD.waveform))
     assert official == (2, max(8, int(0.2 * frames)))
 
@@ -233,7 +233,7 @@ def test_a_mistyped_preset_is_one_line(
         main()
     assert end.value.code == 2
     said = capsys.readouterr().err
-    assert said == "error: no preset is called 'best'; give one of official, upstream\n"
+    assert said == "error: no preset is called 'best'; give one of paper, upstream (--preset)\n"
 
 
 # ------------------------------------------------------------------------------------------- page

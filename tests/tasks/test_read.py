@@ -7,18 +7,17 @@ from hypothesis import strategies as st
 from tests.tasks.tiny_scenes import CONVERSATIONS, SAID, filled
 from tests.tiny import checkers, tiny_model
 
-from omni_diffusion.conversation import Image, Speech, Text
+from omni_diffusion.conversation import Blank, Codes, Image, Message, Speech, Text, Turn
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.infill import box, inpainting
-from omni_diffusion.tasks.parts import Blank, Codes, Draft, Turn
 from omni_diffusion.tasks.read import image_ids, read, speech_ids, text_ids
-from omni_diffusion.tasks.render import lay, render
+from omni_diffusion.tasks.render import layout_training, render
 from omni_diffusion.vocab import Vocabulary
 
-TINY = Vocabulary.build(text=300, speech=32, image=16)
+TINY = Vocabulary(text_size=300, speech_size=32, image_size=16)
 TRUTH = {
     "text": Text("two dogs, well"),
     "image": Codes("image", torch.arange(16)),
@@ -31,11 +30,11 @@ ANSWERING = [name for name, known in CATALOG.items() if known.answer]
 @pytest.mark.parametrize("constrain", [True, False])
 def test_the_true_answer_is_read_back(name: str, constrain: bool, model: OmniModel) -> None:
     params = SamplingParams(constrain=constrain)
-    prepared = render(task(name), CONVERSATIONS[name], model, params, length=68)
+    prepared = render(task(name), CONVERSATIONS[name], model, params, max_tokens=68)
     answer = Turn("assistant", tuple(TRUTH[kind] for kind in task(name).answer))
     turns = (*encode(CONVERSATIONS[name], model.codecs), answer)
     length = prepared.canvas.answer[1] - prepared.canvas.answer[0]
-    truth = lay(task(name), turns, model.vocabulary, model.codecs.text, length=length)
+    truth = layout_training(task(name), turns, model.vocabulary, model.codecs.text, length=length)
     blank = prepared.canvas.blank
     canvas = prepared.canvas.fill(blank.nonzero().flatten(), truth.ids[blank])
     found = read(canvas, prepared, model)
@@ -86,11 +85,11 @@ def test_inpainting_keeps_every_given_pixel(model: OmniModel) -> None:
 
 def test_text_cut_by_blanks_is_one_part(model: OmniModel) -> None:
     words = (Text("a "), Blank("text", 2), Text(" dog"), Blank("image", 16), Text("end"))
-    conversation = (Draft("user", (SAID,)), Draft("assistant", words))
+    conversation = (Message("user", (SAID,)), Message("assistant", words))
     prepared = render(task("infill"), conversation, model)
     canvas = prepared.canvas
-    start = prepared.sections[1].start
-    image = prepared.sections[3]
+    start = prepared.spans[1].start
+    image = prepared.spans[3]
     canvas = canvas.fill([start, start + 1], model.codecs.text.encode("xq"))
     canvas = canvas.fill(
         list(range(image.start, image.stop)), model.vocabulary.image.lift(torch.arange(16))
@@ -102,7 +101,7 @@ def test_text_cut_by_blanks_is_one_part(model: OmniModel) -> None:
 
 
 def test_empty_answers_are_noted(model: OmniModel) -> None:
-    prepared = render(task("svqa"), CONVERSATIONS["svqa"], model, length=20)
+    prepared = render(task("svqa"), CONVERSATIONS["svqa"], model, max_tokens=20)
     blank = prepared.canvas.blank.nonzero().flatten()
     pads = torch.full((len(blank),), model.vocabulary.pad)
     found = read(prepared.canvas.fill(blank, pads), prepared, model)
@@ -130,7 +129,7 @@ def test_speech_ends_at_its_end() -> None:
 def test_missing_cells_repeat_their_neighbour() -> None:
     ids = torch.tensor([TINY.mask, *_image(4), TINY.mask, 9, *_image(6), TINY.im_end])
     assert image_ids(ids, TINY).tolist() == [4, 4, 4, 4, 6, 6]
-    assert image_ids(ids, TINY, published=True).tolist() == [4, 6, 6, 6, 6, 6]
+    assert image_ids(ids, TINY, upstream=True).tolist() == [4, 6, 6, 6, 6, 6]
     assert image_ids(torch.tensor([TINY.mask, 3]), TINY).tolist() == []
 
 
@@ -138,11 +137,11 @@ def test_missing_cells_repeat_their_neighbour() -> None:
 @given(st.lists(st.integers(0, TINY.size - 1), min_size=1, max_size=20), st.booleans())
 def test_any_ids_can_be_taken_apart(found: list[int], published: bool) -> None:
     ids = torch.tensor(found)
-    assert len(image_ids(ids, TINY, published=published)) in (0, len(ids))
+    assert len(image_ids(ids, TINY, upstream=published)) in (0, len(ids))
     for local, size in (
         (text_ids(ids, TINY), TINY.text_size),
         (speech_ids(ids, TINY), TINY.speech_size),
-        (image_ids(ids, TINY, published=published), TINY.image_size),
+        (image_ids(ids, TINY, upstream=published), TINY.image_size),
     ):
         assert not len(local) or 0 <= int(local.min()) <= int(local.max()) < size
 

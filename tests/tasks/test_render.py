@@ -6,16 +6,16 @@ import pytest
 import torch
 from tests.tasks.tiny_scenes import CONVERSATIONS, HEARD, SAID, SEEN, filled, user
 
-from omni_diffusion.conversation import Image, Message, Speech, Text
+from omni_diffusion.conversation import Codes, Frames, Image, Message, Speech, Text, Turn
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.media import Waveform
-from omni_diffusion.models.omni import GenerationConfig, OmniModel
+from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.catalog import CATALOG, task
+from omni_diffusion.tasks.defaults import GenerationConfig
 from omni_diffusion.tasks.encode import encode
-from omni_diffusion.tasks.parts import Codes, Draft, Frames, Turn
 from omni_diffusion.tasks.read import read
-from omni_diffusion.tasks.render import lay, render
+from omni_diffusion.tasks.render import layout_training, render
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -31,10 +31,10 @@ def test_every_task_has_something_to_fill(name: str, model: OmniModel) -> None:
         assert set(canvas.ids[slot.start : slot.stop].tolist()) == {
             model.vocabulary.context_of_audio
         }
-    assert all(start <= s.start < s.stop <= stop for s in prepared.sections)
+    assert all(start <= s.start < s.stop <= stop for s in prepared.spans)
     with torch.no_grad():
         logits = model.backbone(
-            canvas.ids[None], slots=[(0, s) for s in canvas.slots], rows=canvas.blank[None]
+            canvas.ids[None], slots=[(0, s) for s in canvas.slots], logits_at=canvas.blank[None]
         )
     assert logits.shape == (canvas.blanks, model.vocabulary.size)
 
@@ -50,7 +50,9 @@ def test_it_is_the_canvas_that_training_lays(name: str, model: OmniModel) -> Non
     answer = Turn("assistant", tuple(known[kind] for kind in task(name).answer))
     turns = (*encode(CONVERSATIONS[name], model.codecs), answer)
     start, stop = prepared.canvas.answer
-    trained = lay(task(name), turns, model.vocabulary, model.codecs.text, length=stop - start)
+    trained = layout_training(
+        task(name), turns, model.vocabulary, model.codecs.text, length=stop - start
+    )
     given = ~prepared.canvas.blank
     assert torch.equal(prepared.canvas.ids[given], trained.ids[given])
     for ours, theirs in zip(prepared.canvas.slots, trained.slots, strict=True):
@@ -73,12 +75,12 @@ def test_what_is_seen_is_larger_than_what_is_made(model: OmniModel) -> None:
 def test_guidance_asks_the_null_prompt_with_the_same_answer(model: OmniModel) -> None:
     for name, conversation in CONVERSATIONS.items():
         prepared = render(task(name), conversation, model, SamplingParams(guidance=1.5))
-        assert prepared.null is not None
-        ours, theirs = prepared.canvas, prepared.null
+        assert prepared.uncond is not None
+        ours, theirs = prepared.canvas, prepared.uncond
         assert torch.equal(ours.ids[slice(*ours.answer)], theirs.ids[slice(*theirs.answer)])
         assert torch.equal(ours.blank[slice(*ours.answer)], theirs.blank[slice(*theirs.answer)])
-    assert render(task("t2i"), CONVERSATIONS["t2i"], model).null is None
-    assert render(task("s2i"), CONVERSATIONS["s2i"], model).null is not None
+    assert render(task("t2i"), CONVERSATIONS["t2i"], model).uncond is None
+    assert render(task("s2i"), CONVERSATIONS["s2i"], model).uncond is not None
 
 
 def test_steps_follow_the_tasks_pace_unless_asked_otherwise(model: OmniModel) -> None:
@@ -106,7 +108,7 @@ def test_a_models_own_lengths_and_sampling_come_first(model: OmniModel) -> None:
     assert length("tts") == 2 * tokens + 30
     assert length("vqa") == 17
     assert render(task("t2i"), CONVERSATIONS["t2i"], own).params.steps == 5
-    assert render(task("t2i"), CONVERSATIONS["t2i"], own).null is not None
+    assert render(task("t2i"), CONVERSATIONS["t2i"], own).uncond is not None
 
 
 def test_a_model_may_answer_with_other_parts_than_the_task(model: OmniModel) -> None:
@@ -114,7 +116,7 @@ def test_a_model_may_answer_with_other_parts_than_the_task(model: OmniModel) -> 
     config = replace(model.config, generation=generation)
     own = OmniModel(config, model.codecs, model.backbone)
     prepared = render(task("s2i"), CONVERSATIONS["s2i"], own)
-    text, image = prepared.sections
+    text, image = prepared.spans
     start = prepared.canvas.answer[0]
     assert (text.kind, text.start, text.stop) == ("text", start, start + 12)
     assert (image.kind, image.start, image.stop) == ("image", start + 13, start + 29)
@@ -123,23 +125,23 @@ def test_a_model_may_answer_with_other_parts_than_the_task(model: OmniModel) -> 
     said, drawn = read(filled(prepared.canvas), prepared, own).parts
     assert isinstance(said, Text)
     assert isinstance(drawn, Image)
-    assert render(task("s2i"), CONVERSATIONS["s2i"], model).sections[0].kind == "image"
+    assert render(task("s2i"), CONVERSATIONS["s2i"], model).spans[0].kind == "image"
 
 
 def test_length_may_be_asked_for(model: OmniModel) -> None:
     for name in ("chat", "tts", "svqa"):
-        canvas = render(task(name), CONVERSATIONS[name], model, length=41).canvas
+        canvas = render(task(name), CONVERSATIONS[name], model, max_tokens=41).canvas
         assert canvas.answer[1] - canvas.answer[0] == 41
     for wrong in (0, -1, 10**12):
-        with pytest.raises(TaskError, match=f"an answer of {wrong} places"):
-            render(task("chat"), CONVERSATIONS["chat"], model, length=wrong)
+        with pytest.raises(TaskError, match=f"an answer of {wrong} tokens"):
+            render(task("chat"), CONVERSATIONS["chat"], model, max_tokens=wrong)
 
 
 def test_the_published_share_of_speech_comes_with_the_published_rules(model: OmniModel) -> None:
     for rules, place in (("paper", 10), ("upstream", 8)):
         params = SamplingParams(rules=rules)  # type: ignore[arg-type]
-        prepared = render(task("svqa"), CONVERSATIONS["svqa"], model, params, length=40)
-        assert prepared.sections[1].start - prepared.canvas.answer[0] == place + 1
+        prepared = render(task("svqa"), CONVERSATIONS["svqa"], model, params, max_tokens=40)
+        assert prepared.spans[1].start - prepared.canvas.answer[0] == place + 1
 
 
 def test_without_constraint_the_model_opens_and_closes_by_itself(model: OmniModel) -> None:
@@ -153,7 +155,7 @@ def test_without_constraint_the_model_opens_and_closes_by_itself(model: OmniMode
 
 
 def test_a_text_far_too_long(model: OmniModel) -> None:
-    with pytest.raises(TaskError, match=r"takes \d+ places, of them \d+ .*has 1024, shorten it"):
+    with pytest.raises(TaskError, match=r"takes \d+ tokens, of them \d+ .*has 1024; shorten it"):
         render(task("chat"), user(Text("a red apple " * 2000)), model)
     with pytest.raises(TaskError, match="shorten it"):
         render(task("tts"), user(Text("a red apple " * 100)), model)
@@ -161,9 +163,9 @@ def test_a_text_far_too_long(model: OmniModel) -> None:
 
 def test_nothing_to_answer(model: OmniModel) -> None:
     answered = (*user(SAID), Message("assistant", (SAID,)))
-    with pytest.raises(TaskError, match="nothing is blank; let the conversation end"):
+    with pytest.raises(TaskError, match="no token is masked; let the conversation end"):
         render(task("chat"), answered, model)
-    with pytest.raises(TaskError, match="nothing is blank; give an assistant turn"):
+    with pytest.raises(TaskError, match="no token is masked; give an assistant turn"):
         render(task("inpaint"), user(SAID), model)
     with pytest.raises(TaskError, match="got nothing to answer"):
         render(task("chat"), (), model)
@@ -176,7 +178,7 @@ def test_media_that_no_codec_takes(model: OmniModel) -> None:
 
 
 def test_drafts_hold_media_codes_and_blanks_only() -> None:
-    with pytest.raises(TaskError, match="'a dog' is no part of a draft"):
-        Draft("user", ("a dog",))  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="'a dog' cannot be a part"):
+        Message("user", ("a dog",))  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="role 'human' is unknown"):
-        Draft("human", (Image(SEEN.picture),))  # type: ignore[arg-type]
+        Message("human", (Image(SEEN.picture),))  # type: ignore[arg-type]

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from omni_diffusion.conversation import Text
+from omni_diffusion.conversation import Codes, EncodedPart, Frames, Text, Turn
 from omni_diffusion.errors import TaskError
 from omni_diffusion.tasks.catalog import CATALOG, task
 from omni_diffusion.tasks.defaults import Length
-from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
 
 SAID, HEARD = Text("a dog"), Frames(torch.zeros(3, 4))
 SEEN = Codes("image", torch.arange(4))
@@ -38,7 +37,7 @@ def test_an_unknown_task_names_near_ones(name: str, near: str) -> None:
         ("caption", (SEEN, SEEN), "takes one image, got more"),
     ],
 )
-def test_parts_that_do_not_fit(name: str, parts: tuple[Piece, ...], message: str) -> None:
+def test_parts_that_do_not_fit(name: str, parts: tuple[EncodedPart, ...], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         task(name).dress([Turn("user", parts)])
 
@@ -75,7 +74,7 @@ def test_a_description_is_optional_for_inpainting() -> None:
     ],
 )
 def test_lengths(rule: Length, counted: dict[str, int], places: int) -> None:
-    assert rule.places(counted) == places
+    assert rule.tokens(counted) == places
 
 
 @pytest.mark.parametrize("numbers", [(-1.0, 0), (float("nan"), 0), (1.0, -1)])

@@ -6,10 +6,8 @@ import torch
 from tests.tiny import checkers, tone
 
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.conversation import Image, Message, Part, Speech, Text
-from omni_diffusion.tasks.encode import Spoken
+from omni_diffusion.conversation import Blank, Image, Message, Part, Speech, Text
 from omni_diffusion.tasks.infill import box, cloze, inpainting
-from omni_diffusion.tasks.parts import Blank, Draft
 from omni_diffusion.vocab import Vocabulary
 
 SAID = Text("a red apple")
@@ -21,7 +19,7 @@ def user(*parts: Part) -> tuple[Message, ...]:
     return (Message("user", parts),)
 
 
-CONVERSATIONS: dict[str, tuple[Spoken, ...]] = {
+CONVERSATIONS: dict[str, tuple[Message, ...]] = {
     "chat": user(SAID),
     "asr": user(HEARD),
     "tts": user(SAID),
@@ -33,8 +31,8 @@ CONVERSATIONS: dict[str, tuple[Spoken, ...]] = {
     "sqa": user(HEARD),
     "inpaint": inpainting(checkers(8), box(checkers(8), 0, 0, 3, 3), "a dog"),
     "infill": (
-        Draft("user", (SAID, SEEN)),
-        Draft("assistant", (*cloze("it is __"), Blank("image", 16), Blank("speech", 4))),
+        Message("user", (SAID, SEEN)),
+        Message("assistant", (*cloze("it is __"), Blank("image", 16), Blank("speech", 4))),
     ),
 }
 

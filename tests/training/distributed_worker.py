@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tests.training.test_denoising import VOCABULARY, backbone, canvas
 
-from omni_diffusion.data.mixture import Drawn, Group, Share, Slot, slots
+from omni_diffusion.data.mixture import DrawnCanvas, SampleSlot, TaskGroup, TaskShare, sample_slots
 from omni_diffusion.diffusion.masking import MaskingConfig
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.distributed import Precision, World, shard
@@ -49,24 +49,24 @@ class Mixture:
 
     def __init__(self, setting: Setting, world: World) -> None:
         self.setting, self.world = setting, world
-        heard = () if setting.samples < 2 or setting.uneven else (Share("b", 2.5, 1.0),)
-        self.shares = (Share("a", setting.samples - sum(s.samples for s in heard), 0.5), *heard)
+        heard = () if setting.samples < 2 or setting.uneven else (TaskShare("b", 2.5, 1.0),)
+        self.shares = (TaskShare("a", setting.samples - sum(s.samples for s in heard), 0.5), *heard)
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
-        found = slots(self.shares, step, generator, self.world.rank, self.world.size)
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
+        found = sample_slots(self.shares, step, generator, self.world.rank, self.world.size)
         return [
-            Group(share.task, weight, of, [self._drawn(share.task, slot) for slot in own])
+            TaskGroup(share.task, weight, of, [self._drawn(share.task, slot) for slot in own])
             for share, weight, of, own in found
         ]
 
-    def _drawn(self, task: str, slot: Slot) -> Drawn:
+    def _drawn(self, task: str, slot: SampleSlot) -> DrawnCanvas:
         rng = slot.rng
         answer = 3 + rng.randrange(9)
         if self.setting.uneven:
-            answer = (30, 4)[slot.at % 2]
+            answer = (30, 4)[slot.index % 2]
         pads, seed = rng.randrange(4), rng.randrange(99)
         made = canvas(2 + rng.randrange(5), answer, pads, seed=seed, heard=int(task == "b"))
-        return Drawn(made, rng.getrandbits(60), slot.at)
+        return DrawnCanvas(made, rng.getrandbits(60), slot.index)
 
 
 class Recorded(DenoisingObjective):
@@ -75,7 +75,7 @@ class Recorded(DenoisingObjective):
     def backward(self, step: int, generator: torch.Generator) -> dict[str, float]:
         drawn = self.prepare(step, torch.Generator().set_state(generator.get_state()))
         groups = self.mixture.draw(step, torch.Generator().set_state(generator.get_state()))
-        self.had.append((sum(len(group.drawn) for group in groups), len(drawn.micro)))
+        self.had.append((sum(len(group.drawn) for group in groups), len(drawn.micro_batches)))
         return super().backward(step, generator)
 
     had: list[tuple[int, int]]
@@ -87,9 +87,9 @@ def trainer(setting: Setting, folder: Path, world: World) -> Trainer:
     config = DenoisingConfig(
         MaskingConfig("antithetic"),
         precision=setting.precision,
-        balance="token",
+        loss_average="token",
         max_length=40,
-        micro_places=40 if setting.uneven else 80,
+        micro_batch_tokens=40 if setting.uneven else 80,
     )
     objective = Recorded(model, VOCABULARY, Mixture(setting, world), config, world)
     objective.had = []
@@ -116,9 +116,9 @@ def main() -> None:
     world = World.join()
     told = {name: run(setting, out / name, world) for name, setting in SETTINGS.items()}
     told["gone on"] = run(Setting(), out / "gone on", world, state)
-    if world.first:
+    if world.is_main:
         (out / "told.json").write_text(json.dumps(told))
-    world.leave()
+    world.close()
 
 
 if __name__ == "__main__":

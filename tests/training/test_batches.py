@@ -7,16 +7,23 @@ from hypothesis import strategies as st
 from tests.training.test_denoising import CROWD, VOCABULARY, canvas
 
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.data.mixture import Drawn
+from omni_diffusion.data.mixture import DrawnCanvas
 from omni_diffusion.diffusion.masking import MaskingConfig, ratios
-from omni_diffusion.training.batches import BUCKETS, KINDS, Example, MicroBatch, mask, micro_batches
+from omni_diffusion.training.batches import (
+    BUCKETS,
+    KINDS,
+    MaskedExample,
+    MicroBatch,
+    mask_answer,
+    micro_batches,
+)
 
 PLAIN = MaskingConfig()
 
 
-def masked(one: Canvas, seed: int, masking: MaskingConfig = PLAIN, group: int = 0) -> Example:
+def masked(one: Canvas, seed: int, masking: MaskingConfig = PLAIN, group: int = 0) -> MaskedExample:
     t = ratios(masking, 1, torch.Generator().manual_seed(seed))
-    return mask(Drawn(one, seed, 0), group, t, masking, "plain", VOCABULARY)
+    return mask_answer(DrawnCanvas(one, seed, 0), group, t, masking, "plain", VOCABULARY)
 
 
 EXAMPLES = [masked(one, seed, group=seed % 2) for seed, one in enumerate(CROWD)]
@@ -38,12 +45,12 @@ def test_a_sample_takes_the_ratio_of_its_number_and_further_answers_their_own() 
     one = canvas(2, 400)
     t = torch.tensor([0.1, 0.5, 0.9])
     shares = [
-        len(mask(Drawn(one, 7, n), 0, t, PLAIN, "plain", VOCABULARY).targets) / 400
+        len(mask_answer(DrawnCanvas(one, 7, n), 0, t, PLAIN, "plain", VOCABULARY).targets) / 400
         for n in (0, 1, 2)
     ]
     assert shares == pytest.approx([0.1, 0.5, 0.9], abs=0.08)
     own = [
-        len(mask(Drawn(one, n, None), 0, t, PLAIN, "plain", VOCABULARY).targets) / 400
+        len(mask_answer(DrawnCanvas(one, n, None), 0, t, PLAIN, "plain", VOCABULARY).targets) / 400
         for n in range(40)
     ]
     assert max(own) > 0.8
@@ -61,14 +68,14 @@ def test_kinds_and_buckets() -> None:
     expected = ["text"] * 2 + ["speech"] * 2 + ["image"] * 2 + ["special"] * 2 + ["pad"] * 2
     assert named == expected
     assert BUCKETS[example.bucket] == "75_100"
-    few = mask(Drawn(one, 0, 0), 0, torch.tensor([0.001]), PLAIN, "plain", VOCABULARY)
+    few = mask_answer(DrawnCanvas(one, 0, 0), 0, torch.tensor([0.001]), PLAIN, "plain", VOCABULARY)
     assert BUCKETS[few.bucket] == "0_25"  # one of eight
 
 
 @settings(deadline=None)
 @given(max_length=st.sampled_from([None, 20, 45]), places=st.sampled_from([None, 1, 30, 64, 200]))
 def test_every_example_is_laid_once(max_length: int | None, places: int | None) -> None:
-    laid = list(micro_batches(EXAMPLES, VOCABULARY.pad, max_length=max_length, places=places))
+    laid = list(micro_batches(EXAMPLES, VOCABULARY.pad, max_length=max_length, max_tokens=places))
     targets = sorted(token for micro in laid for token in micro.targets.tolist())
     assert targets == sorted(token for one in EXAMPLES for token in one.targets.tolist())
     for micro in laid:
@@ -84,7 +91,7 @@ def test_every_example_is_laid_once(max_length: int | None, places: int | None) 
 
 
 def test_targets_stand_in_the_order_of_the_masked_places() -> None:
-    (micro,) = micro_batches(EXAMPLES[:6], VOCABULARY.pad, max_length=60, places=None)
+    (micro,) = micro_batches(EXAMPLES[:6], VOCABULARY.pad, max_length=60, max_tokens=None)
     plain = {one.canvas.ids.tolist().__repr__(): one for one in EXAMPLES}
     assert len(plain) == len(EXAMPLES)
     taken = 0

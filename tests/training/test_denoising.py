@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Batch, Canvas, FeatureSlot, starts_of
-from omni_diffusion.data.mixture import Group
+from omni_diffusion.data.mixture import TaskGroup
 from omni_diffusion.data.packing import pack
 from omni_diffusion.diffusion.loss import Weighting
 from omni_diffusion.diffusion.masking import MaskingConfig, ratios
 from omni_diffusion.errors import DataError
-from omni_diffusion.training.batches import Example, mask
+from omni_diffusion.training.batches import MaskedExample, mask_answer
 from omni_diffusion.training.denoising import (
     DenoisingConfig,
     DenoisingObjective,
-    give_geometry,
+    init_code_embeddings,
 )
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 from omni_diffusion.vocab import Vocabulary
 
-VOCABULARY = Vocabulary.build(text=20, speech=4, image=16)
+VOCABULARY = Vocabulary(text_size=20, speech_size=4, image_size=16)
 
 
 def backbone(*, tied: bool = False, seed: int = 0) -> Dream:
@@ -67,23 +67,23 @@ def canvas(prompt: int, answer: int, pads: int = 0, *, seed: int = 0, heard: int
 class Fixed:
     """The same groups in every step."""
 
-    def __init__(self, *groups: Group) -> None:
+    def __init__(self, *groups: TaskGroup) -> None:
         self.groups = list(groups)
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
         return self.groups
 
 
 class Afresh(Fixed):
     """The same canvases, masked anew in every step."""
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
-        return [Group.alone(g.name, g.share, g.canvases, seed=step) for g in self.groups]
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
+        return [TaskGroup.of(g.name, g.weight, g.canvases, seed=step) for g in self.groups]
 
 
 def objective(
     model: Dream,
-    *groups: Group,
+    *groups: TaskGroup,
     masking: MaskingConfig | None = None,
     weighting: Weighting = "plain",
 ) -> DenoisingObjective:
@@ -99,14 +99,14 @@ CANVASES = (
 
 
 # -------------------------------------------------------------------------------------------- loss
-def masked(canvases: Sequence[Canvas], seed: int, weighting: Weighting) -> list[Example]:
+def masked(canvases: Sequence[Canvas], seed: int, weighting: Weighting) -> list[MaskedExample]:
     """The masking that the objective draws for a group of these in a step of that seed."""
-    group = Group.alone("t", 1.0, canvases)
+    group = TaskGroup.of("t", 1.0, canvases)
     t = ratios(MaskingConfig(), len(canvases), torch.Generator().manual_seed(seed))
-    return [mask(each, 0, t, MaskingConfig(), weighting, VOCABULARY) for each in group.drawn]
+    return [mask_answer(each, 0, t, MaskingConfig(), weighting, VOCABULARY) for each in group.drawn]
 
 
-def surprises(model: Dream, one: Example) -> list[tuple[float, bool]]:
+def surprises(model: Dream, one: MaskedExample) -> list[tuple[float, bool]]:
     """-log p of every masked token of one canvas, alone and unpadded, and whether it was best."""
     slots = [(0, slot) for slot in one.canvas.slots]
     logits = model(one.canvas.ids[None], slots=slots)[0].detach()
@@ -121,7 +121,7 @@ def surprises(model: Dream, one: Example) -> list[tuple[float, bool]]:
 @pytest.mark.parametrize("weighting", ["plain", "elbo", "per_length"])
 def test_the_loss_is_the_masked_cross_entropy(weighting: Weighting) -> None:
     model = backbone()
-    loss, figures = objective(model, Group.alone("t", 1.0, CANVASES), weighting=weighting).loss(
+    loss, figures = objective(model, TaskGroup.of("t", 1.0, CANVASES), weighting=weighting).loss(
         0, torch.Generator().manual_seed(7)
     )
     total, count, right = 0.0, 0, 0
@@ -141,7 +141,7 @@ def test_the_loss_is_the_masked_cross_entropy(weighting: Weighting) -> None:
     assert float(loss.detach()) == pytest.approx(total / divisor, rel=1e-4)
     assert figures["loss"] == pytest.approx(float(loss.detach()))
     assert figures["t_loss"] == pytest.approx(float(loss.detach()))
-    assert figures["t_right"] == pytest.approx(right / count)
+    assert figures["t_accuracy"] == pytest.approx(right / count)
 
 
 def chance_of(one: Canvas, place: int, t: float) -> float:
@@ -157,7 +157,7 @@ def test_figures_part_the_loss_by_kind_and_by_how_much_is_hidden() -> None:
     crowd = [canvas(2, 8, 3, seed=seed) for seed in range(12)]
     for one in crowd[:6]:
         one.ids[3:6] = VOCABULARY.image.start
-    figures = objective(model, Group.alone("t", 1.0, crowd)).loss(
+    figures = objective(model, TaskGroup.of("t", 1.0, crowd)).loss(
         0, torch.Generator().manual_seed(1)
     )[1]
     sums: dict[str, list[float]] = {}
@@ -177,13 +177,13 @@ def test_figures_part_the_loss_by_kind_and_by_how_much_is_hidden() -> None:
     for name, values in sums.items():
         assert figures[f"{name}_loss"] == pytest.approx(sum(values) / len(values), rel=1e-4)
     assert figures["tokens"] == 12 * 13
-    assert figures["pads"] == 0
+    assert figures["padding"] == 0
 
 
 def test_each_groups_mean_counts_by_its_share() -> None:
-    groups = (Group.alone("a", 0.3, CANVASES[:1]), Group.alone("b", 2.0, CANVASES[1:]))
+    groups = (TaskGroup.of("a", 0.3, CANVASES[:1]), TaskGroup.of("b", 2.0, CANVASES[1:]))
     loss, figures = objective(backbone(), *groups).loss(0, torch.Generator().manual_seed(0))
-    assert figures.keys() >= {"a_loss", "a_right", "b_loss", "b_right"}
+    assert figures.keys() >= {"a_loss", "a_accuracy", "b_loss", "b_accuracy"}
     assert float(loss.detach()) == pytest.approx(0.3 * figures["a_loss"] + 2 * figures["b_loss"])
     loss.backward()
     assert all(
@@ -194,7 +194,7 @@ def test_each_groups_mean_counts_by_its_share() -> None:
 
 
 def test_the_loss_depends_on_the_generator_alone() -> None:
-    one = objective(backbone(), Group.alone("t", 1.0, CANVASES))
+    one = objective(backbone(), TaskGroup.of("t", 1.0, CANVASES))
     first, again, other = (
         one.loss(s, torch.Generator().manual_seed(g))[0].item() for s, g in ((0, 1), (9, 1), (0, 2))
     )
@@ -202,7 +202,7 @@ def test_the_loss_depends_on_the_generator_alone() -> None:
 
 
 def test_a_task_may_have_a_forward_process_of_its_own() -> None:
-    groups = (Group.alone("a", 1.0, CANVASES), Group.alone("b", 1.0, CANVASES))
+    groups = (TaskGroup.of("a", 1.0, CANVASES), TaskGroup.of("b", 1.0, CANVASES))
     whole = MaskingConfig(full=1.0, gamma=1.0)
 
     def figures(config: DenoisingConfig) -> dict[str, float]:
@@ -216,7 +216,7 @@ def test_a_task_may_have_a_forward_process_of_its_own() -> None:
 
 def test_heard_speech_reaches_the_loss() -> None:
     model = backbone()
-    loss, _ = objective(model, Group.alone("t", 1.0, CANVASES)).loss(0, torch.Generator())
+    loss, _ = objective(model, TaskGroup.of("t", 1.0, CANVASES)).loss(0, torch.Generator())
     loss.backward()
     assert all(
         p.grad is not None and bool(p.grad.any()) for p in model.model.audio_projection.parameters()
@@ -229,7 +229,7 @@ def test_pads_are_masked_less(gamma: float) -> None:
     model, seen = backbone(), list[Tensor]()
     model.model.embed_tokens.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     crowd = [canvas(2, 15, 15, seed=seed) for seed in range(60)]
-    mixture = Afresh(Group.alone("t", 1.0, crowd))
+    mixture = Afresh(TaskGroup.of("t", 1.0, crowd))
     config = DenoisingConfig(MaskingConfig(gamma=gamma))
     one = DenoisingObjective(model, VOCABULARY, mixture, config)
     with torch.no_grad():
@@ -303,33 +303,33 @@ def test_packed_rows_have_the_loss_and_gradients_of_the_same_canvases_alone(
     for max_length in (None, 40):
         model = backbone()
         config = DenoisingConfig(whole, weighting, max_length=max_length)
-        one = DenoisingObjective(model, VOCABULARY, Fixed(Group.alone("t", 1.0, CROWD)), config)
+        one = DenoisingObjective(model, VOCABULARY, Fixed(TaskGroup.of("t", 1.0, CROWD)), config)
         loss, figures = one.loss(0, torch.Generator())
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
     taken = [sum(each.length for each in row) for row in pack(CROWD, 40)]
-    assert figures["pads"] == pytest.approx(1 - sum(taken) / (len(taken) * max(taken)))
-    assert figures["pads"] < 0.2
+    assert figures["padding"] == pytest.approx(1 - sum(taken) / (len(taken) * max(taken)))
+    assert figures["padding"] < 0.2
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("weighting", ["plain", "elbo", "per_length"])
-@pytest.mark.parametrize("balance", ["task", "token"])
+@pytest.mark.parametrize("loss_average", ["task", "token"])
 def test_however_a_step_is_laid_its_loss_and_gradients_are_the_same(
-    weighting: Weighting, balance: Literal["task", "token"]
+    weighting: Weighting, loss_average: Literal["task", "token"]
 ) -> None:
-    groups = (Group.alone("a", 0.3, CROWD[:10], 1), Group.alone("b", 2.0, CROWD[10:], 2))
+    groups = (TaskGroup.of("a", 0.3, CROWD[:10], 1), TaskGroup.of("b", 2.0, CROWD[10:], 2))
     losses, gradients = list[float](), list[Tensor]()
     for max_length, places in ((None, None), (None, 60), (40, None), (40, 80), (90, 1)):
         model = backbone()
         config = DenoisingConfig(
             MaskingConfig("antithetic"),
             weighting,
-            balance=balance,
+            loss_average=loss_average,
             max_length=max_length,
-            micro_places=places,
+            micro_batch_tokens=places,
         )
         one = DenoisingObjective(model, VOCABULARY, Fixed(*groups), config)
         figures = one.backward(0, torch.Generator().manual_seed(3))
@@ -341,8 +341,8 @@ def test_however_a_step_is_laid_its_loss_and_gradients_are_the_same(
 
 
 def test_the_mean_over_tokens_is_that_of_all_tasks() -> None:
-    groups = (Group.alone("a", 0.3, CROWD[:10], 1), Group.alone("b", 2.0, CROWD[10:], 2))
-    config = DenoisingConfig(balance="token")
+    groups = (TaskGroup.of("a", 0.3, CROWD[:10], 1), TaskGroup.of("b", 2.0, CROWD[10:], 2))
+    config = DenoisingConfig(loss_average="token")
     one = DenoisingObjective(backbone(), VOCABULARY, Fixed(*groups), config)
     prepared = one.prepare(0, torch.Generator().manual_seed(0))
     a, b = prepared.sums[2:4].tolist()  # how many places are masked
@@ -352,10 +352,10 @@ def test_the_mean_over_tokens_is_that_of_all_tasks() -> None:
 
 
 def test_a_step_drawn_ahead_is_the_step() -> None:
-    one = objective(backbone(), Group.alone("t", 1.0, CANVASES))
+    one = objective(backbone(), TaskGroup.of("t", 1.0, CANVASES))
     alone = [one.backward(step, torch.Generator().manual_seed(step))["loss"] for step in (0, 1, 2)]
-    one.ahead(1, torch.Generator().manual_seed(1))
-    one.ahead(7, torch.Generator().manual_seed(7))  # of a step that does not come
+    one.prefetch(1, torch.Generator().manual_seed(1))
+    one.prefetch(7, torch.Generator().manual_seed(7))  # of a step that does not come
     found = [one.backward(1, torch.Generator().manual_seed(9))["loss"]]
     found.append(one.backward(2, torch.Generator().manual_seed(2))["loss"])
     assert found == alone[1:]
@@ -365,11 +365,11 @@ def test_the_loop_has_each_step_drawn_once_while_the_one_before_runs(tmp_path: P
     drawn: list[tuple[int, str]] = []
 
     class Noted(Fixed):
-        def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+        def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
             drawn.append((step, threading.current_thread().name.split("_")[0]))
             return super().draw(step, generator)
 
-    mixture = Noted(Group.alone("t", 1.0, CANVASES))
+    mixture = Noted(TaskGroup.of("t", 1.0, CANVASES))
     one = DenoisingObjective(backbone(), VOCABULARY, mixture, DenoisingConfig())
     run = Trainer(one, LoopConfig(4), tmp_path)
     run.advance()
@@ -381,9 +381,11 @@ def test_the_loop_has_each_step_drawn_once_while_the_one_before_runs(tmp_path: P
 
 def test_what_befalls_a_step_drawn_ahead_is_told_at_its_turn() -> None:
     config = DenoisingConfig(max_length=12)
-    one = DenoisingObjective(backbone(), VOCABULARY, Fixed(Group.alone("t", 1.0, CANVASES)), config)
-    one.ahead(0, torch.Generator())
-    with pytest.raises(DataError, match="a sample takes 14 places, a row has 12"):
+    one = DenoisingObjective(
+        backbone(), VOCABULARY, Fixed(TaskGroup.of("t", 1.0, CANVASES)), config
+    )
+    one.prefetch(0, torch.Generator())
+    with pytest.raises(DataError, match="a sample has 14 tokens, a row has 12"):
         one.backward(0, torch.Generator())
 
 
@@ -393,7 +395,7 @@ def test_in_packed_rows_answers_alone_are_masked_and_each_has_a_ratio_of_its_own
     crowd = [canvas(2, 15, 15, seed=seed) for seed in range(64)]
     masking = MaskingConfig(variant="antithetic")
     config = DenoisingConfig(masking, max_length=100)
-    one = DenoisingObjective(model, VOCABULARY, Afresh(Group.alone("t", 1.0, crowd)), config)
+    one = DenoisingObjective(model, VOCABULARY, Afresh(TaskGroup.of("t", 1.0, crowd)), config)
     with torch.no_grad():
         for step in range(8):
             one.loss(step, torch.Generator().manual_seed(step))
@@ -414,20 +416,22 @@ def test_in_packed_rows_answers_alone_are_masked_and_each_has_a_ratio_of_its_own
 
 def test_a_canvas_that_is_longer_than_a_row_is_told() -> None:
     config = DenoisingConfig(max_length=12)
-    one = DenoisingObjective(backbone(), VOCABULARY, Fixed(Group.alone("t", 1.0, CANVASES)), config)
-    with pytest.raises(DataError, match="a sample takes 14 places, a row has 12"):
+    one = DenoisingObjective(
+        backbone(), VOCABULARY, Fixed(TaskGroup.of("t", 1.0, CANVASES)), config
+    )
+    with pytest.raises(DataError, match="a sample has 14 tokens, a row has 12"):
         one.loss(0, torch.Generator())
 
 
 # ---------------------------------------------------------------------------------------- learning
 def test_four_canvases_are_learned_by_heart(tmp_path: Path) -> None:
     four = [canvas(4, 6, 2, seed=seed) for seed in range(4)]
-    one = objective(backbone(), Group.alone("t", 1.0, four * 4))
+    one = objective(backbone(), TaskGroup.of("t", 1.0, four * 4))
     loop = LoopConfig(70, optim=OptimConfig(lr=1e-2, warmup=5), log_every=10)
     told: list[dict[str, float]] = []
     Trainer(one, loop, tmp_path).fit(lambda _, row: told.append(row))
-    assert told[0]["t_right"] < 0.5
-    assert told[-1]["t_right"] > 0.95
+    assert told[0]["t_accuracy"] < 0.5
+    assert told[-1]["t_accuracy"] > 0.95
     assert told[-1]["t_loss"] < 0.25
 
 
@@ -440,7 +444,7 @@ def test_codes_that_are_near_begin_near(tied: bool) -> None:
     model = backbone(tied=tied)
     before = model.model.embed_tokens.weight.detach().clone()
     vectors = SIGNS
-    give_geometry(
+    init_code_embeddings(
         model, VOCABULARY.image, vectors, scale=0.05, generator=torch.Generator().manual_seed(0)
     )
     span = slice(VOCABULARY.image.start, VOCABULARY.image.stop)
@@ -463,6 +467,6 @@ def test_geometry_depends_on_its_generator_alone() -> None:
     for seed in (0, 1):
         model = backbone(seed=seed)
         generator = torch.Generator().manual_seed(7)
-        give_geometry(model, VOCABULARY.image, SIGNS, scale=0.1, generator=generator)
+        init_code_embeddings(model, VOCABULARY.image, SIGNS, scale=0.1, generator=generator)
         tables.append(model.lm_head.weight.detach()[VOCABULARY.image.start :])
     assert torch.equal(*tables)

@@ -16,7 +16,13 @@ from tests.training.distributed_worker import SAVED, SETTINGS, STEPS, Setting
 from tests.training.test_denoising import backbone
 
 from omni_diffusion.errors import TrainingError
-from omni_diffusion.training.distributed import World, gathered, is_sharded, shard, whole
+from omni_diffusion.training.distributed import (
+    World,
+    full_tensor,
+    gather_to_main,
+    is_sharded,
+    shard,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,29 +31,29 @@ ROOT = Path(__file__).parents[2]
 def test_a_world_of_one_needs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     world = World.join()
-    assert (world.rank, world.size, world.first, world.aside) == (0, 1, True, None)
+    assert (world.rank, world.size, world.is_main, world.control_group) == (0, 1, True, None)
     assert world.device == torch.device("cpu")
     values = torch.tensor([1.5, 2.0])
     assert world.sum(values) is values
-    assert world.most([3, 1]) == [3, 1]
-    world.wait()
-    world.leave()
+    assert world.max([3, 1]) == [3, 1]
+    world.barrier()
+    world.close()
     model = backbone()
     shard(model, list(model.model.layers), world, "bfloat16")
     assert not is_sharded(model)
     weight = model.lm_head.weight.detach()
-    assert whole(weight) is weight
-    assert torch.equal(gathered({"w": weight}, world)["w"], weight)
+    assert full_tensor(weight) is weight
+    assert torch.equal(gather_to_main({"w": weight}, world)["w"], weight)
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"WORLD_SIZE": "two"}, "the environment's WORLD_SIZE is 'two', not a number; start with"),
-        ({"RANK": None}, "the environment's RANK is None, not a number; start with torchrun"),
-        ({"LOCAL_RANK": ""}, "the environment's LOCAL_RANK is '', not a number"),
-        ({"MASTER_PORT": None}, "the environment's MASTER_PORT is None, not a number"),
-        ({"MASTER_ADDR": None}, "WORLD_SIZE is set and MASTER_ADDR is not; start with torchrun"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not a number; start with"),
+        ({"RANK": None}, "RANK is None, not a number; start with torchrun"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK is '', not a number"),
+        ({"MASTER_PORT": None}, "MASTER_PORT is None, not a number"),
+        ({"MASTER_ADDR": None}, "WORLD_SIZE is set, MASTER_ADDR is not; start with torchrun"),
     ],
 )
 def test_an_environment_that_torchrun_did_not_make_is_told(
@@ -70,11 +76,11 @@ def test_an_environment_that_torchrun_did_not_make_is_told(
 
 
 def test_a_device_that_cannot_train_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TrainingError, match="training on 'mps' is not supported; give cpu or cuda"):
+    with pytest.raises(TrainingError, match="'mps' is not supported; use cpu or cuda"):
         World.join("mps")
     for name, value in {"WORLD_SIZE": "999", "RANK": "998", "LOCAL_RANK": "998"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TrainingError, match=r"process 998 of this machine has no GPU, it has \d+;"):
+    with pytest.raises(TrainingError, match=r"process 998 .* has no GPU: there are \d+;"):
         World.join("cuda")
 
 

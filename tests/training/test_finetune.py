@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.data.test_examples import row
+from tests.data.manifest_files import row
 from tests.tiny import checkers, tiny_model, tone
 
-from omni_diffusion.data.pretokenize import Worker
+from omni_diffusion.data.pretokenize import Pretokenizer
 from omni_diffusion.errors import ConfigError, DataError, TrainingError
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.training.denoising import DenoisingObjective
-from omni_diffusion.training.finetune import Plan, Saving, begin, train
-from omni_diffusion.training.stages import paper
+from omni_diffusion.training.finetune import Plan, RunOptions, build_trainer, train
+from omni_diffusion.training.stages import paper_stage
 
 pytest.importorskip("pyarrow")
+
+QUIET = RunOptions(report_to=())
+
+QUIET = RunOptions(report_to=())
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +39,19 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     model = tiny_model()
     model.save(folder / "model")
-    Worker(path, folder / "shards", model.codecs).run(of=2)
-    return Plan((folder / "shards",), folder / "model", steps=6, samples=4, lr=1e-3)
+    Pretokenizer(path, folder / "shards", model.codecs).run(of=2)
+    return Plan((folder / "shards",), folder / "model", steps=6, batch_size=4, lr=1e-3)
 
 
 def test_a_run_that_was_stopped_ends_as_the_unbroken_one(plan: Plan, tmp_path: Path) -> None:
-    train(plan, tmp_path / "whole")
+    train(plan, tmp_path / "whole", options=QUIET)
     whole = OmniModel.open(tmp_path / "whole" / "model").backbone.state_dict()
-    trainer = begin(plan, tmp_path / "broken")
+    trainer = build_trainer(plan, tmp_path / "broken", options=QUIET)
     for _ in range(3):
         trainer.advance()
     trainer.save()
-    assert begin(plan, tmp_path / "broken").step == 3
-    train(plan, tmp_path / "broken")
+    assert build_trainer(plan, tmp_path / "broken", options=QUIET).step == 3
+    train(plan, tmp_path / "broken", options=QUIET)
     resumed = OmniModel.open(tmp_path / "broken" / "model").backbone.state_dict()
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
     start = OmniModel.open(plan.model).backbone.state_dict()
@@ -56,30 +60,36 @@ def test_a_run_that_was_stopped_ends_as_the_unbroken_one(plan: Plan, tmp_path: P
 
 def test_it_learns(plan: Plan, tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
-    longer = replace(plan, steps=100, samples=6, lr=1e-2)
-    train(longer, tmp_path, report=lambda _, figures: rows.append(figures))
-    assert rows[-1].keys() >= {"asr_loss", "asr_right", "pads", "vqa_loss", "vqa_right"}
+    longer = replace(plan, steps=100, batch_size=6, lr=1e-2)
+    train(longer, tmp_path, report=lambda _, metrics: rows.append(metrics), options=QUIET)
+    assert rows[-1].keys() >= {"asr_loss", "asr_accuracy", "padding", "vqa_loss", "vqa_accuracy"}
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
 
 
 def test_another_plan_is_refused(plan: Plan, tmp_path: Path) -> None:
-    begin(plan, tmp_path)
-    with pytest.raises(TrainingError, match="was begun with samples 4, not 5; give the same"):
-        begin(replace(plan, samples=5), tmp_path)
+    build_trainer(plan, tmp_path, options=QUIET)
+    with pytest.raises(TrainingError, match="batch_size 4, not 5") as error:
+        build_trainer(replace(plan, batch_size=5), tmp_path, options=QUIET)
+    assert (error.value.field, error.value.value) == ("batch_size", 5)
 
 
 def test_shards_of_another_models_codecs_are_refused(plan: Plan, tmp_path: Path) -> None:
     tiny_model(seed=1).save(tmp_path / "other")
-    with pytest.raises(DataError, match="was made with other codecs than those of tiny"):
-        begin(replace(plan, model=tmp_path / "other"), tmp_path / "out")
+    with pytest.raises(DataError, match="other codecs than those of tiny"):
+        build_trainer(replace(plan, model=tmp_path / "other"), tmp_path / "out", options=QUIET)
     assert not (tmp_path / "out").exists()
 
 
 def test_numbers_that_cannot_be(plan: Plan, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="0 steps of 4 samples"):
-        replace(plan, steps=0)
-    with pytest.raises(ConfigError, match=r"lr -1"):
-        begin(replace(plan, lr=-1.0), tmp_path / "out")
+    for name in ("steps", "batch_size", "lora"):
+        with pytest.raises(TrainingError, match=f"{name} is 0") as error:
+            replace(plan, **{name: 0})
+        assert (error.value.field, error.value.value) == (name, 0)
+    with pytest.raises(TrainingError) as error:
+        replace(plan, data=())
+    assert error.value.field == "data"
+    with pytest.raises(ConfigError, match=r"lr is -1"):
+        build_trainer(replace(plan, lr=-1.0), tmp_path / "out", options=QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -88,26 +98,27 @@ def parameters(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_manifest_does_as_well_as_its_shards(plan: Plan, tmp_path: Path) -> None:
-    train(plan, tmp_path / "shards")
-    own = replace(plan, data=(plan.data[0].parent / "train.jsonl",))
-    train(own, tmp_path / "manifest")
+    train(plan, tmp_path / "shards", options=QUIET)
+    manifest = replace(plan, data=(plan.data[0].parent / "train.jsonl",))
+    train(manifest, tmp_path / "manifest", options=QUIET)
     assert (tmp_path / "manifest/shards/0-train/index.json").exists()
     theirs = parameters(tmp_path / "shards/model")
     # one shard lists the samples in another order than two
     assert parameters(tmp_path / "manifest/model").keys() == theirs.keys()
     with pytest.raises(DataError, match=r"cannot read no\.jsonl"):
-        begin(replace(plan, data=(Path("no.jsonl"),)), tmp_path / "none")
+        build_trainer(replace(plan, data=(Path("no.jsonl"),)), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_only_what_is_trainable_changes(plan: Plan, tmp_path: Path) -> None:
-    train(replace(plan, trainable=("model.layers.1.*", "model.norm.*")), tmp_path)
+    trained = replace(plan, trainable=("model.layers.1.*", "model.norm.*"))
+    train(trained, tmp_path, options=QUIET)
     start, end = parameters(plan.model), parameters(tmp_path / "model")  # type: ignore[arg-type]
     changed = {name for name, value in end.items() if not torch.equal(value, start[name])}
     assert changed
     assert all(name.startswith(("model.layers.1.", "model.norm.")) for name in changed)
-    with pytest.raises(TrainingError, match=r"no weight is called 'layers\.\*'; names are such as"):
-        begin(replace(plan, trainable=("layers.*",)), tmp_path / "other")
+    with pytest.raises(TrainingError, match=r"no weight matches 'layers\.\*'"):
+        build_trainer(replace(plan, trainable=("layers.*",)), tmp_path / "other", options=QUIET)
 
 
 def test_lora_trains_factors_and_ships_them_merged_and_apart(plan: Plan, tmp_path: Path) -> None:
@@ -115,12 +126,12 @@ def test_lora_trains_factors_and_ships_them_merged_and_apart(plan: Plan, tmp_pat
     hub = pytest.importorskip("omni_diffusion.integrations.transformers.modeling")
     assert plan.model is not None
     tuned = replace(plan, lora=2, lr=1e-2, steps=8)
-    trainer = begin(tuned, tmp_path)
+    trainer = build_trainer(tuned, tmp_path, options=QUIET)
     names = {n for n, p in trainer.objective.module.named_parameters() if p.requires_grad}
     assert names
     assert all(".lora_" in name for name in names)
     torch.manual_seed(5)  # the seed of the plan decides where factors start
-    again = begin(tuned, tmp_path / "again").objective.module.state_dict()
+    again = build_trainer(tuned, tmp_path / "again", options=QUIET).objective.module.state_dict()
     for name, value in trainer.objective.module.state_dict().items():
         assert torch.equal(value, again[name])
     for _ in range(3):
@@ -132,7 +143,7 @@ def test_lora_trains_factors_and_ships_them_merged_and_apart(plan: Plan, tmp_pat
         sum(f.stat().st_size for f in newest.iterdir())
         < 0.5 * sum(f.stat().st_size for f in plan.model.glob("model.safetensors")) + 300_000
     )  # the frozen weights are not in it
-    train(tuned, tmp_path)
+    train(tuned, tmp_path, options=QUIET)
     start, end = parameters(plan.model), parameters(tmp_path / "model")
     changed = {name for name, value in end.items() if not torch.equal(value, start[name])}
     assert changed
@@ -141,46 +152,71 @@ def test_lora_trains_factors_and_ships_them_merged_and_apart(plan: Plan, tmp_pat
     reread = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
     for name, value in reread.backbone.state_dict().items():
         torch.testing.assert_close(value, end[name], rtol=1e-5, atol=1e-6)
-    with pytest.raises(TrainingError, match="LoRA says itself what is trained"):
+    with pytest.raises(TrainingError, match="LoRA trains its factors"):
         replace(tuned, trainable=("model.*",))
 
 
 def test_a_stage_sets_rate_mix_and_mean(plan: Plan, tmp_path: Path) -> None:
-    staged = begin(replace(plan, stage=2, lr=None), tmp_path / "2")
+    staged = build_trainer(replace(plan, stage=2, lr=None), tmp_path / "2", options=QUIET)
     assert staged.config.optim.lr == 1e-4
     objective = staged.objective
     assert isinstance(objective, DenoisingObjective)
-    assert objective.config.balance == "token"
-    assert objective.config.micro_places == objective.config.max_length  # a row at a time
+    assert objective.config.loss_average == "token"
+    assert objective.config.micro_batch_tokens == objective.config.max_length  # a row at a time
     shares = {share.task: share.samples for share in objective.mixture.shares}  # type: ignore[attr-defined]
-    mix = paper(2).mix
-    assert shares["vqa"] / shares["asr"] == pytest.approx(mix["vqa"] / mix["asr"])
+    weights = paper_stage(2).task_weights
+    assert shares["vqa"] / shares["asr"] == pytest.approx(weights["vqa"] / weights["asr"])
     assert sum(shares.values()) == pytest.approx(4)
-    last = begin(replace(plan, stage=3, lr=None, mix={"vqa": 1.0}), tmp_path / "3")
+    last = build_trainer(
+        replace(plan, stage=3, lr=None, task_weights={"vqa": 1.0}),
+        tmp_path / "3",
+        options=QUIET,
+    )
     assert last.config.optim.lr == 1e-5
     (share,) = last.objective.mixture.shares  # type: ignore[attr-defined]
     assert (share.task, share.samples) == ("vqa", 4)
-    with pytest.raises(DataError, match="the mix is of tts"):
-        begin(replace(plan, mix={"tts": 1.0}), tmp_path / "none")
+    with pytest.raises(DataError, match="tts"):
+        build_trainer(replace(plan, task_weights={"tts": 1.0}), tmp_path / "none", options=QUIET)
+
+
+@pytest.mark.parametrize(("stage", "batch_size"), [(None, 32), (1, 128), (2, 128), (3, 128)])
+def test_the_batch_size_is_the_stages(
+    plan: Plan, tmp_path: Path, stage: int | None, batch_size: int
+) -> None:
+    staged = replace(plan, stage=stage, batch_size=None, task_weights={"vqa": 1.0})
+    trainer = build_trainer(staged, tmp_path, options=QUIET)
+    (share,) = trainer.objective.mixture.shares  # type: ignore[attr-defined]
+    assert share.samples == batch_size
 
 
 def test_a_run_shows_itself(plan: Plan, tmp_path: Path) -> None:
-    saving = Saving(log_every=2, logs=("page",), sample_every=3, measure=True)
-    trainer = begin(plan, tmp_path / "shown", saving=saving)
+    options = RunOptions(log_every=2, report_to=("page",), sample_every=3)
+    trainer = build_trainer(plan, tmp_path / "shown", options=options)
     trainer.fit()
     page = (tmp_path / "shown/training/index.html").read_text()
     assert "<audio" in page  # what was asked of asr
     assert "<img" in page
+    assert page.count("<summary>Step ") == 2
+    assert page.count("<summary>Step ") == 2
     lines = (tmp_path / "shown/training/metrics.jsonl").read_text().splitlines()
     row = json.loads(lines[-1])
-    assert row.keys() >= {"tokens_per_second", "peak_share", "text_loss", "waited_seconds"}
+    assert row.keys() >= {"tokens_per_second", "mfu", "text_loss", "data_wait_s"}
     with pytest.raises(TrainingError, match="log_every is 0; give 1 or more"):
-        Saving(log_every=0)
+        RunOptions(log_every=0)
+
+
+def test_a_run_samples_five_times_by_default(plan: Plan, tmp_path: Path) -> None:
+    options = RunOptions(report_to=("page",))
+    build_trainer(replace(plan, steps=10), tmp_path, options=options).fit()
+    page = (tmp_path / "training/index.html").read_text()
+    assert page.count("<summary>Step ") == 5
 
 
 def test_a_named_state_is_gone_on_from(plan: Plan, tmp_path: Path) -> None:
-    train(plan, tmp_path / "run", saving=Saving(save_steps=2, keep=5))
+    train(
+        plan, tmp_path / "run", options=RunOptions(save_steps=2, keep_checkpoints=5, report_to=())
+    )
     at = tmp_path / "run/training/checkpoints/step-00000002"
-    assert begin(plan, tmp_path / "run", resume=at).step == 2
-    with pytest.raises(TrainingError, match="is no whole training state"):
-        begin(plan, tmp_path / "run", resume=tmp_path / "no")
+    assert build_trainer(plan, tmp_path / "run", resume=at, options=QUIET).step == 2
+    with pytest.raises(TrainingError, match="no is incomplete"):
+        build_trainer(plan, tmp_path / "run", resume=tmp_path / "no", options=QUIET)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from omni_diffusion.training.interrupt import deferred
+from omni_diffusion.training.interrupt import deferred_signals
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def handled() -> Iterator[list[int]]:
 
 
 def test_a_signal_waits_for_the_end(handled: list[int]) -> None:
-    with deferred() as stopping:
+    with deferred_signals() as stopping:
         assert not stopping()
         signal.raise_signal(signal.SIGTERM)
         assert stopping()
@@ -25,7 +25,7 @@ def test_a_signal_waits_for_the_end(handled: list[int]) -> None:
 
 
 def test_a_second_signal_is_obeyed_at_once(handled: list[int]) -> None:
-    with deferred():
+    with deferred_signals():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert handled == [signal.SIGTERM]
@@ -33,14 +33,14 @@ def test_a_second_signal_is_obeyed_at_once(handled: list[int]) -> None:
 
 
 def test_ctrl_c_twice_breaks_off() -> None:
-    with pytest.raises(KeyboardInterrupt), deferred():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), deferred_signals():  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the second came to nothing")
 
 
 def test_an_error_inside_comes_first(handled: list[int]) -> None:
-    with pytest.raises(ZeroDivisionError), deferred():  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), deferred_signals():  # noqa: PT012
         signal.raise_signal(signal.SIGTERM)
         raise ZeroDivisionError
     assert handled == []
@@ -51,7 +51,7 @@ def test_an_error_inside_comes_first(handled: list[int]) -> None:
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with deferred() as stopping:
+        with deferred_signals() as stopping:
             signal.raise_signal(signal.SIGTERM)
             assert not stopping()
     finally:
@@ -63,7 +63,7 @@ def test_other_threads_change_nothing() -> None:
     seen = []
 
     def inside() -> None:
-        with deferred() as stopping:
+        with deferred_signals() as stopping:
             seen.append((signal.getsignal(signal.SIGINT), stopping()))
 
     thread = threading.Thread(target=inside)

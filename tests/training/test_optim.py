@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.training.tiny_objective import Small
 
 from omni_diffusion.errors import ConfigError
-from omni_diffusion.training.optim import OptimConfig, adamw, rate
+from omni_diffusion.training.optim import OptimConfig, adamw, learning_rate
 
 CONFIG = OptimConfig(lr=2.0, warmup=10, floor=0.1)
 
@@ -15,7 +15,7 @@ CONFIG = OptimConfig(lr=2.0, warmup=10, floor=0.1)
 # -------------------------------------------------------------------------------------------- rate
 def test_the_rate_climbs_in_a_line_and_falls_along_a_cosine() -> None:
     steps = 110
-    rates = [rate(step, steps, CONFIG) for step in range(steps)]
+    rates = [learning_rate(step, steps, CONFIG) for step in range(steps)]
     assert rates[:10] == pytest.approx([0.2 * k for k in range(1, 11)])
     for step in range(10, steps):
         angle = math.pi * (step - 10) / 100
@@ -24,14 +24,16 @@ def test_the_rate_climbs_in_a_line_and_falls_along_a_cosine() -> None:
 
 
 def test_the_rate_stays_on_the_floor() -> None:
-    assert rate(110, 110, CONFIG) == rate(10_000, 110, CONFIG) == pytest.approx(0.2)
+    assert (
+        learning_rate(110, 110, CONFIG) == learning_rate(10_000, 110, CONFIG) == pytest.approx(0.2)
+    )
 
 
 @settings(deadline=None)
 @given(st.integers(0, 30), st.integers(1, 60), st.floats(0, 1), st.floats(1e-6, 1))
 def test_the_rate_has_one_peak(warmup: int, steps: int, floor: float, lr: float) -> None:
     config = OptimConfig(lr=lr, warmup=warmup, floor=floor)
-    rates = [rate(step, steps, config) for step in range(steps)]
+    rates = [learning_rate(step, steps, config) for step in range(steps)]
     top = min(warmup, steps)
     assert rates[:top] == sorted(set(rates[:top]))
     assert rates[top:] == sorted(rates[top:], reverse=True)
@@ -43,8 +45,9 @@ def test_the_rate_has_one_peak(warmup: int, steps: int, floor: float, lr: float)
     "wrong", [{"lr": 0.0}, {"lr": -1.0}, {"warmup": -1}, {"floor": -0.1}, {"floor": 1.1}]
 )
 def test_numbers_that_make_no_schedule_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="expected a positive rate, no negative warm-up"):
+    with pytest.raises(ConfigError) as error:
         OptimConfig(**wrong)  # type: ignore[arg-type]
+    assert {error.value.field: error.value.value} == wrong
 
 
 # ------------------------------------------------------------------------------------------- adamw

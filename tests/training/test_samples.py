@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from omni_diffusion.conversation import Image, Speech, Text
-from omni_diffusion.data.mixture import Group
+from omni_diffusion.data.mixture import TaskGroup
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import TrainingError
@@ -32,7 +32,7 @@ FEW = SamplingParams(steps=3, temperature=0.7)
 
 
 def requests() -> list[Request]:
-    return [Request(task, CONVERSATIONS[task], FEW, length=8) for task in TASKS]
+    return [Request(task, CONVERSATIONS[task], FEW, max_tokens=8) for task in TASKS]
 
 
 class Fixed:
@@ -40,14 +40,15 @@ class Fixed:
 
     def __init__(self, model: OmniModel) -> None:
         laid = (
-            render(catalog.task(task), CONVERSATIONS[task], model, length=8)
+            render(catalog.task(task), CONVERSATIONS[task], model, max_tokens=8)
             for task in ("chat", "svqa")
         )
         self.groups = [
-            Group.alone(str(number), 1.0, [filled(each.canvas)]) for number, each in enumerate(laid)
+            TaskGroup.of(str(number), 1.0, [filled(each.canvas)])
+            for number, each in enumerate(laid)
         ]
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
         return self.groups
 
 
@@ -59,12 +60,12 @@ def trained(folder: Path, asked: Sequence[Request]) -> dict[str, Tensor]:
     )
     config = LoopConfig(4, optim=OptimConfig(lr=0.01, warmup=1))
     page = PageLog(folder)
-    watch = Samples(model, asked).watch(2, [page]) if asked else None
-    run = Trainer(objective, config, folder, logs=[page], watch=watch)
+    watch = Samples(model, asked).every(2, [page]) if asked else None
+    run = Trainer(objective, config, folder, logs=[page], on_step=watch)
     run.fit()
     assert len(list((folder / "page").glob("*.html"))) == (2 if asked else 0)
     found = {f"module.{name}": value for name, value in model.backbone.state_dict().items()}
-    found |= {f"average.{name}": value for name, value in run.average.items()}
+    found |= {f"ema.{name}": value for name, value in run.ema.items()}
     for number, state in run.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
     return found
@@ -109,7 +110,7 @@ def test_sharded_weights_are_trained_on_after_samples(group: DeviceMesh) -> None
     samples = Samples(model, requests()[:1])
     for _ in range(2):  # before the first step and after it
         (shown,) = samples.answers()
-        assert shown.fault is None
+        assert shown.error is None
         assert all(isinstance(parameter, DTensor) for parameter in backbone.parameters())
         backbone(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
 
@@ -117,11 +118,11 @@ def test_sharded_weights_are_trained_on_after_samples(group: DeviceMesh) -> None
 def test_every_request_is_shown_with_its_answer() -> None:
     shown = {one.name: one for one in Samples(tiny_model(), requests()).answers()}
     assert tuple(shown) == TASKS
-    assert all(one.fault is None for one in shown.values())
-    assert [type(part) for part in shown["svqa"].asked] == [Speech, Image]
+    assert all(one.error is None for one in shown.values())
+    assert [type(part) for part in shown["svqa"].prompt] == [Speech, Image]
     assert isinstance(shown["t2i"].answer[0], Image)
     assert any(isinstance(part, Speech) for part in shown["tts"].answer)
-    assert shown["chat"].asked == (Text("a red apple"),)
+    assert shown["chat"].prompt == (Text("a red apple"),)
 
 
 def test_answers_change_with_the_weights_alone() -> None:
@@ -138,15 +139,15 @@ def test_what_fails_says_so_and_the_others_are_answered(monkeypatch: pytest.Monk
     model = tiny_model()
     monkeypatch.setattr(model.codecs.image, "decode", lambda codes: 1 / 0)
     asked = [Request("nothing", ()), *requests()[:3]]
-    shown = {one.name: one.fault for one in Samples(model, asked).answers()}
+    shown = {one.name: one.error for one in Samples(model, asked).answers()}
     assert shown["nothing"].startswith("no task is called 'nothing'")
     assert shown["t2i"] == "ZeroDivisionError: division by zero"
     assert shown["chat"] is shown["tts"] is None
 
 
 def test_names_are_ids_and_differ() -> None:
-    again = Request("chat", CONVERSATIONS["chat"], FEW, length=8, id="again")
+    again = Request("chat", CONVERSATIONS["chat"], FEW, max_tokens=8, id="again")
     shown = Samples(tiny_model(), [requests()[0], again]).answers()
     assert [one.name for one in shown] == ["chat", "again"]
-    with pytest.raises(TrainingError, match="several samples are called chat; give each"):
+    with pytest.raises(TrainingError, match="chat; give each"):
         Samples(tiny_model(), [requests()[0], requests()[0]])

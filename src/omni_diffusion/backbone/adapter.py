@@ -1,6 +1,6 @@
-"""Speech frames to hidden states, so a spoken prompt can stand among embedded tokens.
+"""Speech frames to hidden states, which replace token embeddings of a prompt.
 
-Knows nothing of waveforms or of the encoder that made the frames, only their width.
+Dimensions: B batch, L positions, D hidden size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from omni_diffusion.errors import ModelError
 class SpeechAdapter(nn.Module):
     """LayerNorm, Linear, GELU (erf), Linear; no pooling over time.
 
-    The names of the parts are those of the published checkpoint (`model.audio_projection`).
+    Modules have the names of the published checkpoint (`model.audio_projection`).
     """
 
     def __init__(self, speech_dim: int, hidden_size: int) -> None:
@@ -31,7 +31,7 @@ class SpeechAdapter(nn.Module):
 
     @property
     def width(self) -> int:
-        """Values of a frame."""
+        """Width of a frame (speech_dim)."""
         return int(self.pre_proj_layernorm.normalized_shape[0])
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -43,15 +43,15 @@ class SpeechAdapter(nn.Module):
 def insert_slots(
     embedded: Tensor, slots: Sequence[tuple[int, FeatureSlot]], adapter: SpeechAdapter
 ) -> Tensor:
-    """Put the projected frames of every (row, slot) over the embeddings [B, L, D] they replace.
+    """Replace embeddings [B, L, D] by the projected frames of every (row, slot).
 
-    All frames pass the adapter as one block. Raises ModelError when a slot lies outside of its
-    row or its frames have another width than the adapter's.
+    All frames pass the adapter as one tensor. Raises ModelError if a slot is outside its row or its
+    frames do not have the adapter's width.
     """
     if not slots:
         if not torch.is_grad_enabled():
             return embedded
-        # the adapter takes part with nothing, since all processes reduce the same gradients
+        # the adapter takes part with zero, since all processes must reduce the same gradients
         nothing: Tensor = adapter(adapter.pre_proj_layernorm.weight.new_zeros(1, adapter.width))
         return embedded + 0 * nothing.sum().to(embedded.dtype)
     for row, slot in slots:
@@ -60,8 +60,8 @@ def insert_slots(
     frames = torch.cat([slot.frames.to(weight) for _, slot in slots])
     counts = torch.tensor([len(slot.frames) for _, slot in slots])
     rows = torch.tensor([row for row, _ in slots]).repeat_interleave(counts)
-    places = torch.cat([torch.arange(slot.start, slot.stop) for _, slot in slots])
-    where = (rows.to(embedded.device), places.to(embedded.device))
+    positions = torch.cat([torch.arange(slot.start, slot.stop) for _, slot in slots])
+    where = (rows.to(embedded.device), positions.to(embedded.device))
     return embedded.index_put(where, adapter(frames).to(embedded.dtype))
 
 
@@ -69,13 +69,18 @@ def _check(row: int, slot: FeatureSlot, embedded: Tensor, speech_dim: int) -> No
     batch, length, _ = embedded.shape
     if slot.frames.shape[1] != speech_dim:
         raise ModelError(
-            f"slot frames have shape {tuple(slot.frames.shape)}; this model takes"
-            f" [n, {speech_dim}] (speech_dim of its config)"
+            f"frames of a slot have shape {tuple(slot.frames.shape)}",
+            field="frames",
+            value=tuple(slot.frames.shape),
+            fix=f"give [n, {speech_dim}] (speech_dim of the model's config)",
         )
     if not 0 <= row < batch:
-        raise ModelError(f"slot of row {row} in a batch of {batch}; number rows from 0")
+        raise ModelError(
+            f"slot of row {row} in a batch of {batch}", value=row, fix="number rows from 0"
+        )
     if slot.start < 0 or slot.stop > length:
         raise ModelError(
-            f"slot fills places {slot.start}..{slot.stop - 1} of a canvas of {length};"
-            " keep it inside"
+            f"slot covers positions {slot.start}..{slot.stop - 1} of a canvas of {length}",
+            value=(slot.start, slot.stop),
+            fix="keep it inside",
         )

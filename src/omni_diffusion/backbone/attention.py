@@ -1,6 +1,7 @@
-"""Who sees whom, where places stand, and the attention itself; knows no weights.
+"""Attention masks, rotary positions and attention itself, without weights.
 
-Dimensions: B batch, L places, H query heads, G key-value heads, K head width.
+Dimensions: B batch, L positions (Lq of queries, Lk of keys), H query heads, G key-value heads,
+K head width.
 """
 
 from __future__ import annotations
@@ -13,45 +14,44 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
-class Visibility:
-    """Which places each place may attend to.
+class AttentionMask:
+    """Which positions each position may attend to.
 
-    A place that sees nobody gets a zero attention output. Softmax over nothing differs between
-    kernels (zeros or NaN), so its row of `mask` is opened and its output is wiped by `blind`.
+    mask: bool [B, 1, Lq, Lk], True = may attend; all True for a query that attends to nothing.
+    empty: bool [B, 1, Lq, 1], True = attends to nothing; its attention output is zero.
+
+    Softmax over nothing differs between kernels (zeros or NaN). Therefore `mask` opens such a
+    query, and `empty` zeroes its output.
     """
 
-    mask: Tensor  # bool [B, 1, Lq, Lk], True = may attend; rows of the blind are all True
-    blind: Tensor  # bool [B, 1, Lq, 1], True = sees nobody
+    mask: Tensor
+    empty: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor) -> Visibility:
+    def of(cls, mask: Tensor) -> AttentionMask:
         """From a bool mask [B, 1, Lq, Lk] in which True lets the query attend to the key."""
-        blind = ~mask.any(dim=-1, keepdim=True)
-        return cls(mask | blind, blind)
+        empty = ~mask.any(dim=-1, keepdim=True)
+        return cls(mask | empty, empty)
 
     @classmethod
-    def of_segments(cls, segments: Tensor) -> Visibility:
-        """From segment numbers [B, L]: the same number sees each other, 0 is padding."""
+    def of_segments(cls, segments: Tensor) -> AttentionMask:
+        """From segment numbers [B, L]: equal numbers attend to one another, 0 is padding."""
         same = segments[:, :, None] == segments[:, None, :]
         return cls.of((same & (segments > 0)[:, None, :])[:, None])
 
-    def from_place(self, start: int) -> Visibility:
-        """The same for the queries of places start.. only (all keys stay)."""
-        return Visibility(self.mask[:, :, start:], self.blind[:, :, start:])
-
 
 def segment_starts(segments: Tensor) -> Tensor:
-    """Mark each place whose left neighbour is of another segment: [B, L] -> bool [B, L]."""
+    """The first position of each segment: [B, L] -> bool [B, L]."""
     starts = torch.ones_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return starts
 
 
 def segment_positions(segments: Tensor) -> Tensor:
-    """Count places from 0 within every segment: [B, L] -> [B, L]."""
-    places = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    first = torch.where(segment_starts(segments), places, 0).cummax(dim=1).values
-    return places - first
+    """Positions counted from 0 within each segment: [B, L] -> [B, L]."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    first = torch.where(segment_starts(segments), index, 0).cummax(dim=1).values
+    return index - first
 
 
 def rotary_table(
@@ -69,39 +69,40 @@ def rotary_table(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn queries or keys [B, H, L, K] by the angles of their places, tables [B, 1, L, K]."""
+    """Rotate queries or keys [B, H, L, K] by the angles of their positions, tables [B, 1, L, K]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility | None) -> Tensor:
-    """Both-way attention: q [B, H, Lq, K], k and v [B, G, Lk, K] -> [B, H, Lq, K].
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor:
+    """Bidirectional attention: q [B, H, Lq, K], k and v [B, G, Lk, K] -> [B, H, Lq, K].
 
     Key-value head g serves query heads g*H/G .. (g+1)*H/G - 1; the scale is 1/sqrt(K). Without
-    `visibility` everybody sees everybody and the kernels that take no mask stay open.
+    `mask` every query attends to every key, and kernels that take no mask can be used.
     """
     if torch.is_grad_enabled() and q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        return _plain(q, k, v, visibility)
+        return _unfused(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]
-    if visibility is None:
+    if mask is None:
         return scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
-    mixed = scaled_dot_product_attention(q, k, v, attn_mask=visibility.mask, enable_gqa=grouped)
-    return mixed.masked_fill(visibility.blind, 0.0)
+    mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask.mask, enable_gqa=grouped)
+    return mixed.masked_fill(mask.empty, 0.0)
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility | None) -> Tensor:
-    """The same as two products and a softmax.
+def _unfused(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor:
+    """`attend` as two matrix products and a softmax.
 
-    For training in bfloat16 on a CPU, whose fused kernel takes four times as long going back.
+    For training in bfloat16 on a CPU: the backward pass of the fused kernel takes four times as
+    long there.
     """
     batch, heads, length, width = q.shape
     groups = k.shape[1]
-    # the scale goes to the queries, of which there are far fewer numbers than scores
+    # queries are scaled, not scores, which are far more numbers
     rows = (q * width**-0.5).reshape(batch, groups, heads // groups * length, width)
     scores = (rows @ k.mT).view(batch, heads, length, -1)
-    if visibility is not None:
-        with torch.no_grad():  # shares of 0 send no gradient as it is
-            scores.masked_fill_(~visibility.mask, -torch.inf)
-    shares = scores.softmax(-1).view(batch, groups, heads // groups * length, -1)
-    mixed: Tensor = (shares @ v).view(batch, heads, length, width)
-    return mixed if visibility is None else mixed.masked_fill(visibility.blind, 0.0)
+    if mask is not None:
+        with torch.no_grad():  # attention weights of 0 have no gradient anyway
+            scores.masked_fill_(~mask.mask, -torch.inf)
+    attention = scores.softmax(-1).view(batch, groups, heads // groups * length, -1)
+    mixed: Tensor = (attention @ v).view(batch, heads, length, width)
+    return mixed if mask is None else mixed.masked_fill(mask.empty, 0.0)

@@ -1,4 +1,4 @@
-"""Sizes of the Dream transformer and its presets; knows no tensors and no token names."""
+"""Sizes of the Dream transformer and its presets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from omni_diffusion.errors import ConfigError
 
-# field of ours -> field of the published config.json
-PUBLISHED = {
+# field of DreamConfig -> field of the published config.json
+UPSTREAM_FIELDS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
@@ -26,12 +26,12 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class DreamConfig:
-    """Every size of one Dream transformer.
+    """Sizes of one Dream transformer.
 
-    `speech_dim` is the width of the speech frames that the adapter turns into hidden states (512
-    for SenseVoice). `scale_residuals` divides the starting weights of the two projections that
-    write to the residual stream by sqrt(2 * num_layers); the published model does not.
-    Raises ConfigError when sizes do not fit one another.
+    speech_dim: width of the speech frames that the adapter turns into hidden states (512 for
+    SenseVoice). scale_residuals: divide the initial weights of the two projections that write to
+    the residual stream by sqrt(2 * num_layers); the published model does not.
+    Raises ConfigError if sizes do not fit one another.
     """
 
     vocab_size: int
@@ -53,15 +53,22 @@ class DreamConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, bool) and value <= 0:
-                raise ConfigError(f"{field.name} is {value}; it must be above 0")
+                raise ConfigError(
+                    f"{field.name} is {value}", field=field.name, value=value, fix="give above 0"
+                )
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
-                f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads};"
-                " each key-value head serves the same number of query heads"
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}",
+                field="num_heads",
+                value=self.num_heads,
+                fix="each key-value head must serve the same number of query heads",
             )
         if self.head_dim % 2:
             raise ConfigError(
-                f"head_dim is {self.head_dim}; rotary positions pair halves, so make it even"
+                f"head_dim is {self.head_dim}",
+                field="head_dim",
+                value=self.head_dim,
+                fix="make it even, since rotary positions pair its halves",
             )
 
     @classmethod
@@ -82,7 +89,7 @@ class DreamConfig:
 
     @classmethod
     def dream_7b(cls) -> DreamConfig:
-        """The published model: Dream-7B with the vocabulary widened to 176,264 ids."""
+        """The official model: Dream-7B with the vocabulary extended to 176,264 ids."""
         return cls(
             vocab_size=176_264,
             hidden_size=3584,
@@ -94,21 +101,37 @@ class DreamConfig:
         )
 
     @classmethod
-    def from_published(cls, config: Mapping[str, Any], speech_dim: int = 512) -> DreamConfig:
-        """Read the fields of a published `config.json`; fields of no use to us are passed over.
+    def from_upstream(cls, config: Mapping[str, Any], speech_dim: int = 512) -> DreamConfig:
+        """From a published `config.json`; other fields are ignored.
 
-        Raises ConfigError when a needed field is missing or asks for another architecture.
+        Raises ConfigError if a required field is missing or another architecture is asked for.
         """
         if config.get("hidden_act", "silu") != "silu":
-            raise ConfigError(f"hidden_act is {config['hidden_act']!r}; Dream uses 'silu'")
+            raise ConfigError(
+                f"hidden_act is {config['hidden_act']!r}",
+                field="hidden_act",
+                value=config["hidden_act"],
+                fix="give a model with 'silu', as Dream has",
+            )
         if config.get("rope_scaling") is not None:
-            raise ConfigError(f"rope_scaling is {config['rope_scaling']!r}; Dream has none (null)")
-        found = {ours: config[theirs] for ours, theirs in PUBLISHED.items() if theirs in config}
-        missing = [PUBLISHED[name] for name in REQUIRED if name not in found]
+            raise ConfigError(
+                f"rope_scaling is {config['rope_scaling']!r}",
+                field="rope_scaling",
+                value=config["rope_scaling"],
+                fix="give a model without it (null), as Dream",
+            )
+        sizes = {
+            ours: config[theirs] for ours, theirs in UPSTREAM_FIELDS.items() if theirs in config
+        }
+        missing = [UPSTREAM_FIELDS[name] for name in REQUIRED if name not in sizes]
         if missing:
-            raise ConfigError(f"config.json lacks {', '.join(missing)}; a Dream config names them")
-        head_dim = config.get("head_dim", found["hidden_size"] // found["num_heads"])
-        return cls(**found, head_dim=head_dim, speech_dim=speech_dim)
+            raise ConfigError(
+                f"config.json lacks {', '.join(missing)}",
+                field=missing[0],
+                fix="give the config of a Dream model",
+            )
+        head_dim = config.get("head_dim", sizes["hidden_size"] // sizes["num_heads"])
+        return cls(**sizes, head_dim=head_dim, speech_dim=speech_dim)
 
 
 REQUIRED = (

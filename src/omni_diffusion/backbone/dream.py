@@ -1,12 +1,11 @@
 """Dream: Qwen2.5 blocks with attention in both directions, from token ids to logits.
 
-Knows nothing of tasks, of what an id means, or of how the denoiser uses the logits.
-Parts bear the names of the published checkpoint. Dream was grown from a left-to-right model, so
-its output at place i-1 is what predicts the token of place i; that shift is put straight here,
-once, and callers never see it.
+Knows nothing of tasks, of what an id means, or of how the logits are used. Modules have the names
+of the published checkpoint. Dream was trained from a left-to-right model, so its output at position
+i-1 predicts the token at position i. `Dream.forward` undoes this shift; its callers never see it.
 
-Dimensions: B batch, L places, D hidden size, H query heads, G key-value heads, K head width,
-V vocabulary size, N wanted places.
+Dimensions: B batch, L positions, D hidden size, H query heads, G key-value heads, K head width,
+V vocabulary size, N positions in `logits_at`.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ from torch.utils.checkpoint import checkpoint
 
 from omni_diffusion.backbone.adapter import SpeechAdapter, insert_slots
 from omni_diffusion.backbone.attention import (
-    Visibility,
+    AttentionMask,
     attend,
     rotary_table,
     rotate,
     segment_positions,
     segment_starts,
 )
-from omni_diffusion.backbone.cache import PrefixCache
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.canvas import FeatureSlot
 from omni_diffusion.errors import ModelError
@@ -54,31 +52,22 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions; biases on q, k and v only."""
 
-    def __init__(self, config: DreamConfig, layer: int) -> None:
+    def __init__(self, config: DreamConfig) -> None:
         super().__init__()
         queries = config.num_heads * config.head_dim
         keys = config.num_kv_heads * config.head_dim
-        self.layer = layer
         self.head_dim = config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, queries)
         self.k_proj = nn.Linear(config.hidden_size, keys)
         self.v_proj = nn.Linear(config.hidden_size, keys)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: Rotary,
-        visibility: Visibility | None,
-        cache: PrefixCache | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, mask: AttentionMask | None) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
         q = rotate(self._heads(self.q_proj(x)), *rotary)
         k = rotate(self._heads(self.k_proj(x)), *rotary)
         v = self._heads(self.v_proj(x))
-        if cache is not None:
-            k, v = cache.join(self.layer, k, v)
-        mixed: Tensor = self.o_proj(attend(q, k, v, visibility).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
         return mixed
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -102,73 +91,57 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward; each reads a normed copy and adds to the stream."""
+    """Pre-norm attention, then pre-norm feed-forward, both with a residual connection."""
 
-    def __init__(self, config: DreamConfig, layer: int) -> None:
+    def __init__(self, config: DreamConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.mlp = FeedForward(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: Rotary,
-        visibility: Visibility | None,
-        cache: PrefixCache | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, mask: AttentionMask | None) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, visibility, cache)
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
 
-class Trunk(nn.Module):
-    """Everything below the head; exists to carry the checkpoint's `model.` names."""
+class DreamModel(nn.Module):
+    """Everything below the head; it gives the checkpoint's `model.` names."""
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.audio_projection = SpeechAdapter(config.speech_dim, config.hidden_size)
         self.checkpointing = False
 
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        visibility: Visibility | None = None,
-        cache: PrefixCache | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, mask: AttentionMask | None = None) -> Tensor:
         """Embeddings [B, L, D] at positions [B or 1, L] -> normed last states [B, L, D]."""
-        ready = 0 if cache is None else cache.begin(x.shape[0], x.shape[1])
-        x, positions = x[:, ready:], positions[:, ready:]
-        if visibility is not None:
-            visibility = visibility.from_place(ready)
         cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         rotary = (cos[:, None], sin[:, None])
         for block in self.layers:
-            if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, rotary, visibility, None, use_reentrant=False)
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, rotary, mask, use_reentrant=False)
             else:
-                x = block(x, rotary, visibility, cache)
+                x = block(x, rotary, mask)
         hidden: Tensor = self.norm(x)
-        return hidden if cache is None else cache.finish(hidden, ready)
+        return hidden
 
 
 class Dream(nn.Module):
-    """The whole transformer. `checkpointing(True)` trades time for memory in training."""
+    """The whole transformer, from token ids to logits."""
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = Trunk(config)
+        self.model = DreamModel(config)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.apply(self._start)
+        self.apply(self._init_weights)
         if config.scale_residuals:
             self._scale_residuals()
 
@@ -179,32 +152,30 @@ class Dream(nn.Module):
         slots: Sequence[tuple[int, FeatureSlot]] = (),
         positions: Tensor | None = None,
         segments: Tensor | None = None,
-        rows: Tensor | None = None,
-        cache: PrefixCache | None = None,
+        logits_at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of the token that stands (or shall stand) at each place.
+        """Logits of the token at each position, whether it is known or masked.
 
         ids: int64 [B, L]. slots: (row, slot) whose speech frames replace embeddings.
-        positions: int64 [B, L]; by default 0.. along each row, anew at every segment.
-        segments: int64 [B, L]; places of one number see each other, 0 is padding, which nobody
-        sees. None = all see all, which is also the fastest.
-        rows: bool [B, L], the places whose logits are wanted; only they pass the head.
-        cache: keeps a prefix between calls; approximate, see `PrefixCache`.
+        positions: int64 [B, L]; by default 0.. along each row, restarted at every segment.
+        segments: int64 [B, L]; positions with equal numbers attend to one another, 0 is padding
+        that nothing attends to. None = all attend to all, which is the fastest.
+        logits_at: bool [B, L], the positions to compute logits for; None = all.
 
-        Returns [B, L, V], or [N, V] in row-major order of `rows`. The first place of a row or of
-        a segment has no left neighbour and takes its own state. Raises ModelError on shapes that
-        do not fit.
+        Returns [B, L, V], or [N, V] in row-major order of `logits_at`. The first position of a row
+        or segment has no left neighbour and is predicted from its own state. Raises ModelError for
+        shapes that do not fit.
         """
-        hidden = self.hidden(ids, slots=slots, positions=positions, segments=segments, cache=cache)
+        hidden = self.hidden(ids, slots=slots, positions=positions, segments=segments)
         source = _source(ids, segments)
-        if rows is None:
+        if logits_at is None:
             return self.head(hidden.gather(1, source[..., None].expand_as(hidden)))
-        _same_shape("rows", rows, ids)
-        row, place = rows.nonzero(as_tuple=True)
-        return self.head(hidden[row, source[row, place]])
+        _same_shape("logits_at", logits_at, ids)
+        row, position = logits_at.nonzero(as_tuple=True)
+        return self.head(hidden[row, source[row, position]])
 
     def embed(self, ids: Tensor, slots: Sequence[tuple[int, FeatureSlot]] = ()) -> Tensor:
-        """ids [B, L] -> embeddings [B, L, D], with the frames of the slots in their places."""
+        """ids [B, L] -> embeddings [B, L, D], with the frames of slots inserted."""
         return insert_slots(self.model.embed_tokens(ids), slots, self.model.audio_projection)
 
     def hidden(
@@ -214,16 +185,15 @@ class Dream(nn.Module):
         slots: Sequence[tuple[int, FeatureSlot]] = (),
         positions: Tensor | None = None,
         segments: Tensor | None = None,
-        cache: PrefixCache | None = None,
     ) -> Tensor:
-        """Normed last states [B, L, D], each at its own place (not shifted). See `forward`."""
-        for name, given in (("positions", positions), ("segments", segments)):
-            if given is not None:
-                _same_shape(name, given, ids)
+        """Normed last states [B, L, D], without the shift of `forward`; its parameters."""
+        for name, tensor in (("positions", positions), ("segments", segments)):
+            if tensor is not None:
+                _same_shape(name, tensor, ids)
         if positions is None:
             positions = _default_positions(ids, segments)
-        visibility = None if segments is None else Visibility.of_segments(segments)
-        states: Tensor = self.model(self.embed(ids, slots), positions, visibility, cache)
+        mask = None if segments is None else AttentionMask.of_segments(segments)
+        states: Tensor = self.model(self.embed(ids, slots), positions, mask)
         return states
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -234,10 +204,11 @@ class Dream(nn.Module):
         return logits
 
     def checkpointing(self, on: bool) -> None:
-        """In training, keep only each block's input and compute the rest again going back."""
+        """Switch gradient checkpointing: in training keep only each block's input, recompute the
+        rest in the backward pass."""
         self.model.checkpointing = on
 
-    def _start(self, module: nn.Module) -> None:
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear) and module.bias is not None:
@@ -258,25 +229,29 @@ def _default_positions(ids: Tensor, segments: Tensor | None) -> Tensor:
 
 
 def _source(ids: Tensor, segments: Tensor | None) -> Tensor:
-    """Whose state predicts each place, [B, L]: its left neighbour in the segment, else itself."""
-    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    """Index of the state that predicts each position, [B, L]: the left neighbour in the segment,
+    or the position itself where there is none."""
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     if segments is None:
-        return (places - 1).clamp(min=0)
-    return torch.where(segment_starts(segments), places, places - 1)
+        return (index - 1).clamp(min=0)
+    return torch.where(segment_starts(segments), index, index - 1)
 
 
-def _same_shape(name: str, given: Tensor, ids: Tensor) -> None:
-    if given.shape != ids.shape:
+def _same_shape(name: str, tensor: Tensor, ids: Tensor) -> None:
+    if tensor.shape != ids.shape:
         raise ModelError(
-            f"{name} has shape {tuple(given.shape)}; ids have {tuple(ids.shape)}, make them equal"
+            f"{name} has shape {tuple(tensor.shape)}, ids have {tuple(ids.shape)}",
+            field=name,
+            value=tuple(tensor.shape),
+            fix="make them equal",
         )
 
 
-def rename(name: str) -> str | None:
-    """Published checkpoint name -> name in Dream; None for what lives elsewhere.
+def dream_name(name: str) -> str | None:
+    """Published checkpoint name -> name in Dream; None for tensors that Dream does not have.
 
-    All of Dream's own names are kept. `model.audio_model.*` is the SenseVoice encoder, read by
-    its codec; rotary tables, stored by some exporters, are computed here.
+    Dream's own names stay. `model.audio_model.*` is the SenseVoice encoder, which its codec reads.
+    Some exporters store rotary tables, which Dream computes.
     """
     elsewhere = name.startswith("model.audio_model.") or name.endswith("rotary_emb.inv_freq")
     return None if elsewhere else name

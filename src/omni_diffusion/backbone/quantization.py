@@ -1,7 +1,7 @@
-"""The blocks' linear layers with weights of 8 bits: a fourth of float32, half of bfloat16.
+"""Weights of the blocks' linear layers in 8 bits: a quarter of float32, half of bfloat16.
 
-Each row of a weight has its own scale; products are computed in the type that the weights had.
-Embeddings, head, norms and the speech adapter stay as they are. Needs torchao.
+Each row of a weight has a scale. Products are computed in the dtype the weights had. Embeddings,
+head, norms and the speech adapter are not quantized. Needs torchao.
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ ROW_BYTES = 5  # a float32 scale and an 8-bit zero
 
 
 def quantize(backbone: Dream, how: Quantization, device: torch.device | None = None) -> None:
-    """Replace the weights in place, for inference; they are not to be trained or written.
+    """Replace the weights in place. The model can then neither be trained nor saved.
 
-    device: where the blocks are brought first, layer by layer, so that it never holds them whole.
-    Raises ModelError for another `how`, and without torchao.
+    device: where the blocks are moved, layer by layer, so that it never holds all of them
+    unquantized. Raises ModelError for another `how`, MissingDependencyError without torchao.
     """
     quantization(how)
-    torchao = optional.need("torchao.quantization", "quant")
+    torchao = optional.require("torchao.quantization", "quant")
     torchao.quantize_(backbone.model.layers, torchao.Int8WeightOnlyConfig(), device=device)
 
 
 def quantization(name: str) -> Quantization:
-    """The quantization called `name`; raises ModelError for another name."""
+    """Check the name of a quantization; raises ModelError for an unknown one."""
     if name == "int8":
         return "int8"
-    raise ModelError(f"no quantization is called {name!r}; give int8")
+    raise ModelError(
+        f"unknown quantization {name!r}", field="quantization", value=name, fix="give int8"
+    )
 
 
 def bytes_saved(config: DreamConfig, dtype: torch.dtype) -> int:
-    """How many bytes fewer a backbone of `dtype` takes when it is quantized."""
+    """Bytes that quantization saves for a backbone of `dtype`."""
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes = [  # rows, columns
         *[(queries, config.hidden_size), (config.hidden_size, queries)],

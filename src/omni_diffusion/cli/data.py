@@ -9,56 +9,133 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omni_diffusion.cli.options import Device, ModelFolder, progress_bar
+from omni_diffusion.data.defaults import (
+    ENCODE_BATCH_SIZE,
+    MAX_BAD_FRACTION,
+    MAX_RECORDING_SECONDS,
+    MAX_SPOKEN_SECONDS,
+    MAX_WER,
+    READERS,
+    SYNTHESIS_TIMEOUT,
+    VOICE_RETRIES,
+)
 
 if TYPE_CHECKING:
-    from omni_diffusion.data.sdvi.quality_filter import Judge
+    from omni_diffusion.data.sdvi.quality_filter import AsrJudge
 
-UNSOUND = 1  # exit code of a manifest that has errors
+INVALID = 1  # exit code for a manifest with errors
 
 data_app = typer.Typer(
-    help="Training data: import, check, speak, pretokenize.", no_args_is_help=True
+    help="Training data: import, check, synthesize, pretokenize.", no_args_is_help=True
 )
+
+Manifest = Annotated[Path, typer.Argument(help="The manifest: JSONL, one sample a line.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that media paths are relative to (default: the folder of each manifest)."
+    ),
+]
+Shard = Annotated[
+    int | None,
+    typer.Option(help="Make only this shard, from 0 to OF - 1 (default: all shards)."),
+]
+
+MaxSeconds = Annotated[float, typer.Option(help="Longest accepted recording, in seconds.")]
+BadLineFraction = Annotated[
+    float, typer.Option(help="Fraction of a shard's lines that may be broken, from 0 to 1.")
+]
+EncodeBatchSize = Annotated[
+    int, typer.Option(help="Lines whose pictures are encoded together; changes no code.")
+]
+
+# sdvi
+SynthesizerLine = Annotated[
+    str,
+    typer.Option(
+        help="The speech synthesizer: a command line with {voice}, {out} and, unless it reads its"
+        " input, {text}; or package.module:name key=value ..."
+    ),
+]
+Questions = Annotated[
+    Path | None, typer.Option(help="Manifest of written questions about pictures.")
+]
+Captions = Annotated[Path | None, typer.Option(help="Manifest of captioned pictures (task t2i).")]
+Voice = Annotated[
+    list[str] | None, typer.Option(help="A voice that asks questions; may be repeated.")
+]
+VoicesFile = Annotated[Path | None, typer.Option(help="A file of further such voices, one a line.")]
+AnswerVoice = Annotated[
+    str | None, typer.Option(help="The voice of all answers (default: the first voice).")
+]
+VoiceRetries = Annotated[
+    int, typer.Option(help="Further voices to try for a question that is rejected.")
+]
+AsrCheck = Annotated[
+    bool,
+    typer.Option("--asr-check/--no-asr-check", help="Check all recordings with Whisper base."),
+]
+MaxWer = Annotated[
+    float, typer.Option(help="Highest accepted word error rate of a recording, as a fraction.")
+]
+LaterTurns = Annotated[
+    bool,
+    typer.Option(
+        "--later-turns", help="Use all questions of a conversation (default: the first only)."
+    ),
+]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds a synthesizer command may take for one text.")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try again the texts that failed before.")
+]
 
 
 @data_app.command("check")
 def check_data(
-    manifest: Annotated[Path, typer.Argument(help="JSONL: one sample a line.")],
-    root: Annotated[
-        Path | None,
-        typer.Option(help="What paths are relative to; default: the manifest's folder."),
+    manifest: Manifest,
+    root: Root = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write all problems and statistics to this JSON file.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Read media whole, not their headers alone: slow.")
+        bool,
+        typer.Option(
+            "--decode", help="Decode media whole, which also finds truncated files; slow."
+        ),
     ] = False,
-    max_seconds: Annotated[float, typer.Option(help="The longest sound.")] = 180.0,
-    most: Annotated[int, typer.Option(help="Problems to show; --json has all.")] = 100,
+    max_seconds: MaxSeconds = MAX_RECORDING_SECONDS,
+    max_problems: Annotated[
+        int, typer.Option(help="Most problems to print; --json has all of them.")
+    ] = 100,
 ) -> None:
-    """Look for mistakes in a manifest, line by line, and count what is in it."""
+    """Check every line of a manifest and its media; print the problems and statistics."""
     from json import dumps
 
     from rich.console import Console
 
-    from omni_diffusion.data import stats as reports
-    from omni_diffusion.data.validate import Limits, check
-    from omni_diffusion.engine import handover
+    from omni_diffusion.cli.outputs import checked_folder
+    from omni_diffusion.data.stats import stats_tables
+    from omni_diffusion.data.validate import MediaLimits, validate
     from omni_diffusion.io import files
 
     if json is not None:
-        handover.in_a_folder(json)
-    limits = Limits(max_seconds=max_seconds)
-    with progress_bar(manifest.name) as show:
-        found = check(manifest, root, limits=limits, decode=decode, progress=show)
-    for problem in found.problems[:most]:
+        checked_folder(json)
+    limits = MediaLimits(max_seconds=max_seconds)
+    with progress_bar(manifest.name) as progress:
+        stats = validate(manifest, root, limits=limits, decode=decode, progress=progress)
+    for problem in stats.problems[:max_problems]:
         typer.echo(problem)
-    if len(found.problems) > most:
-        typer.echo(f"and {len(found.problems) - most} more: --most or --json shows them")
-    for table in reports.tables(found):
+    if len(stats.problems) > max_problems:
+        hidden = len(stats.problems) - max_problems
+        typer.echo(f"and {hidden} more: raise --max-problems or write --json")
+    for table in stats_tables(stats):
         Console().print(table)
     if json is not None:
-        files.write_text(json, dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
-    if found.errors:
-        raise typer.Exit(UNSOUND)
+        files.write_text(json, dumps(stats.as_json(), indent=2, ensure_ascii=False) + "\n")
+    if stats.errors:
+        raise typer.Exit(INVALID)
 
 
 @data_app.command("import")
@@ -66,179 +143,157 @@ def import_data(
     name: Annotated[
         str,
         typer.Argument(
-            help="librispeech, libritts, common-voice, gigaspeech, llava-onevision, blip3o, tulu-3"
-            " or voiceassistant."
+            help="The corpus: librispeech, libritts, common-voice, gigaspeech, llava-onevision,"
+            " blip3o, tulu-3 or voiceassistant."
         ),
     ],
-    source: Annotated[Path, typer.Argument(help="The corpus's folder, as it was unpacked.")],
-    out: Annotated[Path, typer.Argument(help="The folder to fill; resumed if it was begun.")],
+    source: Annotated[Path, typer.Argument(help="The folder of the unpacked corpus.")],
+    out: Annotated[
+        Path, typer.Argument(help="The folder for the manifest; a started import is resumed.")
+    ],
     split: Annotated[
-        str | None, typer.Option(help="A part of the corpus alone, by the corpus's own name.")
+        str | None,
+        typer.Option(
+            help="Import only this split, by its name in the corpus (default: train for"
+            " common-voice, XL for gigaspeech, everything for the others)."
+        ),
     ] = None,
 ) -> None:
-    """Write a public corpus as a manifest; media stay where they are, or leave their archives."""
+    """Write a public corpus as a manifest; media inside archives are extracted."""
     from omni_diffusion.data.importers.catalog import importer
-    from omni_diffusion.data.importers.run import MANIFEST, SKIPPED, run
+    from omni_diffusion.data.importers.run import SKIPPED, import_corpus
+    from omni_diffusion.data.manifest import MANIFEST
 
-    with progress_bar(name) as show:
-        record = run(importer(name), source, out, split, show)
+    with progress_bar(name) as progress:
+        record = import_corpus(importer(name), source, out, split, progress)
     typer.echo(f"wrote {out / MANIFEST}: {record.samples} samples", err=True)
     if record.skipped:
-        typer.echo(f"note: {record.skipped} rows are no samples, see {out / SKIPPED}", err=True)
+        typer.echo(f"note: skipped {record.skipped} rows, see {out / SKIPPED}", err=True)
 
 
 @data_app.command("sdvi")
 def sdvi_data(
-    out: Annotated[Path, typer.Argument(help="The folder to fill; resumed if it was begun.")],
-    synthesizer: Annotated[
-        str,
-        typer.Option(
-            help="What speaks: a command line with {voice}, {out} and, if it does not read its"
-            " input, {text}; or package.module:name key=value .."
-        ),
-    ],
-    vqa: Annotated[
-        Path | None, typer.Option(help="JSONL: written questions about pictures.")
-    ] = None,
-    captions: Annotated[
-        Path | None, typer.Option(help="JSONL: captions with their pictures, as for t2i.")
-    ] = None,
-    voice: Annotated[
-        list[str] | None, typer.Option(help="Who asks; give it as often as you like.")
-    ] = None,
-    voices: Annotated[Path | None, typer.Option(help="A file of more, one a line.")] = None,
-    answer_voice: Annotated[
-        str | None, typer.Option(help="Who says all answers; default: the first voice.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Draws each question's voice.")] = 0,
-    again: Annotated[
-        int, typer.Option(help="Further voices for a question that came out badly.")
-    ] = 2,
-    hear: Annotated[
-        bool, typer.Option("--hear/--no-hear", help="Let Whisper base listen to all of it.")
-    ] = True,
-    most_errors: Annotated[
-        float, typer.Option(help="Share of a text's words that may be misheard.")
-    ] = 0.2,
-    max_seconds: Annotated[float, typer.Option(help="The longest sound.")] = 60.0,
-    later_turns: Annotated[
-        bool, typer.Option("--later-turns", help="All questions of a conversation, not the first.")
-    ] = False,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="What paths are relative to; default: each manifest's folder."),
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Threads that speak and listen.")] = 1,
-    shard: Annotated[
-        int | None, typer.Option(help="Make this share alone, counted from 0; default: all.")
-    ] = None,
-    of: Annotated[int, typer.Option(help="How many shares.")] = 1,
-    timeout: Annotated[float, typer.Option(help="Seconds a command may take for a text.")] = 120.0,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Say again what the synthesizer failed at.")
-    ] = False,
+    out: Annotated[Path, typer.Argument(help="The folder for the set; a started one is resumed.")],
+    synthesizer: SynthesizerLine,
+    vqa: Questions = None,
+    captions: Captions = None,
+    voice: Voice = None,
+    voices: VoicesFile = None,
+    answer_voice: AnswerVoice = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of a voice per question.")] = 0,
+    voice_retries: VoiceRetries = VOICE_RETRIES,
+    asr_check: AsrCheck = True,
+    max_wer: MaxWer = MAX_WER,
+    max_seconds: MaxSeconds = MAX_SPOKEN_SECONDS,
+    later_turns: LaterTurns = False,
+    root: Root = None,
+    workers: Annotated[int, typer.Option(help="Threads that synthesize and check.")] = 1,
+    shard: Shard = None,
+    of: Annotated[int, typer.Option(help="Number of shards to split the samples into.")] = 1,
+    timeout: Timeout = SYNTHESIS_TIMEOUT,
+    retry_failed: RetryFailed = False,
 ) -> None:
-    """Speak written questions, answers and captions of pictures, and check what was said."""
+    """Synthesize written questions, answers and captions of pictures, and check the recordings."""
     from shlex import join
 
-    from omni_diffusion.data.sdvi.build import LEFT, MANIFEST, Builder, Voices, voices_of
-    from omni_diffusion.data.sdvi.quality_filter import Gate
+    from omni_diffusion.data.manifest import MANIFEST
+    from omni_diffusion.data.sdvi.build import REJECTED, SdviBuilder, VoicePool, read_voices
+    from omni_diffusion.data.sdvi.quality_filter import QualityFilter
     from omni_diffusion.data.sdvi.sources import Sources
-    from omni_diffusion.data.sdvi.synthesizer import Synthesizer
+    from omni_diffusion.data.sdvi.synthesizer import SpeechSynthesizer
     from omni_diffusion.errors import DataError
 
     if vqa is None and captions is None:
-        raise DataError("there is nothing to speak; give --vqa, --captions or both")
-    asking = [*(voice or ()), *(voices_of(voices) if voices is not None else ())]
+        raise DataError("there is nothing to speak", fix="give --vqa, --captions or both")
+    asking = [*(voice or ()), *(read_voices(voices) if voices is not None else ())]
     if not asking:
-        raise DataError("there is nobody to speak; give --voice or --voices")
-    builder = Builder(
+        raise DataError("there is no voice", fix="give --voice or --voices")
+    builder = SdviBuilder(
         Sources(vqa, captions, root, later_turns),
         out,
-        Synthesizer.named(synthesizer, timeout),
-        Voices(asking, answer_voice or asking[0], seed, again),
-        _whisper() if hear else None,
-        Gate(most_errors=most_errors, max_seconds=max_seconds),
+        SpeechSynthesizer.from_line(synthesizer, timeout),
+        VoicePool(asking, answer_voice or asking[0], seed, voice_retries),
+        _whisper() if asr_check else None,
+        QualityFilter(max_wer=max_wer, max_seconds=max_seconds),
         retry_failed,
         join(["omni-diffusion", *sys.argv[1:]]),
     )
-    with progress_bar(out.name) as show:
-        done = builder.run(shard, of, workers, show)
-    typer.echo(f"said {done.made} texts", err=True)
-    if done.missing:
-        typer.echo(f"note: {done.missing} lines are left for the other shares", err=True)
+    with progress_bar(out.name) as progress:
+        result = builder.run(shard, of, workers, progress)
+    typer.echo(f"synthesized {result.made} texts", err=True)
+    if result.missing:
+        typer.echo(f"note: {result.missing} samples remain for the other shards", err=True)
         return
-    typer.echo(f"wrote {out / MANIFEST}: {done.samples} samples", err=True)
-    if done.left:
-        typer.echo(f"note: {len(done.left)} lines are left out, see {out / LEFT}", err=True)
+    typer.echo(f"wrote {out / MANIFEST}: {result.samples} samples", err=True)
+    if result.rejected:
+        typer.echo(f"note: rejected {len(result.rejected)} samples, see {out / REJECTED}", err=True)
 
 
-def _whisper() -> Judge:
-    """Whisper base as a judge of synthesized speech; raises EvaluationError where it is not."""
-    from omni_diffusion.data.sdvi.quality_filter import Judge
-    from omni_diffusion.evaluation.speech import RECOGNISING, SCORING, WhisperJudge, require
+def _whisper() -> AsrJudge:
+    """Whisper base as the ASR check; raises MissingDependencyError if it is not installed."""
+    from omni_diffusion.data.sdvi.quality_filter import AsrJudge
+    from omni_diffusion.evaluation.speech import (
+        SCORING_PACKAGES,
+        WHISPER_PACKAGES,
+        WhisperJudge,
+        require_packages,
+    )
     from omni_diffusion.evaluation.speech import word_errors as compared
 
-    require(*SCORING, *RECOGNISING)
+    require_packages(*SCORING_PACKAGES, *WHISPER_PACKAGES)
 
     def errors(text: str, heard: str) -> tuple[int, int]:
-        mark = compared(text, heard)
-        return mark.amount, mark.of
+        score = compared(text, heard)
+        return score.amount, score.of
 
-    return Judge("Whisper base", lambda: WhisperJudge.open().transcribe, errors)
+    return AsrJudge("Whisper base", lambda: WhisperJudge.open().transcribe, errors)
 
 
 @data_app.command("pretokenize")
 def pretokenize_data(
-    manifest: Annotated[Path, typer.Argument(help="JSONL: one sample a line.")],
-    out: Annotated[Path, typer.Argument(help="The folder of the shards; resumed if begun.")],
-    shard: Annotated[
-        int | None, typer.Option(help="Make this one alone, counted from 0; default: all.")
-    ] = None,
+    manifest: Manifest,
+    out: Annotated[Path, typer.Argument(help="The folder for the shards; finished ones are kept.")],
+    shard: Shard = None,
     of: Annotated[
-        int | None, typer.Option(help="How many shards; default: one for each 4,096 lines.")
+        int | None,
+        typer.Option(help="Number of shards (default: one for each 4,096 lines)."),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="What paths are relative to; default: the manifest's folder."),
-    ] = None,
-    most_bad: Annotated[
-        float, typer.Option(help="The share of a shard's lines that may be broken.")
-    ] = 0.01,
-    batch: Annotated[
-        int, typer.Option(help="Lines whose pictures are encoded together; changes no code.")
-    ] = 8,
-    workers: Annotated[int, typer.Option(help="Threads that read media ahead.")] = 4,
+    root: Root = None,
+    max_bad_fraction: BadLineFraction = MAX_BAD_FRACTION,
+    batch_size: EncodeBatchSize = ENCODE_BATCH_SIZE,
+    workers: Annotated[int, typer.Option(help="Threads that read media ahead.")] = READERS,
     ray: Annotated[
         str | None,
-        typer.Option(help="Spread the shards over a Ray cluster: auto, local or its address."),
+        typer.Option(help="Make the shards on a Ray cluster: auto, local or its address."),
     ] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
 ) -> None:
-    """Turn a manifest's pictures and speech into codes, once, by a model's codecs."""
-    from omni_diffusion.data import pretokenize_ray
-    from omni_diffusion.data.shard_store import INDEX
+    """Encode a manifest's pictures and speech into codes, once, with the codecs of a model."""
+    from omni_diffusion.data.pretokenize_ray import PretokenizeConfig, pretokenize_on_ray
+    from omni_diffusion.data.shard_store import SHARD_INDEX
     from omni_diffusion.errors import DataError
-    from omni_diffusion.io.optional import need
-    from omni_diffusion.models.omni import SHIPPED
+    from omni_diffusion.io.optional import require
+    from omni_diffusion.models.omni import SMALL_MODEL
 
-    need("pyarrow", "data")
+    require("pyarrow", "data")
     if ray is not None and shard is not None:
-        raise DataError(f"--ray makes all shards, --shard {shard} one; give one of the two")
-    order = pretokenize_ray.Order(
-        manifest, out, model or SHIPPED, device, root, most_bad, batch, workers
+        raise DataError(
+            f"--ray makes all shards, --shard {shard} makes one", fix="give one of them"
+        )
+    options = PretokenizeConfig(
+        manifest, out, model or SMALL_MODEL, device, root, max_bad_fraction, batch_size, workers
     )
-    with progress_bar(manifest.name) as show:
+    with progress_bar(manifest.name) as progress:
         if ray is None:
-            records = order.worker().run(shard, of, show)
+            records = options.open().run(shard, of, progress)
         else:
-            records = pretokenize_ray.run(order, of, ray, show)
+            records = pretokenize_on_ray(options, of, ray, progress)
     skipped = [line for record in records for line in record.skipped]
     for line in skipped:
-        typer.echo(f"left out: {line}", err=True)
-    rows = sum(record.rows for record in records)
-    told = f"{len(records)} of {records[0].of} shards in {out}: {rows} samples"
-    typer.echo(f"{told}, {len(skipped)} left out", err=True)
-    if not (out / INDEX).exists():
-        typer.echo("note: the index is written when all shards are there", err=True)
+        typer.echo(f"skipped: {line}", err=True)
+    count = sum(record.rows for record in records)
+    shards = f"{len(records)} of {records[0].of} shards in {out}"
+    typer.echo(f"{shards}: {count} samples, {len(skipped)} skipped", err=True)
+    if not (out / SHARD_INDEX).exists():
+        typer.echo("note: the index is written once all shards exist", err=True)

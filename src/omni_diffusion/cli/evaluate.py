@@ -11,33 +11,35 @@ from omni_diffusion.cli.options import Device, ModelFolder, Steps, open_model
 
 
 def evaluate(
-    suite: Annotated[str, typer.Argument(help="What to measure: mini.")],
-    seed: Annotated[int, typer.Option(help="The same seed asks the same questions.")] = 0,
-    samples: Annotated[int, typer.Option(help="Questions of each task.")] = 100,
+    suite: Annotated[str, typer.Argument(help="Suite to run: mini, eight benchmarks on scenes.")],
+    seed: Annotated[
+        int, typer.Option(help="Seed of the samples; a seed always draws the same ones.")
+    ] = 0,
+    samples: Annotated[int, typer.Option(help="Samples of each benchmark (1 or more).")] = 100,
     tasks: Annotated[
-        str | None, typer.Option(help="Only these, with commas: caption,vqa,t2i.")
+        str | None,
+        typer.Option(help="Run only these benchmarks, separated by commas: caption,vqa,t2i."),
     ] = None,
     steps: Steps = None,
-    json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the results to this file.")] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
 ) -> None:
-    """Measure a model on samples that its training never showed."""
+    """Evaluate a model on held-out samples."""
     from rich.console import Console
 
-    from omni_diffusion.engine import handover
+    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.errors import EvaluationError
     from omni_diffusion.evaluation import report
-    from omni_diffusion.mini import benchmark
+    from omni_diffusion.mini.evaluate import evaluate as evaluate_mini
 
     if suite != "mini":
-        raise EvaluationError(f"no evaluation is called {suite!r}; give mini")
+        raise EvaluationError(f"unknown suite {suite!r}; give mini", field="suite", value=suite)
     if json is not None:
-        handover.in_a_folder(json)
+        checked_folder(json)
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
-    waiting = Console(stderr=True)
-    with waiting.status("opening the model") as status:
-        scores = benchmark.evaluate(
+    with Console(stderr=True).status("opening the model") as status:
+        results = evaluate_mini(
             open_model(model, device),
             seed,
             samples,
@@ -45,6 +47,6 @@ def evaluate(
             steps,
             lambda name, done, total: status.update(f"{name}: {done} of {total}"),
         )
-    Console().print(report.table(scores))
+    Console().print(report.results_table(results))
     if json is not None:
-        report.save(scores, json)
+        report.save_results(results, json)

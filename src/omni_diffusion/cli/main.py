@@ -7,6 +7,8 @@ at once. A user's mistake is one line on stderr and exit code 2.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -29,10 +31,20 @@ app.add_typer(data.data_app, name="data")
 
 
 def main() -> None:
-    """Run the command line; no traceback for a user's mistake."""
+    """Run the command line; a user's mistake is one line, with the option that it is about."""
     try:
         app()
     except OmniError as error:
-        option = f" (--{error.field.replace('_', '-')})" if error.field else ""
-        typer.echo(f"error: {error}{option}", err=True)
+        typer.echo(f"error: {error}{_option(error, sys.argv[1:])}", err=True)
         sys.exit(2)
+
+
+def _option(error: OmniError, words: Sequence[str]) -> str:
+    """The option of the typed command that sets the field of an error, in brackets."""
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    for parameter in command.params:
+        if parameter.name == error.field and parameter.param_type_name == "option":
+            return f" ({max(parameter.opts, key=len)})"
+    return ""

@@ -3,127 +3,162 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omni_diffusion.cli.options import (
+    CodecSizes,
     Device,
-    Hearing,
     ImageCodec,
     ModelFolder,
     Quantized,
-    SizesFile,
     SpeechDecoder,
+    SpeechEncoder,
     SpeechTokenizer,
     quantization_of,
 )
 
 if TYPE_CHECKING:
-    from omni_diffusion.models.upstream import Parts
+    from omni_diffusion.models.upstream import CodecSources
 
 
 def doctor(
     model: ModelFolder = None,
     preset: Annotated[
-        str | None, typer.Option(help="official: the published sizes, without any weights.")
+        str | None,
+        typer.Option(
+            help="Report on the sizes of the published 7B model (official) without its weights,"
+            " instead of on a folder."
+        ),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the report to this file as well (default: none).")
+    ] = None,
     device: Device = "cpu",
     quantization: Quantized = None,
     image_codec: ImageCodec = None,
     speech_tokenizer: SpeechTokenizer = None,
     speech_decoder: SpeechDecoder = None,
-    cmvn: Hearing = None,
-    sizes: SizesFile = None,
+    speech_encoder: SpeechEncoder = None,
+    sizes: CodecSizes = None,
 ) -> None:
-    """Say what is here, what is missing, whether a model fits, and about how long it takes.
+    """Report which files are here or missing, whether a model fits, and how long answers take.
 
-    The folder is ours or a published one; of the latter's other parts what is here is told too.
+    The folder has our layout or a published one. The codecs of a published folder are reported too.
     """
     from rich.console import Console
 
-    from omni_diffusion.engine import handover
+    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.errors import ModelError
     from omni_diffusion.io import files
-    from omni_diffusion.models import doctor as doctors
-    from omni_diffusion.models import files as inventory
-    from omni_diffusion.models.omni import SHIPPED, place_of
+    from omni_diffusion.models.doctor import (
+        diagnose,
+        files_table,
+        folder_size,
+        official_size,
+        report_tables,
+    )
+    from omni_diffusion.models.files import list_files
+    from omni_diffusion.models.omni import SMALL_MODEL, resolve_device
 
     if preset not in (None, "official"):
-        raise ModelError(f"no sizes are called {preset!r}; give official, or --model FOLDER")
+        raise ModelError(f"no sizes are called {preset!r}", field="preset", fix="give official")
     if preset is not None and model is not None:
         raise typer.BadParameter("give --preset or --model, not both")
     if json is not None:
-        handover.in_a_folder(json)
-    place = place_of(device)
+        checked_folder(json)
+    where = resolve_device(device)
     how = quantization_of(quantization)
-    folder, listed, screen = model or SHIPPED, [], Console()
+    folder, listed, screen = model or SMALL_MODEL, [], Console()
     if preset:
-        reckoned = doctors.official(quantization=how)
+        size = official_size(quantization=how)
     else:
         if not folder.is_dir():
-            raise ModelError(f"no model at {folder}; give a folder, ours or a published one")
-        parts = _parts(image_codec, speech_tokenizer, speech_decoder, cmvn, sizes)
-        listed = inventory.entries(folder, parts)
-        screen.print(doctors.inventory(listed))  # first: what follows needs the config.json
-        reckoned = doctors.folder(folder, quantization=how, parts=parts)
-    found = doctors.examine(reckoned, place, listed)
-    for table in doctors.tables(found):
+            raise ModelError(f"no model at {folder}", field="model", fix="give a model folder")
+        sources = _codec_sources(
+            image_codec, speech_tokenizer, speech_decoder, speech_encoder, sizes
+        )
+        listed = list_files(folder, sources)
+        screen.print(files_table(listed))  # first, because the sizes need config.json
+        size = folder_size(folder, quantization=how, codec_sources=sources)
+    report = diagnose(size, where, listed)
+    for table in report_tables(report):
         screen.print(table)
     if json is not None:
-        files.write_text(json, doctors.text_of(found))
+        files.write_text(json, report.as_json())
 
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Omni-Diffusion or Dream-7B: a folder, or owner/name on the hub.")
+        str,
+        typer.Argument(
+            help="The published checkpoint of Omni-Diffusion or Dream-7B: a folder, or"
+            " owner/name on the hub."
+        ),
     ],
     out: Annotated[
-        Path, typer.Argument(help="The folder to write, new or empty, in our own layout.")
+        Path, typer.Argument(help="The folder to write in our layout; it must be new or empty.")
     ],
     image_codec: ImageCodec = None,
     speech_tokenizer: SpeechTokenizer = None,
     speech_decoder: SpeechDecoder = None,
-    cmvn: Hearing = None,
-    sizes: SizesFile = None,
+    speech_encoder: SpeechEncoder = None,
+    sizes: CodecSizes = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="The backbone's: bfloat16, float16, float32; default: as published."),
+        typer.Option(
+            help="Data type of the written backbone: bfloat16, float16 or float32 (default: as"
+            " published)."
+        ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of SOURCE on the hub.")] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit of SOURCE on the hub (default: its main branch)."),
+    ] = None,
 ) -> None:
-    """Bring published files into one folder that --model takes."""
+    """Convert a published checkpoint and its codecs into one folder that --model accepts."""
     from omni_diffusion.errors import ModelError
-    from omni_diffusion.models import omni as models
-    from omni_diffusion.models import upstream
+    from omni_diffusion.models import omni
+    from omni_diffusion.models.upstream import BACKBONE_DTYPES
 
-    if dtype is not None and dtype not in upstream.DTYPES:
-        raise typer.BadParameter(f"dtype is {dtype!r}; give one of {', '.join(upstream.DTYPES)}")
+    if dtype is not None and dtype not in BACKBONE_DTYPES:
+        raise ModelError(
+            f"dtype is {dtype!r}",
+            field="dtype",
+            value=dtype,
+            fix=f"give one of {', '.join(BACKBONE_DTYPES)}",
+        )
     if Path(source).resolve() == out.resolve():
-        raise ModelError(f"{out} is the folder to convert; give another one to write")
-    parts = _parts(image_codec, speech_tokenizer, speech_decoder, cmvn, sizes)
-    wanted = None if dtype is None else upstream.DTYPES[dtype]
-    models.convert(source, out, parts=parts, dtype=wanted, revision=revision)
+        raise ModelError(f"{out} is the folder to convert", value=out, fix="write to another one")
+    omni.convert(
+        source,
+        out,
+        codec_sources=_codec_sources(
+            image_codec, speech_tokenizer, speech_decoder, speech_encoder, sizes
+        ),
+        dtype=None if dtype is None else BACKBONE_DTYPES[dtype],
+        revision=revision,
+    )
     typer.echo(f"wrote {out}", err=True)
 
 
-def _parts(
+def _codec_sources(
     image_codec: str | None,
     speech_tokenizer: str | None,
     speech_decoder: str | None,
-    cmvn: str | None,
+    speech_encoder: str | None,
     sizes: Path | None,
-) -> Parts:
-    """Where a published folder's other parts are, by default on the hub."""
+) -> CodecSources:
+    """The codecs of a published folder; None takes the default, which is on the hub."""
     from omni_diffusion.io import config
-    from omni_diffusion.models import upstream
+    from omni_diffusion.models.upstream import CodecConfigs, CodecSources
 
-    places: dict[str, Any] = {
-        "image_codec": image_codec,
-        "speech_tokenizer": speech_tokenizer,
-        "speech_decoder": speech_decoder,
-        "hearing": cmvn,
-        "sizes": sizes and config.load(upstream.Sizes, sizes),
-    }
-    return upstream.Parts(**{name: place for name, place in places.items() if place is not None})
+    usual = CodecSources()
+    return CodecSources(
+        image_codec=image_codec or usual.image_codec,
+        speech_tokenizer=speech_tokenizer or usual.speech_tokenizer,
+        speech_decoder=speech_decoder or usual.speech_decoder,
+        speech_encoder=speech_encoder or usual.speech_encoder,
+        sizes=config.load(CodecConfigs, sizes) if sizes else usual.sizes,
+    )

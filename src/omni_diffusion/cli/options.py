@@ -14,50 +14,80 @@ if TYPE_CHECKING:
     from omni_diffusion.models.omni import OmniModel
 
 ModelFolder = Annotated[
-    Path | None, typer.Option("--model", help="A model folder; default: the small one shipped.")
+    Path | None,
+    typer.Option(
+        "--model", help="Folder of the model (default: the small model shipped with the package)."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str, typer.Option(help="Device to compute on: cpu, or a GPU such as cuda or cuda:1.")
+]
 Quantized = Annotated[
     str | None,
-    typer.Option("--quantization", help="int8: the blocks' weights in 8 bits; needs torchao."),
+    typer.Option(
+        "--quantization",
+        help="Store the weights of the transformer blocks in 8 bits (int8); needs torchao"
+        " (default: no quantization).",
+    ),
 ]
 ImageCodec = Annotated[
     str | None,
     typer.Option(
         "--image-codec",
-        help="magvitv2: a folder, or owner/name[@revision]; default: on the hub.",
+        help="Source of magvitv2: a folder, or owner/name[@revision] on the hub (default:"
+        " showlab/magvitv2).",
     ),
 ]
 SpeechTokenizer = Annotated[
-    str | None, typer.Option("--speech-tokenizer", help="glm-4-voice-tokenizer, likewise.")
-]
-SpeechDecoder = Annotated[
-    str | None, typer.Option("--speech-decoder", help="glm-4-voice-decoder, likewise.")
-]
-Hearing = Annotated[
     str | None,
     typer.Option(
-        "--cmvn", help="am.mvn, or SenseVoiceSmall's folder; Dream-7B needs its model.pt too."
+        "--speech-tokenizer",
+        help="Source of glm-4-voice-tokenizer: a folder, or owner/name[@revision] on the hub"
+        " (default: THUDM/glm-4-voice-tokenizer).",
     ),
 ]
-SizesFile = Annotated[
-    Path | None,
-    typer.Option("--sizes", help="JSON of the codecs' sizes, where not the published ones."),
+SpeechDecoder = Annotated[
+    str | None,
+    typer.Option(
+        "--speech-decoder",
+        help="Source of glm-4-voice-decoder: a folder, or owner/name[@revision] on the hub"
+        " (default: THUDM/glm-4-voice-decoder).",
+    ),
 ]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps; default: the task's own.")]
-ImageFile = Annotated[Path | None, typer.Option("--image", help="A picture of any size.")]
-SpeechFile = Annotated[Path | None, typer.Option("--speech", help="WAV, FLAC, OGG or MP3.")]
+SpeechEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--speech-encoder",
+        help="Source of SenseVoiceSmall: a folder, owner/name[@revision] on the hub, or its file"
+        " am.mvn; Dream-7B needs its model.pt too (default: FunAudioLLM/SenseVoiceSmall).",
+    ),
+]
+CodecSizes = Annotated[
+    Path | None,
+    typer.Option(
+        "--sizes", help="JSON file with the sizes of the codecs (default: the published sizes)."
+    ),
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Number of denoising steps (default: that of the task).")
+]
+ImageFile = Annotated[
+    Path | None, typer.Option("--image", help="Image file of any size, as input.")
+]
+SpeechFile = Annotated[
+    Path | None, typer.Option("--speech", help="Speech file as input: WAV, FLAC, OGG or MP3.")
+]
 
 
 def open_model(folder: Path | None, device: str, quantization: str | None = None) -> OmniModel:
-    """The model at `folder`; None opens the small one that comes with the package."""
+    """Open the model at `folder`; None opens the small model that comes with the package."""
     from omni_diffusion.models.omni import OmniModel
 
     return OmniModel.open(folder, device, quantization=quantization_of(quantization))
 
 
 def quantization_of(name: str | None) -> Quantization | None:
-    """A quantization by its name; raises ModelError for another."""
+    """The quantization of that name; raises ModelError for an unknown name."""
     from omni_diffusion.backbone.quantization import quantization
 
     return None if name is None else quantization(name)
@@ -65,7 +95,7 @@ def quantization_of(name: str | None) -> Quantization | None:
 
 @contextmanager
 def progress_bar(name: str, *, shown: bool = True) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr, moved by the share that is done."""
+    """A progress bar on stderr, moved by the fraction that is done."""
     from rich import progress as rich
     from rich.console import Console
 
@@ -74,4 +104,4 @@ def progress_bar(name: str, *, shown: bool = True) -> Iterator[Callable[[float],
         console=screen, transient=True, disable=not (shown and screen.is_terminal)
     ) as bars:
         bar = bars.add_task(name, total=1.0)
-        yield lambda share: bars.update(bar, completed=share)
+        yield lambda fraction: bars.update(bar, completed=fraction)

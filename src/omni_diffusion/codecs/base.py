@@ -1,23 +1,24 @@
-"""What a codec is: media turned into local token ids and back, or into frames.
+"""The protocol of a codec: media to local token ids and back.
 
-Ids are *local*: they start at 0 for every codec. Where they lie in the unified vocabulary, which
-task asks and what model reads them is not known here.
+Local ids start at 0 for every codec. Codecs know nothing of the unified vocabulary, of tasks or of
+the model that reads the ids.
 """
+
+from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 Media = TypeVar("Media")
-MediaIn = TypeVar("MediaIn", contravariant=True)
 
 
 class TokenCodec(Protocol[Media]):
-    """Discrete both ways: text, a picture or a waveform as a row of local ids."""
+    """Text, an image or a waveform as a sequence of local ids, in both directions."""
 
     @property
     def vocabulary_size(self) -> int:
-        """How many local ids exist: every id lies in ``0 .. vocabulary_size - 1``."""
+        """The number of local ids; every id is in `0 .. vocabulary_size - 1`."""
         ...
 
     def encode(self, media: Media, /) -> Tensor:
@@ -25,18 +26,5 @@ class TokenCodec(Protocol[Media]):
         ...
 
     def decode(self, ids: Tensor, /) -> Media:
-        """The media that the local ids [n] stand for."""
-        ...
-
-
-class FeatureEncoder(Protocol[MediaIn]):
-    """Continuous and one way: a waveform as frames for the backbone's adapter."""
-
-    @property
-    def dim(self) -> int:
-        """Width of one frame."""
-        ...
-
-    def encode(self, media: MediaIn, /) -> Tensor:
-        """Frames, float [frames, dim]."""
+        """The media of local ids [n]."""
         ...

@@ -1,12 +1,13 @@
-"""MAGVIT-v2: a picture as a small grid of lookup-free codes, and back.
+"""MAGVIT-v2: an image as a grid of lookup-free codes, and back.
 
-Each grid cell is ``bits`` signs; the signs read as a binary number are the local id, so there is
-no codebook to store. Knows nothing of the unified vocabulary, of tasks or of the backbone. Keep
-the model in float32: the published weights are never cast.
-
-Sizes: B batch, H x W pixels, h x w cells (h = H / stride), C channels, N = h * w.
+Each grid cell is `bits` signs; the signs read as a binary number are the local id, so no codebook
+is stored. Keep the model in float32: the published weights are never cast.
 "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation" (Yu et al., 2023).
+
+Dimensions: B batch, H x W pixels, h x w cells (h = H / stride), C channels, N = h * w.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,16 +25,16 @@ from omni_diffusion.io import weights
 from omni_diffusion.media import Picture
 
 _EPS = 1e-6
-_NEAR = 3e-5  # of the latents' RMS: over ten times what batching changed in 1.3 million of them
+_NEAR = 3e-5  # of the latents' RMS: ten times the effect of batching on 1.3 million latents
 _LONGEST_ASPECT = 100  # a 1 x 10000 strip would be enlarged to gigabytes before the crop
 
 
 @dataclass(frozen=True)
 class Magvit2Config:
-    """Sizes of the tokenizer. Level 0 is the finest; every level but the last halves the picture.
+    """Sizes of the tokenizer. Level 0 is the finest; every level but the last halves the image.
 
-    Encoder level L widens from ``multipliers[L - 1]`` (1 for level 0) to ``multipliers[L]``, in
-    units of ``channels``; the decoder's level L narrows back the same way.
+    Encoder level L goes from `multipliers[L - 1]` (1 for level 0) to `multipliers[L]` times
+    `channels`; decoder level L goes back.
     """
 
     channels: int = 128
@@ -50,20 +51,31 @@ class Magvit2Config:
         if not len(self.encoder_blocks) == len(self.decoder_blocks) == levels >= 1:
             raise ConfigError(
                 f"magvit2 has {levels} multipliers, {len(self.encoder_blocks)} encoder_blocks and "
-                f"{len(self.decoder_blocks)} decoder_blocks: give one of each per level"
+                f"{len(self.decoder_blocks)} decoder_blocks",
+                field="multipliers",
+                value=self.multipliers,
+                fix="give one of each per level",
             )
         for width in self.widths:
             if width % self.groups:
                 raise ConfigError(
-                    f"magvit2 width {width} is not a multiple of groups={self.groups}: "
-                    f"change channels or groups"
+                    f"magvit2 width {width} is not a multiple of groups={self.groups}",
+                    field="groups",
+                    value=self.groups,
+                    fix="change channels or groups",
                 )
         if not 1 <= self.bits <= 62:
-            raise ConfigError(f"magvit2 bits is {self.bits}: expected 1 to 62")
-        for size in (self.understanding_size, self.generation_size):
+            raise ConfigError(
+                f"magvit2 bits is {self.bits}", field="bits", value=self.bits, fix="give 1 to 62"
+            )
+        for name in ("understanding_size", "generation_size"):
+            size = getattr(self, name)
             if size < 1 or size % self.stride:
                 raise ConfigError(
-                    f"magvit2 picture size {size}: expected a multiple of the stride {self.stride}"
+                    f"magvit2 {name} is {size}",
+                    field=name,
+                    value=size,
+                    fix=f"give a multiple of the stride {self.stride}",
                 )
 
     @property
@@ -78,16 +90,16 @@ class Magvit2Config:
 
     @property
     def codes(self) -> int:
-        """How many local ids there are: 2 ** bits."""
+        """The number of local ids: 2 ** bits."""
         return int(2**self.bits)
 
     def tokens(self, size: int) -> int:
-        """Cells of a square picture of ``size`` pixels a side."""
+        """Cells of a square image of `size` pixels a side."""
         return (size // self.stride) ** 2
 
     @classmethod
     def official(cls) -> Self:
-        """The published sizes: 8192 codes, 512 pixels -> 1024 cells, 256 pixels -> 256 cells."""
+        """The official sizes: 8192 codes, 512 pixels -> 1024 cells, 256 pixels -> 256 cells."""
         return cls()
 
     @classmethod
@@ -122,7 +134,7 @@ class _ResBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """One head over all h * w places."""
+    """One head over all h * w cells."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -176,7 +188,7 @@ class _Upsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """Res blocks at one resolution, the first of which changes the width; then a resampling."""
+    """Residual blocks at one resolution, the first of which changes the width; then resampling."""
 
     def __init__(self, width_in: int, width: int, blocks: int, groups: int) -> None:
         super().__init__()
@@ -220,7 +232,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """The encoder's mirror: levels are stored by number, finest first, and run backwards."""
+    """Mirrors the encoder: levels are stored finest first and run in reverse order."""
 
     def __init__(self, config: Magvit2Config) -> None:
         super().__init__()
@@ -246,7 +258,7 @@ class _Decoder(nn.Module):
 
 
 class Magvit2(nn.Module):
-    """The tokenizer, at any size. Parameter names are those of the published checkpoint."""
+    """The image tokenizer. Parameters have the names of the published checkpoint."""
 
     def __init__(self, config: Magvit2Config) -> None:
         super().__init__()
@@ -260,32 +272,34 @@ class Magvit2(nn.Module):
     ) -> Self:
         """The model in eval mode, from a weight file, a folder holding one, or open tensors.
 
-        The published checkpoint's codebook tables are derived values and are passed over.
-        Raises WeightsError where names or shapes disagree with ``config`` (default: official).
+        The codebook tables of the published checkpoint are derived values and are skipped.
+        Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
         model = cls(config or Magvit2Config.official())
         if isinstance(source, Mapping):
             tensors, where = source, "the given tensors"
         else:
-            tensors, where = weights.read(source), f"the weights at {source}"
+            tensors, where = weights.read_tensors(source), f"the weights at {source}"
         weights.load_into(model, tensors, rename=checkpoint_name, where=where)
         return model.eval()
 
     @property
     def vocabulary_size(self) -> int:
-        """How many local ids there are."""
+        """The number of local ids."""
         return self.config.codes
 
     def encode_latents(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] -> latents z [B, bits, h, w], before quantizing.
 
-        Raises MediaError for any other shape, and where the stride does not divide H and W.
+        Raises MediaError for another shape, or if the stride does not divide H and W.
         """
         shape, stride = tuple(pixels.shape), self.config.stride
         if len(shape) != 4 or shape[1] != 3 or any(s < 1 or s % stride for s in shape[2:]):
             raise MediaError(
-                f"pixels of shape {shape}: expected [B, 3, H, W] with H and W "
-                f"multiples of {stride}; resize or crop first"
+                f"pixels of shape {shape}, expected [B, 3, H, W], H and W multiples of {stride}",
+                field="pixels",
+                value=shape,
+                fix="resize or crop first",
             )
         z: Tensor = self.encoder(pixels)
         return z
@@ -293,8 +307,8 @@ class Magvit2(nn.Module):
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Latents [B, bits, h, w] -> codes of -1 and +1 (same shape), local ids int64 [B, h * w].
 
-        A bit is 1 exactly where z > 0 (zero and NaN give 0); channel 0 is the highest bit. Codes
-        pass gradients straight through to z.
+        A bit is 1 where z > 0 (0 for zero and NaN); channel 0 is the highest bit. The gradient of
+        codes passes to z unchanged (straight-through).
         """
         bits = z > 0
         signs = torch.where(bits, 1.0, -1.0).to(z.dtype)
@@ -302,16 +316,18 @@ class Magvit2(nn.Module):
         return codes, (bits * (1 << self._shifts(z.device))).sum(1).flatten(1)
 
     def codes_of(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Local ids [B, h * w], row by row -> codes of exactly -1 and +1 [B, bits, h, w].
+        """Local ids [B, h * w] in row-major order -> codes of -1 and +1 [B, bits, h, w].
 
-        ``grid`` is (h, w); without it the picture is taken as square. Raises MediaError for a
-        count that does not fill the grid, or an id outside the codebook.
+        grid: (h, w); square by default. Raises MediaError for a count that does not fill the grid,
+        or an id outside the codebook.
         """
         height, width = self._grid(ids.shape[-1], grid)
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.codes:
             raise MediaError(
-                f"image ids run from {int(ids.min())} to {int(ids.max())}: expected local ids "
-                f"from 0 to {self.config.codes - 1}; take the vocabulary's offset off first"
+                f"image ids range from {int(ids.min())} to {int(ids.max())}, expected local ids "
+                f"from 0 to {self.config.codes - 1}",
+                field="ids",
+                fix="subtract the vocabulary's offset first",
             )
         cells = ids.long().reshape(-1, 1, height, width)
         bits = (cells >> self._shifts(ids.device)) & 1
@@ -323,27 +339,32 @@ class Magvit2(nn.Module):
         return pixels
 
     def encode(self, picture: Picture, size: int | None = None) -> Tensor:
-        """Local ids int64 [h * w] of the picture's centre square, ``size`` pixels a side.
+        """Local ids int64 [h * w] of the center square of an image, `size` pixels a side.
 
-        ``size`` defaults to the config's generation_size.
+        size: by default `generation_size` of the config.
         """
         return self.encode_batch([picture], size)[0]
 
     def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Picture:
-        """The picture of local ids [h * w]; ``grid`` is (h, w), square when left out."""
+        """The image of local ids [h * w]; grid: (h, w), square by default."""
         if ids.ndim != 1:
-            raise MediaError(f"image ids of shape {tuple(ids.shape)}: expected one row [h * w]")
+            raise MediaError(
+                f"image ids of shape {tuple(ids.shape)}",
+                field="ids",
+                value=tuple(ids.shape),
+                fix="give one row [h * w]",
+            )
         return self.decode_batch(ids.unsqueeze(0), grid)[0]
 
     @torch.no_grad()
     def encode_batch(self, pictures: Sequence[Picture], size: int | None = None) -> Tensor:
-        """Local ids int64 [B, h * w] of B pictures at one size, those of each picture alone.
+        """Local ids int64 [B, h * w] of B images at one size, equal to those of `encode`.
 
-        Kernels are chosen by the batch's size and round differently; a picture with a sign that
-        hangs on rounding is encoded once more by itself. That covers float32, not TF32.
+        Kernels depend on the batch size and round differently, so an image with a latent close to 0
+        is encoded again by itself. This covers float32, not TF32.
         """
         if not pictures:
-            raise MediaError("no pictures to encode: expected at least one")
+            raise MediaError("no images to encode", field="pictures", fix="give at least one")
         side = self.config.generation_size if size is None else size
         pixels = torch.stack([pixels_of(picture, side) for picture in pictures]).to(self._weight)
         z = self.encode_latents(pixels)
@@ -355,52 +376,57 @@ class Magvit2(nn.Module):
 
     @torch.no_grad()
     def decode_batch(self, ids: Tensor, grid: tuple[int, int] | None = None) -> list[Picture]:
-        """The B pictures of local ids [B, h * w]."""
+        """The B images of local ids [B, h * w]."""
         pixels = self.decode_latents(self.codes_of(ids.to(self._weight.device), grid))
-        return [picture_of(each) for each in pixels]
+        return [picture_of(image) for image in pixels]
 
     @property
     def _weight(self) -> Tensor:
         return self.encoder.conv_in.weight
 
     def _shifts(self, device: torch.device) -> Tensor:
-        """Place of each channel's bit in the id, highest first: int64 [bits, 1, 1]."""
+        """Exponent of each channel's bit in the id, highest first: int64 [bits, 1, 1]."""
         return torch.arange(self.config.bits - 1, -1, -1, device=device).reshape(-1, 1, 1)
 
     def _grid(self, count: int, grid: tuple[int, int] | None) -> tuple[int, int]:
         side = math.isqrt(count)
         height, width = grid or (side, side)
         if height < 1 or width < 1 or height * width != count:
-            wanted = f"{height} x {width} = {height * width}" if grid else "a square number"
+            expected = f"{height} x {width} = {height * width}" if grid else "a square number"
             raise MediaError(
-                f"{count} image ids: expected {wanted}; give the picture's grid as (rows, columns)"
+                f"{count} image ids, expected {expected}",
+                field="grid",
+                value=grid,
+                fix="give the grid as (rows, columns)",
             )
         return height, width
 
 
 def checkpoint_name(name: str) -> str | None:
-    """Published name -> name here (the same); None for the derived codebook tables."""
+    """The same name; None for the derived codebook tables, which are not loaded."""
     return None if name.startswith("quantize.") else name
 
 
 def pixels_of(picture: Picture, size: int) -> Tensor:
-    """Centre square of a picture as float32 [3, size, size] in [-1, 1]; MediaError as `square`."""
+    """Center square of an image as float32 [3, size, size] in [-1, 1]; raises as `square`."""
     return (square(picture, size).pixels.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
 
 
 def square(picture: Picture, size: int) -> Picture:
-    """Centre square of a picture, ``size`` pixels a side; one of that size stays as it is.
+    """Center square of an image, `size` pixels a side; one of that size is unchanged.
 
-    The short side is resized to ``size`` (bicubic), the long one is truncated to whole pixels;
-    the overhang is cropped, the offset rounding half to even. As the published pre-processing.
-    Raises MediaError for a strip.
+    The short side is resized to `size` (bicubic), the long one is truncated to whole pixels; the
+    rest is cropped, with the offset rounded half to even. This is the published preprocessing.
+    Raises MediaError for an extreme aspect ratio.
     """
     width, height = picture.width, picture.height
     short, long = sorted((width, height))
     if size < 1 or short < 1 or long > _LONGEST_ASPECT * short:
         raise MediaError(
-            f"picture of {width} x {height} pixels at size {size}: expected a positive size and "
-            f"sides within 1 : {_LONGEST_ASPECT}; crop it first"
+            f"image of {width} x {height} pixels at size {size}, expected a positive size and "
+            f"sides within 1 : {_LONGEST_ASPECT}",
+            value=(width, height),
+            fix="crop it first",
         )
     image = picture.to_pil()
     scaled = int(size * long / short)
@@ -412,25 +438,6 @@ def square(picture: Picture, size: int) -> Picture:
 
 
 def picture_of(pixels: Tensor) -> Picture:
-    """Pixels [3, H, W], nominally in [-1, 1] -> picture; clamped and truncated, not rounded."""
+    """Pixels [3, H, W], nominally in [-1, 1] -> image; clamped and truncated, not rounded."""
     unit = ((pixels.float() + 1) / 2).clamp(0, 1)
     return Picture((unit * 255).to(torch.uint8).permute(1, 2, 0).cpu().contiguous())
-
-
-def quantizer_loss(z: Tensor, *, commitment: float = 0.25, weight: float = 0.1) -> Tensor:
-    """Pull latents z to their signs s: ``weight (1 + commitment) E[(s - z)^2]``."""
-    signs = torch.where(z > 0, 1.0, -1.0)
-    return weight * (1 + commitment) * (signs - z).square().mean()
-
-
-def entropy_loss(z: Tensor, *, weight: float = 0.1) -> Tensor:
-    """Sure bits, evenly used: ``weight (E[H(p)] - H(E[p]))``, p over latents [B, bits, h, w].
-
-    p is the chance of +1 in a two-way softmax of ``-(z - 1)^2`` and ``-(z + 1)^2``, which is
-    ``sigmoid(4 z)``; E[p] runs over batch and places, both entropies are averaged over bits.
-    """
-    p = torch.sigmoid(4 * z)
-    sure = F.softplus(4 * z) - 4 * z * p  # H(p) from the logit, exact where p rounds to 0 or 1
-    used = p.mean((0, 2, 3)).clamp(_EPS, 1 - _EPS)
-    even = -(used * used.log() + (1 - used) * (1 - used).log())
-    return weight * (sure.mean() - even.mean())

@@ -1,13 +1,14 @@
 """SenseVoiceSmall: a waveform becomes continuous frames, one per 60 ms, after four query frames.
 
-Knows nothing of the language model that reads the frames, nor of text. Module names are those of
-the published checkpoint. Dimension key: B batch, T rows of features of width W, Q query frames,
-D width of the frames.
+Modules have the names of the published checkpoint. CMVN is a property of the training data, not a
+weight: it is a plain float32 attribute, so it is not in the state dict (as published) and a cast of
+the module to bfloat16 does not change it. It is stored beside the weights in the published format,
+`am.mvn`; see `fbank.write_cmvn`.
 
-CMVN is a fact about the data, not a weight: it is a plain float32 attribute, so that it stays out
-of the state dict (as published) and a cast of the module to bfloat16 leaves it alone. It lives in
-a file of its own beside the weights, the published ``am.mvn``; `fbank.write_cmvn` makes one.
+Dimensions: B batch, T rows of features of width W, Q query frames, D width of the frames.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.sensevoice_encoder import Encoder, SenseVoiceConfig
 from omni_diffusion.errors import MediaError, ModelError
 from omni_diffusion.io import weights
-from omni_diffusion.media import Waveform
+from omni_diffusion.media import SPEECH_RATE, Waveform
 
 __all__ = ["SenseVoice", "SenseVoiceConfig", "stacked_features"]
 
@@ -29,7 +30,7 @@ OMNI_PREFIX = "model.audio_model.model."
 
 
 class SenseVoice(nn.Module):
-    """The encoder with its front end; ``cmvn`` [2, W] is needed for features, not for forward."""
+    """The encoder with its front end; `features` needs `cmvn` [2, W], `forward` does not."""
 
     def __init__(self, config: SenseVoiceConfig, cmvn: Tensor | None = None) -> None:
         super().__init__()
@@ -48,13 +49,13 @@ class SenseVoice(nn.Module):
     ) -> Self:
         """The model in eval mode, from a weight file, a folder holding one, or open tensors.
 
-        Without ``cmvn``, a path's own ``am.mvn`` beside the weights is read. Raises WeightsError
-        where names or shapes disagree with ``config`` (default: official), or for a bad file.
+        Without `cmvn`, `am.mvn` beside the weights is read. Raises WeightsError if names or shapes
+        do not fit `config` (default: official), or for a broken file.
         """
         if isinstance(source, Path):
             folder = source if source.is_dir() else source.parent
             cmvn = fbank.read_cmvn(folder / CMVN_FILE) if cmvn is None else cmvn
-            tensors, where = weights.read(source), str(source)
+            tensors, where = weights.read_tensors(source), str(source)
         else:
             tensors, where = dict(source), "SenseVoice weights"
         model = cls(config or SenseVoiceConfig.official(), cmvn)
@@ -67,35 +68,44 @@ class SenseVoice(nn.Module):
         return self.config.dim
 
     def frames(self, samples: int) -> int:
-        """Frames that `encode` makes of ``samples`` samples at 16 kHz, queries included."""
+        """Frames that `encode` makes of `samples` samples at 16 kHz, including the queries."""
         config = self.config
         return config.queries + fbank.stacked_count(fbank.frame_count(samples), config.lfr_n)
 
     def features(self, waveform: Waveform, generator: torch.Generator | None = None) -> Tensor:
-        """Normalised features [T, W] in float32 of a waveform of any rate and channel count.
+        """Normalized features [T, W] in float32 of a waveform of any rate and channel count.
 
-        ``generator`` feeds the dither, when the config has any.
-        Raises MediaError for an empty or non-finite waveform, ModelError without ``cmvn``.
+        generator: for the dither, if the config has any.
+        Raises MediaError for an empty or non-finite waveform, ModelError without `cmvn`.
         """
         config = self.config
         if self.cmvn is None:
-            raise ModelError("SenseVoice has no CMVN: set cmvn=fbank.read_cmvn(<folder>/am.mvn)")
+            raise ModelError(
+                "SenseVoice has no CMVN",
+                field="cmvn",
+                fix="set cmvn=fbank.read_cmvn(<folder>/am.mvn)",
+            )
         if self.cmvn.shape != (2, config.feature_width):
             raise ModelError(
-                f"CMVN of shape {list(self.cmvn.shape)}: expected [2, {config.feature_width}]"
+                f"CMVN of shape {list(self.cmvn.shape)}",
+                field="cmvn",
+                value=tuple(self.cmvn.shape),
+                fix=f"give [2, {config.feature_width}]",
             )
         return fbank.normalize(stacked_features(waveform, config, generator), self.cmvn)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames [B, Q + T, D] and their counts [B] of padded features [B, T, W].
 
-        ``lengths`` [B] counts the rows that are not padding (None: all are real). Frames past a
-        row's count are meaningless, and never touch the others. Raises ModelError for bad shapes.
+        lengths: [B], rows that are not padding (None: all). Frames after a row's count have no
+        meaning and do not affect the others. Raises ModelError for other shapes.
         """
         if features.ndim != 3 or features.shape[-1] != self.config.feature_width:
             raise ModelError(
-                f"features of shape {list(features.shape)}: "
-                f"expected [B, T, {self.config.feature_width}]"
+                f"features of shape {list(features.shape)}",
+                field="features",
+                value=tuple(features.shape),
+                fix=f"give [B, T, {self.config.feature_width}]",
             )
         B, T, _ = features.shape
         weight = self.embed.weight
@@ -109,8 +119,8 @@ class SenseVoice(nn.Module):
         return self.encoder(x, valid), counts
 
     def encode(self, waveform: Waveform) -> Tensor:
-        """Frames [Q + T, D] of one waveform, without gradient and without dropout."""
-        # no_grad and not inference_mode: the frames may feed an adapter that is being trained.
+        """Frames [Q + T, D] of one waveform, without gradient and dropout."""
+        # no_grad and not inference_mode: the frames may be inputs of an adapter in training.
         training = self.training
         self.eval()
         try:
@@ -121,17 +131,19 @@ class SenseVoice(nn.Module):
             self.train(training)
 
     def ctc_logits(self, frames: Tensor) -> Tensor:
-        """Logits [..., ctc_size] over the head's symbols, symbol 0 being the blank."""
+        """Logits [..., ctc_size] over the symbols of the CTC head; symbol 0 is its blank."""
         if self.ctc is None:
-            raise ModelError("this SenseVoice has no CTC head: set ctc_size above 0 in its config")
+            raise ModelError(
+                "this SenseVoice has no CTC head", field="ctc_size", value=0, fix="set it above 0"
+            )
         logits: Tensor = self.ctc.ctc_lo(frames)
         return logits
 
     def rename(self, name: str) -> str | None:
-        """Name here of a tensor of an Omni-Diffusion or SenseVoiceSmall checkpoint; None = skip.
+        """Name of a tensor of an Omni-Diffusion or SenseVoiceSmall checkpoint here; None = skip.
 
-        Skipped are the other parts of an Omni-Diffusion checkpoint, and a CTC head that is not
-        wanted here (Omni-Diffusion carries it without using it).
+        Other parts of an Omni-Diffusion checkpoint are skipped, and the CTC head if the config has
+        none (Omni-Diffusion stores it without using it).
         """
         local = name.removeprefix(OMNI_PREFIX)
         foreign = local.startswith(("model.", "lm_head."))
@@ -141,18 +153,18 @@ class SenseVoice(nn.Module):
 def stacked_features(
     waveform: Waveform, config: SenseVoiceConfig, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Features [T, W] before CMVN: what `fbank.measure_cmvn` is to be given."""
+    """Features [T, W] before CMVN, the input of `fbank.measure_cmvn`."""
     if not waveform.samples.numel():
-        raise MediaError("an empty waveform holds no sound: give at least 2 samples at 16 kHz")
-    samples = waveform.mono().resample(fbank.RATE, config.resampling).samples[0]
+        raise MediaError("an empty waveform", fix="give at least 2 samples at 16 kHz")
+    samples = waveform.mono().resample(SPEECH_RATE, config.resampling).samples[0]
     if not samples.isfinite().all():
-        raise MediaError("the waveform holds NaN or infinite samples: give values in [-1, 1]")
+        raise MediaError("the waveform has NaN or infinite samples", fix="give values in [-1, 1]")
     rows = fbank.fbank(samples, config.n_mels, config.dither, generator)
     return fbank.stack_frames(rows, config.lfr_m, config.lfr_n)
 
 
 class CTCHead(nn.Module):
-    """One linear layer; symbol 0 is the blank."""
+    """One linear layer; symbol 0 is the blank of CTC."""
 
     def __init__(self, config: SenseVoiceConfig) -> None:
         super().__init__()
@@ -162,6 +174,9 @@ class CTCHead(nn.Module):
 def _checked(lengths: Tensor, rows: int, longest: int) -> Tensor:
     if lengths.shape != (rows,) or bool(((lengths < 0) | (lengths > longest)).any()):
         raise ModelError(
-            f"lengths {lengths.tolist()}: expected {rows} counts of 0 to {longest} feature rows"
+            f"lengths {lengths.tolist()}",
+            field="lengths",
+            value=lengths.tolist(),
+            fix=f"give {rows} counts of 0 to {longest} feature rows",
         )
     return lengths

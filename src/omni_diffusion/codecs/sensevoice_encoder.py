@@ -1,8 +1,9 @@
 """The encoder of SenseVoiceSmall: sizes, positions and SANM layers, under the published names.
 
-Knows nothing of waveforms, of queries put before the sound, nor of who reads its frames.
-Dimension key: B rows, T frames, D width, H heads, W = n_mels * lfr_m, width of the features.
+Dimensions: B rows, T frames, D width, H heads, W = n_mels * lfr_m, width of the features.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -20,13 +21,12 @@ from omni_diffusion.media import Resampling
 class SenseVoiceConfig:
     """Sizes of the front end and of the encoder; the defaults are those of SenseVoiceSmall.
 
-    ``query_ids`` are rows of the query table put before the sound: language (0 auto, 3 zh, 4 en,
-    7 yue, 11 ja, 12 ko, 13 none), event, emotion, and 14 with or 15 without text normalisation.
-    ``posenc_dtype`` "bfloat16" computes the sinusoids coarsely whatever the weights are in: the
-    published Omni-Diffusion runs in bfloat16, and its language model learned on that.
-    ``resampling`` brings other rates to 16 kHz: "sinc" as published, "soxr" for the small model,
-    which was trained with it. ``dither`` is 0 so that features repeat; the published front end
-    adds noise of 1.0.
+    query_ids: rows of the query table put before the audio: language (0 auto, 3 zh, 4 en, 7 yue,
+    11 ja, 12 ko, 13 none), event, emotion, and 14 with or 15 without text normalization.
+    posenc_dtype: "bfloat16" computes the sinusoids in bfloat16 whatever the dtype of the weights,
+    as the published Omni-Diffusion was trained.
+    resampling: from other rates to 16 kHz: "sinc" as published, "soxr" as the small model was
+    trained. dither: 0, so that features are reproducible; the published front end has 1.0.
     """
 
     n_mels: int = 80
@@ -48,24 +48,34 @@ class SenseVoiceConfig:
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
-            raise ConfigError(f"dim {self.dim} must be a multiple of heads {self.heads}")
+            raise ConfigError(
+                f"dim {self.dim} is not a multiple of heads {self.heads}",
+                field="dim",
+                value=self.dim,
+                fix="change one of them",
+            )
         if self.blocks < 1 or self.kernel % 2 == 0:
             raise ConfigError(
-                f"blocks {self.blocks} must be at least 1 and kernel {self.kernel} odd"
+                f"blocks is {self.blocks} and kernel {self.kernel}",
+                field="blocks" if self.blocks < 1 else "kernel",
+                fix="give blocks of at least 1 and an odd kernel",
             )
         if not all(0 <= query < self.query_count for query in self.query_ids):
             raise ConfigError(
-                f"query_ids {self.query_ids} must lie in 0..{self.query_count - 1} (query_count)"
+                f"query_ids are {self.query_ids}",
+                field="query_ids",
+                value=self.query_ids,
+                fix=f"give ids in 0..{self.query_count - 1} (query_count)",
             )
 
     @classmethod
-    def official(cls) -> "SenseVoiceConfig":
+    def official(cls) -> SenseVoiceConfig:
         """The encoder inside the Omni-Diffusion checkpoint."""
         return cls(posenc_dtype="bfloat16", resampling="sinc")
 
     @classmethod
-    def mini(cls, ctc_size: int = 0) -> "SenseVoiceConfig":
-        """About 1.2 million weights: learns a small spoken world with CTC on one CPU core."""
+    def mini(cls, ctc_size: int = 0) -> SenseVoiceConfig:
+        """About 1.2 million weights; trains with CTC on one CPU core."""
         return cls(dim=144, ffn=288, blocks=5, tp_blocks=1, ctc_size=ctc_size)
 
     @property
@@ -75,12 +85,12 @@ class SenseVoiceConfig:
 
     @property
     def queries(self) -> int:
-        """Query frames before the frames of the sound."""
+        """The number of query frames before the audio frames."""
         return len(self.query_ids)
 
 
 def sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Position rows [length, width] for positions 1..length, every operation done in ``dtype``.
+    """Position rows [length, width] for positions 1..length, every operation in `dtype`.
 
     First half sin(p r_i), second half cos(p r_i), r_i = exp(-i ln(10000) / (width / 2 - 1)).
     """
@@ -92,7 +102,7 @@ def sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device)
 
 
 class Encoder(nn.Module):
-    """Positions, the widening layer and the main ones, a norm, then the last run of layers."""
+    """Positions, a first layer that changes the width, the main layers, a norm, the last layers."""
 
     def __init__(self, config: SenseVoiceConfig) -> None:
         super().__init__()
@@ -105,8 +115,8 @@ class Encoder(nn.Module):
         self.tp_norm = LayerNorm(config.dim)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """[B, T, W] and the places that are real [B, T] (None: all) -> [B, T, D]."""
-        x = self.placed(x)
+        """[B, T, W] and which frames are not padding [B, T] (None: all) -> [B, T, D]."""
+        x = self.with_positions(x)
         for layer in (*self.encoders0, *self.encoders):
             x = layer(x, valid)
         x = self.after_norm(x)
@@ -115,7 +125,7 @@ class Encoder(nn.Module):
         out: Tensor = self.tp_norm(x)
         return out
 
-    def placed(self, x: Tensor) -> Tensor:
+    def with_positions(self, x: Tensor) -> Tensor:
         """Scale [B, T, W] by sqrt(D) and add the positions."""
         dtype = torch.bfloat16 if self.posenc_dtype == "bfloat16" else torch.float32
         return x * self.scale + sinusoids(x.shape[1], x.shape[2], dtype, x.device).to(x.dtype)
@@ -134,8 +144,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """[B, T, width] -> [B, T, D]; a layer that changes the width has no first residual."""
-        heard = self.dropout(self.self_attn(self.norm1(x), valid))
-        x = x + heard if x.shape == heard.shape else heard
+        attended = self.dropout(self.self_attn(self.norm1(x), valid))
+        x = x + attended if x.shape == attended.shape else attended
         out: Tensor = x + self.dropout(self.feed_forward(self.norm2(x)))
         return out
 
@@ -185,7 +195,7 @@ class FeedForward(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation computed in float32 whatever the dtype of the weights."""
+    """Layer normalization in float32, whatever the dtype of the weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., D] -> [..., D] in the dtype of the input."""

@@ -1,7 +1,7 @@
-"""The four codecs of one model side by side, and the folder they are kept in.
+"""The four codecs of one model, and the folder they are stored in.
 
-Files: tokenizer.json, image.safetensors, hearing.safetensors with its am.mvn, and the speech
-codec's own folder speech/. Knows nothing of the backbone and of global ids.
+Files: tokenizer.json, image.safetensors, hearing.safetensors with am.mvn, and the folder speech/
+of the speech codec.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SPEECH_FOLDER = "speech"
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    """Sizes of the picture and the hearing codec; text and speech keep theirs in their files."""
+    """Sizes of image codec and speech encoder; text and speech store theirs in their files."""
 
     image: Magvit2Config
     hearing: SenseVoiceConfig
 
     @classmethod
     def official(cls) -> Self:
-        """The published sizes."""
+        """The official sizes."""
         return cls(Magvit2Config.official(), SenseVoiceConfig.official())
 
     @classmethod
@@ -45,7 +45,7 @@ class SuiteConfig:
 
 @dataclass(frozen=True, eq=False)
 class CodecSuite:
-    """text and image both ways, hearing (speech to frames), speech (to codes and back)."""
+    """Text, image and speech to codes and back, and hearing: speech to frames."""
 
     text: TextCodec
     image: Magvit2
@@ -54,7 +54,7 @@ class CodecSuite:
 
     @classmethod
     def open(cls, folder: Path, config: SuiteConfig, device: torch.device) -> Self:
-        """Read what `save` wrote, in float32; raises ModelError, ConfigError or WeightsError."""
+        """Read a folder of `save`, in float32; raises ModelError, ConfigError or WeightsError."""
         folder = Path(folder)
         return cls(
             text=TextCodec.load(folder / TEXT_FILE),
@@ -65,20 +65,20 @@ class CodecSuite:
 
     @property
     def config(self) -> SuiteConfig:
-        """What `open` is to be given."""
+        """The config for `open`."""
         return SuiteConfig(self.image.config, self.hearing.config)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write all files, each whole or not at all; `dtype` may be a smaller one to store."""
+        """Write all files, each atomically; `dtype`: stored type of the weights."""
         folder = Path(folder)
         self.text.save(folder / TEXT_FILE)
-        weights.write(self.image.state_dict(), folder / IMAGE_FILE, dtype=dtype)
-        weights.write(self.hearing.state_dict(), folder / HEARING_FILE, dtype=dtype)
+        weights.write_tensors(self.image.state_dict(), folder / IMAGE_FILE, dtype=dtype)
+        weights.write_tensors(self.hearing.state_dict(), folder / HEARING_FILE, dtype=dtype)
         if self.hearing.cmvn is not None:
             fbank.write_cmvn(self.hearing.cmvn, folder / CMVN_FILE)
         self.speech.save(folder / SPEECH_FOLDER, dtype)
 
     def stored_bytes(self, dtype: torch.dtype | None = None) -> int:
-        """What `save` takes on the disk, but for the small files beside the weights."""
+        """Bytes of the weights that `save` writes."""
         modules = (self.image, self.hearing, self.speech)
         return sum(weights.stored_bytes(module.state_dict(), dtype) for module in modules)

@@ -1,7 +1,7 @@
 """Text as byte-pair tokens and back, at any vocabulary size.
 
-Knows no special token: whatever is written between angle brackets stays ordinary text, so words
-of a user can never open or close a turn. Specials are laid between texts by the tasks.
+Has no special tokens: everything between angle brackets is ordinary text, so a user's words can
+never begin or end a turn. Tasks insert special tokens between texts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from omni_diffusion.errors import ModelError, VocabularyError
 from omni_diffusion.io import files
 
-# How Qwen2 cuts text before byte pairs are joined: contractions of any case, words with one
-# leading sign, single digits, signs with their line ends, line ends, other white space.
+# Qwen2's split before byte pairs are merged: contractions of any case, words with one leading
+# sign, single digits, signs with their line ends, line ends, other white space.
 PRE_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,26 +27,33 @@ BYTES = 256
 
 
 class TextCodec:
-    """A byte-level byte-pair tokenizer: every text has ids, every row of ids has a text."""
+    """A byte-level byte-pair tokenizer: every text has ids, every sequence of ids has a text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a tokenizer.json; raises ModelError when it is missing, broken or has specials."""
+        """Read a tokenizer.json; raises ModelError if missing, broken or with special tokens."""
         path = Path(path)
         if not path.is_file():
-            raise ModelError(f"no tokenizer at {path}; give a tokenizer.json")
+            raise ModelError(
+                f"no tokenizer at {path}", value=str(path), fix="give a tokenizer.json"
+            )
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{path} is no tokenizer ({_line(error)}); fetch it again") from error
+            raise ModelError(
+                f"{path} is not a tokenizer ({_line(error)})",
+                value=str(path),
+                fix="download it again",
+            ) from error
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         if added:
             raise ModelError(
-                f"{path} adds tokens such as {added[0]!r}, which users could write; make the codec"
-                " from vocab.json and merges.txt"
+                f"{path} adds tokens such as {added[0]!r}, which users could write",
+                value=str(path),
+                fix="build the codec from vocab.json and merges.txt",
             )
         return cls(tokenizer)
 
@@ -55,18 +62,30 @@ class TextCodec:
         """From the published pair vocab.json and merges.txt; no special token is added."""
         for path in (Path(vocab), Path(merges)):
             if not path.is_file():
-                raise ModelError(f"no tokenizer file at {path}; give vocab.json and merges.txt")
+                raise ModelError(
+                    f"no tokenizer file at {path}",
+                    value=str(path),
+                    fix="give vocab.json and merges.txt",
+                )
         try:
             return cls(_assembled(models.BPE.from_file(str(vocab), str(merges))))
         except Exception as error:  # the library raises bare Exception
-            problem = f"{vocab} and {merges} are no tokenizer ({_line(error)}); fetch them again"
-            raise ModelError(problem) from error
+            raise ModelError(
+                f"{vocab} and {merges} are not a tokenizer ({_line(error)})",
+                value=str(vocab),
+                fix="download them again",
+            ) from error
 
     @classmethod
     def train(cls, sentences: Iterable[str], size: int) -> Self:
-        """Learn up to `size` tokens, the 256 bytes included; few sentences may yield fewer."""
+        """Train up to `size` tokens, including the 256 bytes; few sentences may give fewer."""
         if size < BYTES:
-            raise VocabularyError(f"{size} text tokens; give {BYTES} or more, one for each byte")
+            raise VocabularyError(
+                f"{size} text tokens",
+                field="size",
+                value=size,
+                fix=f"give {BYTES} or more, one for each byte",
+            )
         tokenizer = _assembled(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=size,
@@ -77,41 +96,39 @@ class TextCodec:
         return cls(tokenizer)
 
     def save(self, path: Path) -> None:
-        """Write a tokenizer.json, whole or not at all."""
+        """Write a tokenizer.json atomically."""
         files.write_text(path, self._tokenizer.to_str(pretty=True))
 
     @property
     def vocabulary_size(self) -> int:
-        """How many local ids exist."""
+        """The number of local ids."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=False))
 
-    @property
-    def size(self) -> int:
-        """The same, short."""
-        return self.vocabulary_size
-
     def encode(self, text: str, /) -> Tensor:
-        """Local ids, int64 [n]; an empty text has none. The text is composed first (NFC)."""
+        """Local ids, int64 [n]; an empty text has none. The text is normalized first (NFC)."""
         try:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise VocabularyError(
-                f"{text[:40]!r} holds half of a surrogate pair, which is no character; remove it"
+                f"{text[:40]!r} has half of a surrogate pair, which is not a character",
+                value=text,
+                fix="remove it",
             ) from error
         return torch.tensor(ids, dtype=torch.int64)
 
     def decode(self, ids: Tensor, /) -> str:
-        """The text of local ids [n]; bytes that form no character become U+FFFD."""
+        """The text of local ids [n]; bytes that are not a character become U+FFFD."""
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
             raise VocabularyError(
-                f"text ids run from {int(ids.min())} to {int(ids.max())}; give local ids"
-                f" 0..{self.vocabulary_size - 1}"
+                f"text ids range from {int(ids.min())} to {int(ids.max())}",
+                field="ids",
+                fix=f"give local ids 0..{self.vocabulary_size - 1}",
             )
         return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
 
 def _assembled(model: models.BPE) -> Tokenizer:
-    """The model between Qwen2's normalizer, pre-split and byte alphabet."""
+    """The model with Qwen2's normalizer, pre-split and byte alphabet."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -125,5 +142,5 @@ def _assembled(model: models.BPE) -> Tokenizer:
 
 
 def _line(error: Exception) -> str:
-    """The first line of what the library said."""
+    """The first line of a library's message."""
     return (str(error) or type(error).__name__).splitlines()[0]

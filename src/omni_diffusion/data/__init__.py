@@ -1,1 +1,1 @@
-"""Training material: the small world, manifests, loaders."""
+"""Training data: manifests, importers, pretokenized shards, sampling and packing."""

@@ -1,8 +1,8 @@
-"""In which order rows are drawn: a new permutation in every epoch, exact whoever goes on with it.
+"""The order in which samples are drawn: a new permutation in each epoch, resumable at any point.
 
-The order follows from (seed, epoch) alone. All processes draw in step and each keeps its own part,
-so the state is the same in all of them, and a run that goes on with another number of processes
-draws the same rows at the same step. Knows nothing of what a row holds.
+The order follows from (seed, epoch) alone. All processes draw the same numbers and each keeps its
+part, so they share one state, and a run that resumes with another number of processes draws the
+same samples at the same step.
 """
 
 from __future__ import annotations
@@ -18,57 +18,65 @@ from omni_diffusion.errors import DataError
 
 
 @dataclass(frozen=True)
-class State:
-    """Where a run is in its data: so many rows of an epoch are drawn, by all processes together."""
+class SamplerState:
+    """The position of a run in its data; cursor: samples drawn of the epoch, by all processes."""
 
     seed: int = 0
     epoch: int = 0
     cursor: int = 0
 
     def __post_init__(self) -> None:
-        if self.epoch < 0 or self.cursor < 0:
-            raise DataError(f"{self} is before the first row; give an epoch and a cursor from 0")
+        for name, value in (("epoch", self.epoch), ("cursor", self.cursor)):
+            if value < 0:
+                raise DataError(
+                    f"{self} is before the first sample",
+                    field=name,
+                    value=value,
+                    fix=f"give a {name} of 0 or more",
+                )
 
 
-class Loader:
-    """Draws the numbers of `rows` rows.
+class EpochSampler:
+    """Draws sample numbers from 0 to `size` - 1.
 
-    `state` is where the next draw begins; save it, and give it back to go on. Raises DataError when
-    it does not fit the rows.
+    `state` is where the next draw begins; pass a saved one to resume. Raises DataError if it does
+    not fit `size`.
     """
 
-    def __init__(self, rows: int, state: State | None = None) -> None:
-        self.rows, self.state = rows, state or State()
-        if rows < 1:
-            raise DataError("there are no rows to draw from; add samples")
-        if self.state.cursor > rows:
+    def __init__(self, size: int, state: SamplerState | None = None) -> None:
+        self.size, self.state = size, state or SamplerState()
+        if size < 1:
+            raise DataError("no samples to draw from", field="size", value=size, fix="add samples")
+        if self.state.cursor > size:
             raise DataError(
-                f"the saved state has drawn {self.state.cursor} rows of an epoch of {rows};"
-                " go on with the data of that run"
+                f"the saved state has drawn {self.state.cursor} samples of an epoch of {size}",
+                field="state",
+                value=self.state.cursor,
+                fix="resume with the data of that run",
             )
         self._order = lru_cache(maxsize=1)(permutation)
 
     def seek(self, drawn: int) -> None:
-        """Go to where `drawn` rows have been drawn since the first epoch began."""
-        epoch, cursor = divmod(drawn, self.rows)
+        """Move to where `drawn` samples have been drawn since the first epoch began."""
+        epoch, cursor = divmod(drawn, self.size)
         self.state = replace(self.state, epoch=epoch, cursor=cursor)
 
     def draw(self, count: int) -> list[int]:
-        """The next `count` rows; goes on into the next epoch where one ends."""
-        found: list[int] = []
+        """The next `count` numbers; continues into the next epoch."""
+        numbers: list[int] = []
         seed, epoch, cursor = self.state.seed, self.state.epoch, self.state.cursor
-        while len(found) < count:
-            if cursor == self.rows:
+        while len(numbers) < count:
+            if cursor == self.size:
                 epoch, cursor = epoch + 1, 0
-            some = self._order(self.rows, seed, epoch)[cursor : cursor + count - len(found)]
-            found += some.tolist()
-            cursor += len(some)
-        self.state = State(seed, epoch, cursor)
-        return found
+            part = self._order(self.size, seed, epoch)[cursor : cursor + count - len(numbers)]
+            numbers += part.tolist()
+            cursor += len(part)
+        self.state = SamplerState(seed, epoch, cursor)
+        return numbers
 
 
-def permutation(rows: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch, int64 [rows]: 8 bytes a row, so a hundred million rows are 800 MB."""
+def permutation(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch, int64 [size]; 8 bytes a sample, 800 MB for a hundred million."""
     digest = blake2b(f"{seed} {epoch}".encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-    return torch.randperm(rows, generator=generator)
+    return torch.randperm(size, generator=generator)

@@ -1,7 +1,7 @@
-"""What media hold, told by a digest, and a note of it, so that looking again costs no reading.
+"""Fingerprints of media files: size, mtime and a content digest, so that a rerun reads no media.
 
-A file whose size and time of change are those of the note is taken for the same; any other is
-read. Paths are no content. Knows nothing of codecs and of shards.
+A file whose size and mtime match its stored fingerprint counts as unchanged; any other is read.
+The path is not part of the digest.
 """
 
 from __future__ import annotations
@@ -13,84 +13,86 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omni_diffusion.conversation import Image, Speech
-from omni_diffusion.data.manifest import Medium
+from omni_diffusion.data.manifest import MediaFile
 from omni_diffusion.errors import MediaError
 from omni_diffusion.io import files
 
-TICK = 2_000_000_000  # ns; the coarsest that a disk tells times in
+MTIME_TICK = 2_000_000_000  # ns; the coarsest mtime resolution of a file system (FAT)
+UNREADABLE = "broken: "  # prefix of the digest of a file that could not be read
 
-BROKEN = "broken: "  # how the digest begins of what could not be read
 
-
-class Seen(NamedTuple):
-    """A medium as it was found: bytes, time of change in ns (-1: not there), and its digest."""
+class Fingerprint(NamedTuple):
+    """The state of a medium: bytes, mtime in ns (both -1 if missing), and a content digest."""
 
     size: int
-    changed: int
+    mtime: int
     digest: str
 
 
-def look(medium: Medium, known: Seen | None = None) -> Seen:
-    """What a medium holds; it is not read where it is still as `known` has it."""
+def fingerprint(medium: MediaFile, known: Fingerprint | None = None) -> Fingerprint:
+    """The fingerprint of a medium; `known` is returned unread if size and mtime still match."""
     state = _state(medium.path)
     if known is not None and known[:2] == state:
         return known
-    return load(medium)[0] if medium.section else Seen(*state, _of_file(medium.path))
+    if medium.section:
+        return load_medium(medium)[0]
+    return Fingerprint(*state, _file_digest(medium.path))
 
 
-def load(medium: Medium) -> tuple[Seen, Image | Speech | MediaError]:
-    """What a medium holds and the medium itself, or what is wrong with it.
+def load_medium(medium: MediaFile) -> tuple[Fingerprint, Image | Speech | MediaError]:
+    """The fingerprint of a medium, and the medium or the error of reading it.
 
-    The digest is of the file, or of a section's samples: a long recording need not be read for each
-    of its sections. Time comes first and the digest before the medium, so a file that changes
-    meanwhile is not taken for the same when it is looked at again.
+    The digest covers the file, or the samples of a section: a long recording is not read whole for
+    each of its sections.
     """
+    # State before digest before medium: a file that changes meanwhile gets an old fingerprint and
+    # is read again next time.
     state = _state(medium.path)
-    digest = "" if medium.section else _of_file(medium.path)
+    digest = "" if medium.section else _file_digest(medium.path)
     try:
         part = medium.read()
     except MediaError as error:
-        return Seen(*state, digest or f"{BROKEN}{error}"), error
+        return Fingerprint(*state, digest or f"{UNREADABLE}{error}"), error
     if isinstance(part, Speech) and medium.section:
-        sound = part.waveform
-        found = hashlib.blake2b(f"{sound.rate} {len(sound.samples)}".encode(), digest_size=16)
-        found.update(sound.samples.numpy().tobytes())
-        digest = found.hexdigest()
-    return Seen(*state, digest), part
+        wave = part.waveform
+        hasher = hashlib.blake2b(f"{wave.rate} {len(wave.samples)}".encode(), digest_size=16)
+        hasher.update(wave.samples.numpy().tobytes())
+        digest = hasher.hexdigest()
+    return Fingerprint(*state, digest), part
 
 
-def name_of(medium: Medium) -> str:
-    """What notes call a medium."""
+def medium_key(medium: MediaFile) -> str:
+    """The key of a medium among stored fingerprints."""
     return str(medium.path) if medium.section is None else f"{medium.path} {medium.section}"
 
 
-def read_notes(path: Path) -> dict[str, Seen]:
-    """The notes at `path`; none where they are missing or broken: the media are then read."""
+def read_fingerprints(path: Path) -> dict[str, Fingerprint]:
+    """Fingerprints by `medium_key`; empty if the file is missing or broken."""
     try:
-        notes = json.loads(path.read_bytes())
+        stored = json.loads(path.read_bytes())
         return {
-            name: Seen(int(size), int(at), str(digest))
-            for name, (size, at, digest) in notes.items()
+            key: Fingerprint(int(size), int(mtime), str(digest))
+            for key, (size, mtime, digest) in stored.items()
         }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def write_notes(path: Path, notes: Mapping[str, Seen]) -> None:
-    """Keep notes, whole or not at all; raises StorageError."""
-    files.write_text(path, json.dumps(notes, sort_keys=True))
+def write_fingerprints(path: Path, fingerprints: Mapping[str, Fingerprint]) -> None:
+    """Write fingerprints atomically; raises StorageError."""
+    files.write_text(path, json.dumps(fingerprints, sort_keys=True))
 
 
-def settled(seen: Mapping[str, Seen], now: int) -> dict[str, Seen]:
-    """The media that may be known by their time: whole, and not changed just before `now` (ns).
+def trusted(fingerprints: Mapping[str, Fingerprint], now: int) -> dict[str, Fingerprint]:
+    """The fingerprints that a later run may compare by mtime; `now` is in ns.
 
-    A file that changes twice in one tick of the disk's clock has the same time, and what could not
-    be read may be readable now.
+    A file that was just modified is left out: it may change again within one mtime tick. So is a
+    file that could not be read: it may be readable next time.
     """
     return {
-        name: each
-        for name, each in seen.items()
-        if each.changed < now - TICK and not each.digest.startswith(BROKEN)
+        key: each
+        for key, each in fingerprints.items()
+        if each.mtime < now - MTIME_TICK and not each.digest.startswith(UNREADABLE)
     }
 
 
@@ -102,9 +104,9 @@ def _state(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _of_file(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except (OSError, ValueError) as error:
-        return f"{BROKEN}{error}"
+        return f"{UNREADABLE}{error}"

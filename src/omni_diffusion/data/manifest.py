@@ -1,9 +1,9 @@
-"""Manifests: one training sample a line, as JSON; read line by line, never repaired, never skipped.
+"""Manifests: one training sample per line, as JSON.
 
-A line has `messages`, each with a `role` and a `content` in which <|audio|> and <|image|> stand for
+A row has `messages`, each with a `role` and a `content` in which <|audio|> and <|image|> stand for
 media, and the media's paths in `audios` and `images`, in the order of their tags. This is the
-published format; ours adds `id`, paths that are relative to the manifest, and sections of a sound.
-Knows no model.
+published format. Our additions: an `id`, paths relative to the manifest, and sections of a
+recording. A broken line is reported, never repaired or skipped.
 """
 
 from __future__ import annotations
@@ -19,28 +19,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, BinaryIO, TypeAlias, get_args
 
 from omni_diffusion.conversation import Conversation, Image, Message, Part, Role, Speech, Text
 from omni_diffusion.errors import DataError, MediaError
 from omni_diffusion.io import config
 from omni_diffusion.media import Picture, Waveform
+from omni_diffusion.tasks.prompts import (
+    AUDIO_TAG,
+    IMAGE_TAG,
+    TAG_KINDS,
+    TAG_PATTERN,
+    MediaKind,
+    TaggedMessage,
+)
 
-AUDIO, IMAGE = "<|audio|>", "<|image|>"
-M = TypeVar("M")
-Kind: TypeAlias = Literal["speech", "image"]
-KINDS: dict[str, Kind] = {AUDIO: "speech", IMAGE: "image"}
-LISTS = {AUDIO: "audios", IMAGE: "images"}  # where the paths of a tag stand
-TAG = re.compile("|".join(map(re.escape, KINDS)))
-ALIKE = re.compile(r"<\|?(?:audio|image|video|speech|sound|picture)\|?>")
+MANIFEST = "manifest.jsonl"  # the name of a manifest that we write
+PATH_KEYS = {AUDIO_TAG: "audios", IMAGE_TAG: "images"}  # the list with the paths of a tag
+SIMILAR_TAG = re.compile(r"<\|?(?:audio|image|video|speech|sound|picture)\|?>")
 ROW_KEYS = ("messages", "audios", "images", "id")
 MESSAGE_KEYS = ("role", "content")
 SECTION_KEYS = ("path", "start", "stop")
-OTHER_ROLES = {"human": "user", "gpt": "assistant"}  # what other formats call them
+ROLE_ALIASES = {"human": "user", "gpt": "assistant"}  # roles in other formats
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLine:
     """A line of a file, counted from 1."""
 
     file: Path
@@ -52,102 +56,76 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a line; a warning is odd, but can be trained on."""
+    """A problem of a line; a line that has only warnings can still be trained on."""
 
-    place: Place
+    source: SourceLine
     message: str
     warning: bool = False
 
     def __str__(self) -> str:
-        return f"{self.place}: {'warning: ' if self.warning else ''}{self.message}"
+        return f"{self.source}: {'warning: ' if self.warning else ''}{self.message}"
 
 
 @dataclass(frozen=True)
-class Medium:
-    """A picture or sound by its path; section: (start, stop) of a sound, in seconds."""
+class MediaFile:
+    """A picture or recording on disk; section: (start, stop) of a recording, in seconds."""
 
-    kind: Kind
+    kind: MediaKind
     path: Path
     section: tuple[float, float] | None = None
 
     def read(self) -> Image | Speech:
-        """The medium itself; raises MediaError."""
+        """The decoded medium; raises MediaError."""
         if self.kind == "image":
             return Image(Picture.read(self.path))
         return Speech(Waveform.read(self.path, section=self.section))
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One message of a sample: its words with tags, and the media of its tags in order."""
-
-    role: Role
-    content: str
-    media: tuple[Medium, ...] = ()
-
-    @property
-    def parts(self) -> tuple[Text | Medium, ...]:
-        """The words between the tags, as they stand, and the media."""
-        return parted(self.content, iter(self.media))
+SampleMessage: TypeAlias = TaggedMessage[MediaFile]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One line of a manifest, its media not yet read."""
+class ManifestSample:
+    """A parsed line of a manifest; its media are not read yet."""
 
-    place: Place
-    entries: tuple[Entry, ...]
+    source: SourceLine
+    messages: tuple[SampleMessage, ...]
     name: str | None = None
 
     @property
-    def media(self) -> tuple[Medium, ...]:
+    def media(self) -> tuple[MediaFile, ...]:
         """All media, in the order of their tags."""
-        return tuple(medium for entry in self.entries for medium in entry.media)
+        return tuple(medium for message in self.messages for medium in message.media)
 
     def conversation(self) -> Conversation:
         """The messages with their media read; raises DataError naming file and line."""
         try:
-            return tuple(Message(entry.role, _read(entry.parts)) for entry in self.entries)
+            return tuple(Message(each.role, _read_parts(each.parts)) for each in self.messages)
         except MediaError as error:
-            raise DataError(f"{self.place}: {error}") from error
+            raise DataError(f"{self.source}: {error}") from error
 
 
-def parted(content: str, media: Iterator[M]) -> tuple[Text | M, ...]:
-    """The words between the tags, as they stand, and for each tag the next of `media`."""
-    parts, at = list[Text | M](), 0
-    for tag in TAG.finditer(content):
-        parts += [Text(content[at : tag.start()])] if tag.start() > at else []
-        parts.append(next(media))
-        at = tag.end()
-    return (*parts, Text(content[at:])) if content[at:] else tuple(parts)
+def read_samples(path: str | Path, root: str | Path | None = None) -> Iterator[ManifestSample]:
+    """The samples of a manifest, read line by line.
 
-
-def read(path: str | Path, root: str | Path | None = None) -> Iterator[Sample]:
-    """The samples of a manifest, one by one.
-
-    root: what the media's paths are relative to, by default the manifest's own folder. Raises
-    DataError at the first line with a problem, naming file and line.
+    root: what media paths are relative to, by default the manifest's folder. Raises DataError at
+    the first broken line, naming file and line.
     """
-    return (sample_of(line, place, root) for place, line in lines(path))
+    return (parse_sample(line, source, root) for source, line in read_lines(path))
 
 
-def conversations(path: str | Path, root: str | Path | None = None) -> Iterator[Conversation]:
-    """What is said in each sample of a manifest, media read; raises DataError as `read` does."""
-    return (sample.conversation() for sample in read(path, root))
-
-
-def lines(path: str | Path) -> Iterator[tuple[Place, bytes]]:
-    """The lines of a file and where they are; raises DataError when it cannot be read."""
+def read_lines(path: str | Path) -> Iterator[tuple[SourceLine, bytes]]:
+    """The lines of a file with their numbers; raises DataError if it cannot be read."""
     path = Path(path)
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
-            yield Place(path, number), line
+            yield SourceLine(path, number), line
 
 
-class Table:
-    """Where each line of a manifest begins, found in one reading, so that any is read alone.
+class LineIndex:
+    """The byte offset of each line of a manifest, for random access; 8 bytes a line.
 
-    Takes 8 bytes a line. Raises DataError when the file cannot be read.
+    Reads the file once. Raises DataError if it cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -159,185 +137,195 @@ class Table:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def lines(self, numbers: Iterable[int]) -> Iterator[tuple[Place, bytes]]:
-        """Those lines, counted from 0; raises DataError when the file is no longer the same."""
-        with _opened(self.path, buffering=0) as file:  # no bytes of other lines
+    def lines(self, numbers: Iterable[int]) -> Iterator[tuple[SourceLine, bytes]]:
+        """The lines of these numbers, counted from 0; raises DataError if the file has changed."""
+        with _opened(self.path, buffering=0) as file:  # read no bytes of other lines
             if _state(file) != self._state:
-                raise DataError(f"{self.path} was changed while it was being read; run again")
+                raise DataError(f"{self.path} changed while it was read", fix="run again")
             for number in numbers:
                 start, stop = self._starts[number], self._starts[number + 1]
                 file.seek(start)
-                yield Place(self.path, number + 1), file.read(stop - start)
+                yield SourceLine(self.path, number + 1), file.read(stop - start)
 
 
-def sample_of(line: bytes, place: Place, root: str | Path | None = None) -> Sample:
-    """A line's sample; raises DataError with the first thing that is wrong."""
-    sample, problems = parse(line, place, root)
+def parse_sample(line: bytes, source: SourceLine, root: str | Path | None = None) -> ManifestSample:
+    """The sample of a line; raises DataError with its first problem."""
+    sample, problems = parse_line(line, source, root)
     if sample is None:
         raise DataError(str(next(problem for problem in problems if not problem.warning)))
     return sample
 
 
-def parse(
-    line: bytes, place: Place, root: str | Path | None = None
-) -> tuple[Sample | None, list[Problem]]:
-    """A line's sample and all that is wrong with it; None unless there are but warnings."""
-    found: list[Problem] = []
+def parse_line(
+    line: bytes, source: SourceLine, root: str | Path | None = None
+) -> tuple[ManifestSample | None, list[Problem]]:
+    """The sample of a line and all of its problems; None if one of them is not a warning."""
     try:
-        row = json.loads(_text(line), object_pairs_hook=config.no_twins)
+        row = json.loads(_text(line), object_pairs_hook=config.unique_keys)
     except (ValueError, RecursionError) as error:
-        return None, [Problem(place, _explained(error))]
-    checker = _Row(place, Path(root) if root is not None else place.file.parent, found)
-    sample = checker.sample(row)
-    return (None if any(not problem.warning for problem in found) else sample), found
+        return None, [Problem(source, _json_problem(error))]
+    parser = _RowParser(source, Path(root) if root is not None else source.file.parent)
+    sample = parser.sample(row)
+    return (None if parser.broken else sample), parser.problems
 
 
-class _Row:
-    """Turns a row into a sample and notes every problem on the way."""
+class _RowParser:
+    """Turns a row into a sample and collects every problem on the way."""
 
-    def __init__(self, place: Place, root: Path, problems: list[Problem]) -> None:
-        self.place, self.root, self.problems = place, root, problems
+    def __init__(self, source: SourceLine, root: Path) -> None:
+        self.source, self.root, self.problems = source, root, list[Problem]()
 
-    def wrong(self, message: str, *, warning: bool = False) -> None:
-        self.problems.append(Problem(self.place, message, warning))
+    @property
+    def broken(self) -> bool:
+        return any(not problem.warning for problem in self.problems)
 
-    def sample(self, row: Any) -> Sample | None:
+    def report(self, message: str, *, warning: bool = False) -> None:
+        self.problems.append(Problem(self.source, message, warning))
+
+    def sample(self, row: Any) -> ManifestSample | None:
         if not isinstance(row, dict):
-            self.wrong(f"the line is {_kind(row)}; give an object with {_named(ROW_KEYS)}")
+            keys = ", ".join(map(repr, ROW_KEYS))
+            self.report(f"the line is {_type_name(row)}; give an object with {keys}")
             return None
         self._check_keys(row, ROW_KEYS, "the line")
         name = row.get("id")
         if name is not None and not isinstance(name, str):
-            self.wrong(f"'id' is {_kind(name)}; give text")
+            self.report(f"'id' is {_type_name(name)}; give text")
         messages = self._messages(row.get("messages"))
-        media = {tag: self._media(row.get(key), tag) for tag, key in LISTS.items()}
-        for tag, key in LISTS.items():
-            count, given = sum(m["content"].count(tag) for m in messages), media[tag]
-            if given is not None and count != len(given):
-                self.wrong(
-                    f"the messages hold {tag} {count} times, {key!r} has {len(given)} paths;"
-                    " give one path for each tag, in their order"
+        media = {tag: self._media(row.get(key), tag) for tag, key in PATH_KEYS.items()}
+        for tag, key in PATH_KEYS.items():
+            count, files = sum(m["content"].count(tag) for m in messages), media[tag]
+            if files is not None and count != len(files):
+                self.report(
+                    f"the messages hold {tag} {count} times, {key!r} has {len(files)} paths;"
+                    " give one path per tag, in order"
                 )
-        if any(not problem.warning for problem in self.problems):
+        if self.broken:
             return None
-        ready = {tag: iter(given or ()) for tag, given in media.items()}
-        entries = tuple(
-            Entry(
-                m["role"],
-                m["content"],
-                tuple(next(ready[tag]) for tag in TAG.findall(m["content"])),
+        queues = {tag: iter(files or ()) for tag, files in media.items()}
+        parsed = tuple(
+            TaggedMessage(
+                each["role"],
+                each["content"],
+                tuple(next(queues[tag]) for tag in TAG_PATTERN.findall(each["content"])),
             )
-            for m in messages
+            for each in messages
         )
-        return Sample(self.place, entries, name)
+        return ManifestSample(self.source, parsed, name)
 
     def _check_keys(self, row: Mapping[str, Any], known: Sequence[str], where: str) -> None:
         for key in row:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                self.wrong(f"{where} has an unknown key {key!r}; {hint}")
+                self.report(f"{where} has an unknown key {key!r}; {hint}")
 
     def _messages(self, value: Any) -> list[dict[str, Any]]:
-        """Those messages that have words, in which tags can be counted."""
+        """The messages whose content is text, so that their tags can be counted."""
         if not isinstance(value, list) or not value:
-            told = "missing" if value is None else "empty" if value == [] else _kind(value)
-            self.wrong(f"'messages' is {told}; give a list of messages")
+            state = "missing" if value is None else "empty" if value == [] else _type_name(value)
+            self.report(f"'messages' is {state}; give a list of messages")
             return []
-        worded = [message for i, message in enumerate(value) if self._message(message, i)]
-        roles = [message.get("role") for message in worded]
-        if len(worded) == len(value) and all(role in get_args(Role) for role in roles):
+        messages = [message for i, message in enumerate(value) if self._message(message, i)]
+        roles = [message.get("role") for message in messages]
+        if len(messages) == len(value) and all(role in get_args(Role) for role in roles):
             self._check_order(roles)
-        return worded
+        return messages
 
-    def _message(self, message: Any, at: int) -> bool:
-        where = f"message {at + 1}"
+    def _message(self, message: Any, index: int) -> bool:
+        where = f"message {index + 1}"
         if not isinstance(message, dict):
-            self.wrong(f"{where} is {_kind(message)}; give an object with 'role' and 'content'")
+            self.report(
+                f"{where} is {_type_name(message)}; give an object with 'role' and 'content'"
+            )
             return False
         self._check_keys(message, MESSAGE_KEYS, where)
         role, content = message.get("role"), message.get("content")
         if role not in get_args(Role):
-            known = OTHER_ROLES.get(role) if isinstance(role, str) else None
-            fix = f"give {known!r}" if known else f"give one of {', '.join(get_args(Role))}"
-            self.wrong(f"{where} has the role {config.shown(role)}; {fix}")
+            alias = ROLE_ALIASES.get(role) if isinstance(role, str) else None
+            fix = f"give {alias!r}" if alias else f"give one of {', '.join(get_args(Role))}"
+            self.report(f"{where} has the role {config.shown(role)}; {fix}")
         if not isinstance(content, str):
-            self.wrong(f"the content of {where} is {_kind(content)}; give text with tags")
+            self.report(f"the content of {where} is {_type_name(content)}; give text with tags")
         else:
             self._check_content(content, f"{where} ({config.shown(role).strip(chr(39))})", role)
         return isinstance(content, str)
 
     def _check_content(self, content: str, where: str, role: Any) -> None:
         if not content.strip():
-            self.wrong(f"{where} is empty; give it words or a tag, or remove the line")
-        if role == "system" and TAG.search(content):
-            self.wrong(f"{where} holds a tag; move it to the user's message")
+            self.report(f"{where} is empty; give text or a tag, or remove the line")
+        if role == "system" and TAG_PATTERN.search(content):
+            self.report(f"{where} holds a tag; move it to the user's message")
         if any("\ud800" <= char <= "\udfff" for char in content):
-            self.wrong(f"{where} holds half of a surrogate pair, which is no character; remove it")
-        for alike in dict.fromkeys(ALIKE.findall(content)):
-            if alike not in KINDS:
-                self.wrong(
-                    f"{where} holds {alike}, which is taken for words; tags are {AUDIO} and"
-                    f" {IMAGE}",
+            self.report(f"{where} holds a lone surrogate, which is not a character; remove it")
+        for tag in dict.fromkeys(SIMILAR_TAG.findall(content)):
+            if tag not in TAG_KINDS:
+                self.report(
+                    f"{where} holds {tag}, which is read as text; tags are {AUDIO_TAG} and"
+                    f" {IMAGE_TAG}",
                     warning=True,
                 )
 
     def _check_order(self, roles: Sequence[str]) -> None:
         turns = roles[1:] if roles[0] == "system" else roles
-        wanted = ["user", "assistant"] * math.ceil(len(turns) / 2)
-        if not turns or list(turns) != wanted:
-            self.wrong(
-                f"the roles are {', '.join(roles)}; give user and assistant in turn, the assistant"
-                " last, after one system message or none"
+        expected = ["user", "assistant"] * math.ceil(len(turns) / 2)
+        if not turns or list(turns) != expected:
+            self.report(
+                f"the roles are {', '.join(roles)}; alternate user and assistant, end with the"
+                " assistant, and put at most one system message first"
             )
 
-    def _media(self, value: Any, tag: str) -> list[Medium] | None:
-        """The media of a list; None when it is no list of media."""
-        key = LISTS[tag]
+    def _media(self, value: Any, tag: str) -> list[MediaFile] | None:
+        """The media of a list; None if it is not a list of media."""
+        key = PATH_KEYS[tag]
         if value is None:
             return []
         if not isinstance(value, list):
-            self.wrong(f"{key!r} is {_kind(value)}; give a list of paths")
+            self.report(f"{key!r} is {_type_name(value)}; give a list of paths")
             return None
-        found = [self._medium(item, tag, f"{key}[{i}]") for i, item in enumerate(value)]
-        return None if None in found else [medium for medium in found if medium is not None]
+        media = [self._medium(item, tag, f"{key}[{i}]") for i, item in enumerate(value)]
+        return None if None in media else [medium for medium in media if medium is not None]
 
-    def _medium(self, item: Any, tag: str, where: str) -> Medium | None:
+    def _medium(self, item: Any, tag: str, where: str) -> MediaFile | None:
         section = None
-        if isinstance(item, dict) and tag == AUDIO:
+        if isinstance(item, dict) and tag == AUDIO_TAG:
             self._check_keys(item, SECTION_KEYS, where)
             start, stop = _number(item.get("start")), _number(item.get("stop"))
             if not 0 <= start < stop:
-                self.wrong(
+                self.report(
                     f"{where} goes from {start:g} to {stop:g}; give 'start' and 'stop' in seconds,"
                     " 0 <= start < stop"
                 )
                 return None
             item, section = item.get("path"), (start, stop)
         if not isinstance(item, str) or not item or "\0" in item:
-            self.wrong(f"{where} is {config.shown(item)}; give the path of a file")
+            self.report(f"{where} is {config.shown(item)}; give the path of a file")
             return None
-        return Medium(KINDS[tag], self.root / item, section)
+        return MediaFile(TAG_KINDS[tag], self.root / item, section)
 
 
 @contextmanager
 def _opened(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
-    """A manifest's bytes; raises DataError for what the system refuses."""
+    """The file, open for reading bytes; raises DataError if that fails."""
     try:
         with open(path, "rb", buffering) as file:
             yield file
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; give a JSONL manifest") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}",
+            value=path,
+            fix="give a JSONL manifest",
+        ) from error
 
 
 def _state(file: BinaryIO) -> tuple[int, int]:
-    """Size, and time of change in ns."""
+    """Size in bytes, and modification time in ns."""
     stat = os.stat(file.fileno())
     return stat.st_size, stat.st_mtime_ns
 
 
-def _read(parts: Sequence[Text | Medium]) -> tuple[Part, ...]:
-    return tuple(part.read() if isinstance(part, Medium) else part for part in parts)
+def _read_parts(parts: Sequence[Text | MediaFile]) -> tuple[Part, ...]:
+    return tuple(part.read() if isinstance(part, MediaFile) else part for part in parts)
 
 
 def _text(line: bytes) -> str:
@@ -348,42 +336,40 @@ def _text(line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} is no UTF-8; save the file as UTF-8") from error
+        raise ValueError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from error
 
 
-def _explained(error: ValueError | RecursionError) -> str:
-    """What is wrong with a line that is no JSON, and where, more to the point than the parser."""
+def _json_problem(error: ValueError | RecursionError) -> str:
+    """Why a line is not JSON, and at which column; more precise than the parser's message."""
     if not isinstance(error, json.JSONDecodeError):
         return "the line is nested too deeply" if isinstance(error, RecursionError) else str(error)
     before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
     if len(before) <= 1 and not after:
         return (
-            "the line ends where the sample begins; write each sample on one line, for instance"
+            "the line ends before its sample does; write each sample on one line, for instance"
             " with: jq -c . FILE"
         )
     near = (before[-1:] + " " + after[:1]).strip()
-    what = f"no JSON at column {error.pos + 1} ({error.msg}, at {near!r})"
+    what = f"invalid JSON at column {error.pos + 1} ({error.msg}, at {near!r})"
     if error.msg == "Expecting ',' delimiter" and after:
-        return f"no JSON: a comma is missing before column {error.pos + 1}, at {near!r}; add it"
+        return (
+            f"invalid JSON: a comma is missing before column {error.pos + 1}, at {near!r}; add it"
+        )
     if after[:1] in ("]", "}") and before.endswith(","):
-        return f"no JSON: a comma too many before column {error.pos + 1}, at {near!r}; remove it"
+        return f"invalid JSON: an extra comma before column {error.pos + 1}, at {near!r}; remove it"
     if error.msg.startswith("Illegal trailing comma"):  # Python 3.13 points at the comma
-        return f"no JSON: a comma too many at column {error.pos + 1}; remove it"
-    return f"{what}; mend the line"
+        return f"invalid JSON: an extra comma at column {error.pos + 1}; remove it"
+    return f"{what}; fix the line"
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
     if value is None:
         return "missing"
     return kinds.get(type(value), "a number")
 
 
-def _named(keys: Sequence[str]) -> str:
-    return ", ".join(repr(key) for key in keys)
-
-
 def _number(value: Any) -> float:
-    """A finite number, or NaN, which no comparison holds for."""
-    found = float(value) if type(value) in (int, float) else math.nan
-    return found if math.isfinite(found) else math.nan
+    """A finite number as it is, NaN for anything else."""
+    number = float(value) if type(value) in (int, float) else math.nan
+    return number if math.isfinite(number) else math.nan

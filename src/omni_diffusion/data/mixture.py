@@ -1,6 +1,6 @@
-"""What a training step draws: a share of each task, and the canvases that a process draws of it.
+"""What a training step draws: samples of each task, as canvases, split over the processes.
 
-A mixture says how many samples of which task a step holds; the three stages differ in that.
+A mixture says how many samples of each task a step has; the three stages differ in that.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from omni_diffusion.canvas import Canvas
 
 
 @dataclass(frozen=True)
-class Share:
-    """How one task takes part in a step.
+class TaskShare:
+    """The part of one task in a step.
 
-    samples: of a step, all processes together; a broken number is kept to over the steps, so that
-    0.25 is one sample in every fourth. weight: what their mean loss counts, on average over steps.
+    samples: a step, over all processes; may be fractional: 0.25 means one sample every fourth step.
+    weight: factor of their mean loss, on average over the steps.
     """
 
     task: str
@@ -30,19 +30,19 @@ class Share:
     weight: float = 1.0
 
     def numbers(self, step: int) -> range:
-        """Which of the task's samples a step has, counted from the first of the run."""
-        # tasks of equal share do not all come in the same steps
+        """The task's samples in a step, counted from the start of the run."""
+        # a phase by name, so that tasks of equal share do not all come in the same steps
         phase = zlib.crc32(self.task.encode()) / 2**32
         start, stop = (math.floor(self.samples * at + phase) for at in (step, step + 1))
         return range(start, stop)
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """A sample of a step as a canvas, and what else is drawn for it follows from `seed`.
+class DrawnCanvas:
+    """A sample of a step as a canvas.
 
-    number: its place among the group's samples of the step, over all processes; the further answers
-    of one conversation have None.
+    seed: decides whatever else is random about the sample. number: its index among the group's
+    samples of the step, over all processes; None for the further answers of one conversation.
     """
 
     canvas: Canvas
@@ -51,45 +51,46 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """A process's part of a task's samples in a step.
+class TaskGroup:
+    """One process's samples of a task in a step.
 
-    share: what their mean loss counts in the sum. of: how many samples all processes have.
+    weight: factor of their mean loss in the sum. total: samples of all processes together.
     """
 
     name: str
-    share: float
-    of: int
-    drawn: Sequence[Drawn]
+    weight: float
+    total: int
+    drawn: Sequence[DrawnCanvas]
 
     @classmethod
-    def alone(cls, name: str, share: float, canvases: Sequence[Canvas], seed: int = 0) -> Self:
-        """All canvases of a group, in a process that is alone."""
+    def of(cls, name: str, weight: float, canvases: Sequence[Canvas], seed: int = 0) -> Self:
+        """A group whose canvases are all in this process."""
         rng = random.Random(seed)
-        drawn = [Drawn(canvas, rng.getrandbits(62), at) for at, canvas in enumerate(canvases)]
-        return cls(name, share, len(drawn), drawn)
+        drawn = [DrawnCanvas(canvas, rng.getrandbits(62), at) for at, canvas in enumerate(canvases)]
+        return cls(name, weight, len(drawn), drawn)
 
     @property
     def canvases(self) -> list[Canvas]:
-        """Of this process."""
+        """The canvases of this process."""
         return [drawn.canvas for drawn in self.drawn]
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
-    """A sample that a process is to draw: which of its task in the step, and its randomness."""
+class SampleSlot:
+    """A sample that this process draws: its index among the task's in the step, and its RNG."""
 
-    at: int
+    index: int
     rng: random.Random
 
 
-def slots(
-    shares: Sequence[Share], step: int, generator: torch.Generator, rank: int, ranks: int
-) -> Iterator[tuple[Share, float, int, list[Slot]]]:
-    """By task what a process draws in a step, with the group's share and size over all processes.
+def sample_slots(
+    shares: Sequence[TaskShare], step: int, generator: torch.Generator, rank: int, ranks: int
+) -> Iterator[tuple[TaskShare, float, int, list[SampleSlot]]]:
+    """What a process draws in a step, by task: (share, group weight, group total, slots).
 
-    Every `ranks`-th sample of the step is its own, counted over all tasks, so that processes have
-    equally much to do. What is drawn for a sample does not depend on how many processes there are.
+    A process takes every `ranks`-th sample of the step, counted over all tasks, so that all
+    processes have the same amount of work. A sample's RNG does not depend on the number of
+    processes.
     """
     base = int(torch.randint(2**62, (), generator=generator))
     before = 0
@@ -97,10 +98,10 @@ def slots(
         numbers = share.numbers(step)
         if not numbers:
             continue
-        own = [
-            Slot(at, random.Random(f"{base} {share.task} {number}"))
-            for at, number in enumerate(numbers)
-            if (before + at) % ranks == rank
+        slots = [
+            SampleSlot(index, random.Random(f"{base} {share.task} {number}"))
+            for index, number in enumerate(numbers)
+            if (before + index) % ranks == rank
         ]
         before += len(numbers)
-        yield share, share.weight * (len(numbers) / share.samples), len(numbers), own
+        yield share, share.weight * (len(numbers) / share.samples), len(numbers), slots

@@ -1,7 +1,7 @@
-"""Which canvases share a row, so that little of a batch is padding.
+"""Pack canvases into rows of a batch with little padding.
 
-Knows nothing of what is on a canvas but its length. How a packed row is laid is `canvas.Batch`'s
-concern, who sees whom in it is `backbone.attention`'s.
+Only lengths matter here. `canvas.Batch` lays a packed row out, `backbone.attention` keeps the
+canvases of a row apart.
 """
 
 from __future__ import annotations
@@ -10,38 +10,39 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from omni_diffusion.errors import DataError
+from omni_diffusion.models.sizes import MAX_TRAINING_LENGTH
 
-MAX_LENGTH = 3072  # places of a row in the paper's training
 
-
-class Long(Protocol):
-    """A canvas, or what is laid like one."""
+class HasLength(Protocol):
+    """A canvas, or anything that holds one."""
 
     @property
     def length(self) -> int:
-        """How many places it takes."""
+        """Tokens of the canvas."""
         ...
 
 
-L = TypeVar("L", bound=Long)
+CanvasT = TypeVar("CanvasT", bound=HasLength)
 
 
-def pack(canvases: Sequence[L], max_length: int = MAX_LENGTH) -> list[list[L]]:
-    """Put canvases together into rows of at most `max_length` places.
+def pack(canvases: Sequence[CanvasT], max_length: int = MAX_TRAINING_LENGTH) -> list[list[CanvasT]]:
+    """Put canvases together into rows of at most `max_length` tokens.
 
-    Longest first, each into the first row that has room for it (first fit decreasing, which takes
-    at most 11/9 of the fewest rows there can be, and one more). Raises DataError for a canvas that
-    is longer than a row.
+    First fit decreasing: longest first, each into the first row with room for it; that needs at
+    most 11/9 of the optimal number of rows, plus one. Raises DataError for a canvas longer than a
+    row.
     """
-    rows: list[list[L]] = []
+    rows: list[list[CanvasT]] = []
     room: list[int] = []
     for canvas in sorted(canvases, key=lambda canvas: -canvas.length):
         if canvas.length > max_length:
             raise DataError(
-                f"a sample takes {canvas.length} places, a row has {max_length}; shorten it or"
-                " give longer rows"
+                f"a sample has {canvas.length} tokens, a row has {max_length}",
+                field="max_length",
+                value=canvas.length,
+                fix="shorten it or raise max_length",
             )
-        at = next((i for i, left in enumerate(room) if left >= canvas.length), len(rows))
+        at = next((i for i, free in enumerate(room) if free >= canvas.length), len(rows))
         if at == len(rows):
             rows.append([])
             room.append(max_length)

@@ -1,9 +1,8 @@
-"""A manifest's pictures and sounds become codes once: workers write shards, each on its own.
+"""Encode the media of a manifest once, into shards that workers write independently.
 
-Shard i of n holds lines i, i + n, .. (counted from 0). A shard that is there is made anew only when
-its lines, the content of their media or the codecs have changed; media are known by size and time
-of change, and read again only where these differ from the notes beside the shard. Whoever finds all
-shards there writes the index.
+Shard i of n holds the lines i, i + n, ... (counted from 0). An existing shard is rebuilt only if
+its lines, media contents or codecs changed. Media are compared by size and mtime first, by digest
+if those differ. Whoever finds all shards complete writes the index.
 """
 
 from __future__ import annotations
@@ -22,68 +21,103 @@ from typing import TypeVar
 import torch
 
 from omni_diffusion.codecs.suite import CodecSuite
-from omni_diffusion.conversation import Conversation, Image, Message, Speech
-from omni_diffusion.data import fingerprint, manifest, shard_store
-from omni_diffusion.data.examples import of_turns
-from omni_diffusion.data.fingerprint import Seen
-from omni_diffusion.data.manifest import Place, Sample, Table, parted
-from omni_diffusion.data.shard_store import INDEX, Index, Record, Row, turns_of
+from omni_diffusion.conversation import Codes, Frames, Image, Message, Speech, Turn
+from omni_diffusion.data.defaults import ENCODE_BATCH_SIZE, MAX_BAD_FRACTION, READERS
+from omni_diffusion.data.examples import examples_from_turns
+from omni_diffusion.data.fingerprint import (
+    Fingerprint,
+    fingerprint,
+    load_medium,
+    medium_key,
+    read_fingerprints,
+    trusted,
+    write_fingerprints,
+)
+from omni_diffusion.data.manifest import (
+    LineIndex,
+    ManifestSample,
+    SourceLine,
+    parse_line,
+    parse_sample,
+)
+from omni_diffusion.data.shard_store import (
+    SHARD_INDEX,
+    EncodedSample,
+    ShardIndex,
+    ShardRecord,
+    read_record,
+    shard_name,
+    turns_of,
+    write_shard,
+)
 from omni_diffusion.errors import DataError, MediaError
 from omni_diffusion.io import config, files
 from omni_diffusion.tasks.encode import encode_together, fitted
-from omni_diffusion.tasks.parts import Codes, Frames, Turn
-from omni_diffusion.tasks.task import Answer
+from omni_diffusion.tasks.prompts import split_tags
+from omni_diffusion.tasks.task import AnswerKinds
 
-LINES = 4096  # of a shard, where the number of shards is left open
-LOOKS = 64  # lines that a thread looks at before it comes back
-VERSION = 2  # of what a shard holds; another makes all shards anew
-T = TypeVar("T")
-U = TypeVar("U")
+SHARD_LINES = 4096  # lines of a shard, unless the number of shards is given
+CHECKED_AT_ONCE = 64  # lines that a thread fingerprints in one go
+SHARD_VERSION = 2  # of the contents of a shard; a new version rebuilds all shards
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
-class Worker:
-    """Makes shards of one manifest.
+class Pretokenizer:
+    """Makes the shards of one manifest.
 
-    codecs: what encodes. answers: what a model's answers are made of where it differs from the
-    tasks' own. most_bad: the share of a shard's lines that may be left out; one more stops the run.
-    batch: lines whose pictures are encoded together, which changes no code. workers: threads that
-    read media ahead.
+    out: the folder of the shards. codecs: encode the media. root: what media paths are relative to,
+    by default the manifest's folder. answers: by task name, what a model's answer is made of where
+    it differs from the task's own. max_bad_fraction: fraction of a shard's lines that may be
+    skipped; one more raises DataError. batch_size: lines whose pictures are encoded together; it
+    changes no code. workers: threads that read media ahead.
     """
 
     manifest: Path
     out: Path
     codecs: CodecSuite
     root: Path | None = None
-    answers: Mapping[str, Answer] | None = None
-    most_bad: float = 0.01
-    batch: int = 8
-    workers: int = 4
+    answers: Mapping[str, AnswerKinds] | None = None
+    max_bad_fraction: float = MAX_BAD_FRACTION
+    batch_size: int = ENCODE_BATCH_SIZE
+    workers: int = READERS
 
     def __post_init__(self) -> None:
-        if not 0 <= self.most_bad <= 1:
-            raise DataError(f"most_bad is {self.most_bad}; give a share from 0 to 1")
-        for name, count in (("batch", self.batch), ("workers", self.workers)):
+        fraction = self.max_bad_fraction
+        if not 0 <= fraction <= 1:
+            raise DataError(
+                f"max_bad_fraction is {fraction}",
+                field="max_bad_fraction",
+                value=fraction,
+                fix="give a fraction from 0 to 1",
+            )
+        for name, count in (("batch_size", self.batch_size), ("workers", self.workers)):
             if count < 1:
-                raise DataError(f"{name} is {count}; give 1 or more")
+                raise DataError(f"{name} is {count}", field=name, value=count, fix="give 1 or more")
 
     def run(
         self,
         shard: int | None = None,
         of: int | None = None,
         progress: Callable[[float], None] | None = None,
-    ) -> list[Record]:
-        """Make one shard, or all; returns the records of those asked for, made now or before.
+    ) -> list[ShardRecord]:
+        """Make one shard, or all; returns their records, whether made now or found complete.
 
-        of: how many shards there are, by default one for each 4,096 lines. progress: called with
-        the share of lines that are done. Raises DataError naming the shard when too many of its
-        lines are broken, StorageError when a file cannot be written.
+        of: the number of shards, by default one for each 4,096 lines. progress: called with the
+        fraction of lines that are done. Raises DataError naming the shard if too many of its lines
+        are broken, StorageError if a file cannot be written.
         """
         job = self.job(of)
         if shard is not None and not 0 <= shard < job.of:
-            raise DataError(f"there is no shard {shard} of {job.of}; give 0 to {job.of - 1}")
-        wanted = range(job.of) if shard is None else [shard]
-        total, done = sum(len(job.numbers(number)) for number in wanted), 0
+            raise DataError(
+                f"shard {shard} of {job.of} does not exist",
+                field="shard",
+                value=shard,
+                fix=f"give 0 to {job.of - 1}",
+            )
+        numbers = range(job.of) if shard is None else [shard]
+        total, done = sum(len(job.line_numbers(number)) for number in numbers), 0
 
         def step(lines: int) -> None:
             nonlocal done
@@ -91,264 +125,297 @@ class Worker:
             if progress is not None:
                 progress(done / total)
 
-        found = [job.make(number, step) for number in wanted]
-        job.finish(found)
-        return found
+        records = [job.make(number, step) for number in numbers]
+        job.finish(records)
+        return records
 
-    def job(self, of: int | None = None) -> Job:
-        """The manifest as it is now, parted into so many shards; reads it once."""
-        table = Table(self.manifest)
-        if not len(table):
-            raise DataError(f"{self.manifest} is empty; add samples")
-        of = -(-len(table) // LINES) if of is None else of
-        if not 1 <= of <= len(table):
-            raise DataError(f"{of} shards for {len(table)} lines; give 1 to {len(table)}")
+    def job(self, of: int | None = None) -> ShardJob:
+        """The manifest as it is now, split into `of` shards; reads it once."""
+        lines = LineIndex(self.manifest)
+        if not len(lines):
+            raise DataError(f"{self.manifest} is empty", value=self.manifest, fix="add samples")
+        of = -(-len(lines) // SHARD_LINES) if of is None else of
+        if not 1 <= of <= len(lines):
+            raise DataError(
+                f"{of} shards for {len(lines)} lines",
+                field="of",
+                value=of,
+                fix=f"give 1 to {len(lines)}",
+            )
         files.make_folder(self.out)
-        return Job(self, table, of, codecs_digest(self.codecs))
+        return ShardJob(self, lines, of, codecs_digest(self.codecs))
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A line as it was found: its words with digests of its media, and what its media were."""
+class _LineState:
+    """What a line stands for: its text with media digests, and the fingerprints of its media."""
 
     content: bytes
-    seen: dict[str, Seen]
+    fingerprints: dict[str, Fingerprint]
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A line with its media read: its sample and conversation, or what is wrong with it."""
+class _LoadedLine:
+    """A line with its media read: its sample and conversation, or the error."""
 
-    place: Place
-    looked: Looked
-    ready: tuple[Sample, Conversation] | DataError
+    source: SourceLine
+    state: _LineState
+    ready: tuple[ManifestSample, tuple[Message, ...]] | DataError
 
 
 @dataclass(frozen=True)
-class Job:
-    """The shards of one manifest, each made or found; `codecs` is a digest of the worker's."""
+class ShardJob:
+    """The shards of one manifest, `of` in number.
 
-    worker: Worker
-    table: Table
+    codecs: digest of the pretokenizer's codecs.
+    """
+
+    pretokenizer: Pretokenizer
+    lines: LineIndex
     of: int
     codecs: str
 
-    def numbers(self, number: int) -> range:
-        """Which lines a shard has, counted from 0."""
-        return range(number, len(self.table), self.of)
+    def line_numbers(self, number: int) -> range:
+        """The lines of a shard, counted from 0."""
+        return range(number, len(self.lines), self.of)
 
-    def make(self, number: int, step: Callable[[int], None] | None = None) -> Record:
-        """The shard's record; it is made unless it is there from the same lines, media and codecs.
+    def make(self, number: int, step: Callable[[int], None] | None = None) -> ShardRecord:
+        """Make a shard unless it is up to date; returns its record.
 
-        step: told how many lines more are done. Raises DataError when too many lines are broken.
+        step: called with the number of lines just done. Raises DataError if too many lines are
+        broken.
         """
         step = step or (lambda _: None)
-        held = self._held(number)
-        if held is None:
-            files.remove(self.worker.out / INDEX)  # it would name a shard that is no more
+        record = self._up_to_date(number)
+        if record is None:
+            files.remove(self.pretokenizer.out / SHARD_INDEX)  # it lists the old shard
             return self._write(number, step)
-        step(len(self.numbers(number)))
-        return held
+        step(len(self.line_numbers(number)))
+        return record
 
-    def finish(self, sure: Iterable[Record] = ()) -> None:
-        """Write the index when every shard is there and made from what there is now.
+    def finish(self, fresh: Iterable[ShardRecord] = ()) -> None:
+        """Write the index if every shard exists and is up to date.
 
-        sure: shards that were made or looked at just now.
+        fresh: records of shards that were just made or checked.
         """
-        known = {record.number: record for record in sure}
-        paths = [
-            self.worker.out / shard_store.name_of(number, self.of) for number in range(self.of)
-        ]
-        if not all(path.exists() for path in paths):
+        known = {record.number: record for record in fresh}
+        out = self.pretokenizer.out
+        if not all((out / shard_name(number, self.of)).exists() for number in range(self.of)):
             return
-        held = [known.get(number) or self._held(number) for number in range(self.of)]
-        records = tuple(record for record in held if record is not None)
+        current = (known.get(number) or self._up_to_date(number) for number in range(self.of))
+        records = tuple(record for record in current if record is not None)
         if len(records) == self.of:
-            config.save(Index(str(self.worker.manifest), records), self.worker.out / INDEX)
+            config.save(ShardIndex(str(self.pretokenizer.manifest), records), out / SHARD_INDEX)
 
-    def _held(self, number: int) -> Record | None:
-        """The record of a shard that is there and up to date."""
-        path = self.worker.out / shard_store.name_of(number, self.of)
-        held = shard_store.record_at(path)
-        if held is None or held.codecs != self.codecs:
+    def _up_to_date(self, number: int) -> ShardRecord | None:
+        """The record of a shard that exists and is up to date."""
+        path = self.pretokenizer.out / shard_name(number, self.of)
+        record = read_record(path)
+        if record is None or record.codecs != self.codecs:
             return None
-        now, notes = time.time_ns(), fingerprint.read_notes(_notes(path))
-        digest, seen = self._start(), dict[str, Seen]()
-        lines = self.table.lines(self.numbers(number))
-        with _ahead(lambda at: self._look(*at, notes), lines, LOOKS, self.worker.workers) as looks:
-            for looked in chain.from_iterable(looks):
-                digest.update(looked.content + b"\n")
-                seen |= looked.seen
-        if held.digest != digest.hexdigest():
+        now, known = time.time_ns(), read_fingerprints(_fingerprints_path(path))
+        digest, current = self._start_digest(), dict[str, Fingerprint]()
+        lines = self.lines.lines(self.line_numbers(number))
+        with _read_ahead(
+            lambda line: self._state(*line, known), lines, CHECKED_AT_ONCE, self._workers
+        ) as batches:
+            for state in chain.from_iterable(batches):
+                digest.update(state.content + b"\n")
+                current |= state.fingerprints
+        if record.digest != digest.hexdigest():
             return None
-        if (settled := fingerprint.settled(seen, now)) != notes:
-            fingerprint.write_notes(_notes(path), settled)
-        return held
+        if (kept := trusted(current, now)) != known:
+            write_fingerprints(_fingerprints_path(path), kept)
+        return record
 
-    def _start(self) -> blake2b:
-        """What all shards of the job are made from, before any line."""
-        answers = sorted((self.worker.answers or {}).items())
-        return blake2b(f"{VERSION} {self.codecs} {answers}".encode(), digest_size=16)
+    @property
+    def _workers(self) -> int:
+        return self.pretokenizer.workers
 
-    def _look(self, place: Place, line: bytes, notes: Mapping[str, Seen]) -> Looked:
-        sample, _ = manifest.parse(line, place, self.worker.root)
+    def _start_digest(self) -> blake2b:
+        """The digest of what all shards of the job have in common."""
+        answers = sorted((self.pretokenizer.answers or {}).items())
+        return blake2b(f"{SHARD_VERSION} {self.codecs} {answers}".encode(), digest_size=16)
+
+    def _state(
+        self, source: SourceLine, line: bytes, known: Mapping[str, Fingerprint]
+    ) -> _LineState:
+        sample, _ = parse_line(line, source, self.pretokenizer.root)
         if sample is None:
-            return Looked(line.strip(), {})
-        media = sample.media
-        return _looked(
-            sample, [fingerprint.look(m, notes.get(fingerprint.name_of(m))) for m in media]
+            return _LineState(line.strip(), {})
+        return _line_state(
+            sample, [fingerprint(medium, known.get(medium_key(medium))) for medium in sample.media]
         )
 
-    def _write(self, number: int, step: Callable[[int], None]) -> Record:
-        worker, numbers = self.worker, self.numbers(number)
-        path = worker.out / shard_store.name_of(number, self.of)
-        now, digest, seen, bad = time.time_ns(), self._start(), dict[str, Seen](), list[str]()
+    def _write(self, number: int, step: Callable[[int], None]) -> ShardRecord:
+        path = self.pretokenizer.out / shard_name(number, self.of)
+        now, digest = time.time_ns(), self._start_digest()
+        fingerprints, skipped = dict[str, Fingerprint](), list[str]()
 
-        def rows() -> Iterator[Row]:
-            lines = self.table.lines(numbers)
-            with _ahead(lambda at: self._load(*at), lines, worker.batch, worker.workers) as batches:
-                for some in batches:
-                    for line, row in zip(some, self._rows(some), strict=True):
-                        digest.update(line.looked.content + b"\n")
-                        seen.update(line.looked.seen)
-                        if isinstance(row, Row):
-                            yield row
-                            continue
-                        bad.append(str(row))
-                        if len(bad) > worker.most_bad * len(numbers):
-                            raise DataError(
-                                f"{path.name}: {len(bad)} of {len(numbers)} lines are broken, at"
-                                f" most {worker.most_bad:.3g} of them may be; mend the manifest or"
-                                f" raise --most-bad; the last is {row}"
-                            ) from row
-                    step(len(some))
+        def samples() -> Iterator[EncodedSample]:
+            for state, sample in self._encoded(number, step):
+                digest.update(state.content + b"\n")
+                fingerprints.update(state.fingerprints)
+                if isinstance(sample, EncodedSample):
+                    yield sample
+                    continue
+                skipped.append(str(sample))
+                self._check_skipped(number, len(skipped), sample)
 
-        def record(tasks: Mapping[str, int]) -> Record:
-            return Record(
+        def record_of(tasks: Mapping[str, int]) -> ShardRecord:
+            return ShardRecord(
                 number,
                 self.of,
                 digest.hexdigest(),
                 self.codecs,
-                worker.codecs.hearing.dim,
+                self.pretokenizer.codecs.hearing.dim,
                 dict(sorted(tasks.items())),
-                tuple(bad),
+                tuple(skipped),
             )
 
-        made = shard_store.write(path, rows(), record)
-        fingerprint.write_notes(_notes(path), fingerprint.settled(seen, now))
-        return made
+        record = write_shard(path, samples(), record_of)
+        write_fingerprints(_fingerprints_path(path), trusted(fingerprints, now))
+        return record
 
-    def _load(self, place: Place, line: bytes) -> Loaded:
+    def _check_skipped(self, number: int, skipped: int, last: DataError) -> None:
+        """Raise DataError if more of a shard's lines are broken than may be."""
+        total, fraction = len(self.line_numbers(number)), self.pretokenizer.max_bad_fraction
+        if skipped > fraction * total:
+            raise DataError(
+                f"{shard_name(number, self.of)}: {skipped} of {total} lines are broken, more than"
+                f" the fraction {fraction:.3g}; the last is {last}",
+                field="max_bad_fraction",
+                value=fraction,
+                fix="correct the manifest or raise the fraction",
+            ) from last
+
+    def _encoded(
+        self, number: int, step: Callable[[int], None]
+    ) -> Iterator[tuple[_LineState, EncodedSample | DataError]]:
+        """Each line of a shard with its encoded sample, or the error of the line."""
+        lines = self.lines.lines(self.line_numbers(number))
+        size = self.pretokenizer.batch_size
+        with _read_ahead(lambda line: self._load(*line), lines, size, self._workers) as batches:
+            for batch in batches:
+                for loaded, sample in zip(batch, self._encode(batch), strict=True):
+                    yield loaded.state, sample
+                step(len(batch))
+
+    def _load(self, source: SourceLine, line: bytes) -> _LoadedLine:
         try:
-            sample = manifest.sample_of(line, place, self.worker.root)
+            sample = parse_sample(line, source, self.pretokenizer.root)
         except DataError as error:
-            return Loaded(place, Looked(line.strip(), {}), error)
-        found = [fingerprint.load(medium) for medium in sample.media]
-        looked = _looked(sample, [seen for seen, _ in found])
+            return _LoadedLine(source, _LineState(line.strip(), {}), error)
+        loaded = [load_medium(medium) for medium in sample.media]
+        state = _line_state(sample, [each for each, _ in loaded])
         try:
-            media = iter([_sound(part) for _, part in found])
-            said = [Message(each.role, parted(each.content, media)) for each in sample.entries]
-            return Loaded(place, looked, (sample, fitted(said, self.worker.codecs)))
+            media = iter([_readable(part) for _, part in loaded])
+            messages = [Message(m.role, split_tags(m.content, media)) for m in sample.messages]
+            return _LoadedLine(source, state, (sample, fitted(messages, self.pretokenizer.codecs)))
         except MediaError as error:
-            return Loaded(place, looked, DataError(f"{place}: {error}"))
+            return _LoadedLine(source, state, DataError(f"{source}: {error}"))
 
-    def _rows(self, some: Sequence[Loaded]) -> Iterator[Row | DataError]:
-        """For each line its row, or what is wrong with it."""
-        ready = [each.ready for each in some if not isinstance(each.ready, DataError)]
-        said = [conversation for _, conversation in ready]
-        turns = iter(encode_together(said, self.worker.codecs, self.worker.batch))
-        for each in some:
-            row: Row | DataError
+    def _encode(self, batch: Sequence[_LoadedLine]) -> Iterator[EncodedSample | DataError]:
+        """The encoded sample of each line, or the error of the line."""
+        ready = [line.ready for line in batch if not isinstance(line.ready, DataError)]
+        conversations = [conversation for _, conversation in ready]
+        codecs, size = self.pretokenizer.codecs, self.pretokenizer.batch_size
+        turns = iter(encode_together(conversations, codecs, size))
+        for line in batch:
+            encoded: EncodedSample | DataError
             try:
-                if isinstance(each.ready, DataError):
-                    raise each.ready
-                row = self._row(each.place, each.ready[0], next(turns))
+                if isinstance(line.ready, DataError):
+                    raise line.ready
+                encoded = self._sample(line.source, line.ready[0], next(turns))
             except DataError as error:
-                row = error
-            yield row
+                encoded = error
+            yield encoded
 
-    def _row(self, place: Place, sample: Sample, turns: Sequence[Turn] | MediaError) -> Row:
+    def _sample(
+        self, source: SourceLine, sample: ManifestSample, turns: Sequence[Turn] | MediaError
+    ) -> EncodedSample:
         if isinstance(turns, MediaError):
-            raise DataError(f"{place}: {turns}")
+            raise DataError(f"{source}: {turns}")
         media = tuple(
             part for turn in turns for part in turn.parts if isinstance(part, Codes | Frames)
         )
-        for piece in media:
-            self._check(piece, place)
-        entries = sample.entries
-        asked = of_turns(place, entries, turns_of(entries, media), self.worker.answers or {})
-        return Row(place.line, entries, media, asked[-1].task.name, sample.name)
+        for part in media:
+            self._check(part, source)
+        messages = sample.messages
+        answers = self.pretokenizer.answers or {}
+        examples = examples_from_turns(source, messages, turns_of(messages, media), answers)
+        return EncodedSample(source.line, messages, media, examples[-1].task.name, sample.name)
 
-    def _check(self, piece: Codes | Frames, place: Place) -> None:
-        if isinstance(piece, Frames):
-            # what overflows float16 would come back as infinity
-            if not len(piece.frames) or not bool(piece.frames.half().isfinite().all()):
+    def _check(self, part: Codes | Frames, source: SourceLine) -> None:
+        if isinstance(part, Frames):
+            # values that overflow float16 would be read back as infinity
+            if not len(part.frames) or not bool(part.frames.half().isfinite().all()):
                 raise DataError(
-                    f"{place}: its speech is heard as {len(piece.frames)} frames that are not all"
-                    " finite in float16; look at the sound"
+                    f"{source}: its speech has {len(part.frames)} frames that are not all finite in"
+                    " float16; check the recording"
                 )
             return
-        codecs = self.worker.codecs
-        codec = codecs.image if piece.kind == "image" else codecs.speech
-        if not len(piece) or not 0 <= int(piece.ids.min()) <= int(piece.ids.max()) < (
+        codecs = self.pretokenizer.codecs
+        codec = codecs.image if part.kind == "image" else codecs.speech
+        if not len(part) or not 0 <= int(part.ids.min()) <= int(part.ids.max()) < (
             codec.vocabulary_size
         ):
             raise DataError(
-                f"{place}: its {piece.kind} became {len(piece)} codes that are not all within"
-                f" 0..{codec.vocabulary_size - 1}; look at the codec"
+                f"{source}: its {part.kind} has {len(part)} codes that are not all within"
+                f" 0..{codec.vocabulary_size - 1}; check the codec"
             )
 
 
 def codecs_digest(codecs: CodecSuite) -> str:
-    """A digest of all that decides what media are encoded to."""
-    found = blake2b(repr(codecs.config).encode(), digest_size=16)
+    """A digest of everything that decides the codes: configs and weights of the encoders."""
+    hasher = blake2b(repr(codecs.config).encode(), digest_size=16)
     for module in (codecs.image, codecs.hearing, codecs.speech.tokenizer):
-        found.update(repr(module.config).encode())
+        hasher.update(repr(module.config).encode())
         for name, tensor in sorted(module.state_dict().items()):
             plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            found.update(name.encode() + plain.numpy().tobytes())
+            hasher.update(name.encode() + plain.numpy().tobytes())
     if codecs.hearing.cmvn is not None:
-        found.update(codecs.hearing.cmvn.cpu().numpy().tobytes())
-    return found.hexdigest()
+        hasher.update(codecs.hearing.cmvn.cpu().numpy().tobytes())
+    return hasher.hexdigest()
 
 
-def _looked(sample: Sample, seen: Sequence[Seen]) -> Looked:
-    """What a line says and its media hold; a path is no content."""
-    words = [(entry.role, entry.content) for entry in sample.entries]
-    said = repr((sample.name, words, [each.digest for each in seen])).encode()
-    return Looked(said, dict(zip(map(fingerprint.name_of, sample.media), seen, strict=True)))
+def _line_state(sample: ManifestSample, fingerprints: Sequence[Fingerprint]) -> _LineState:
+    """The state of a line; paths are not part of its content."""
+    contents = [(message.role, message.content) for message in sample.messages]
+    content = repr((sample.name, contents, [each.digest for each in fingerprints])).encode()
+    return _LineState(content, dict(zip(map(medium_key, sample.media), fingerprints, strict=True)))
 
 
-def _notes(path: Path) -> Path:
-    """Where what is known of a shard's media is kept."""
-    return path.with_suffix(".media.json")
+def _fingerprints_path(shard: Path) -> Path:
+    """The file beside a shard with the fingerprints of its media."""
+    return shard.with_suffix(".media.json")
 
 
-def _sound(part: Image | Speech | MediaError) -> Image | Speech:
+def _readable(part: Image | Speech | MediaError) -> Image | Speech:
     if isinstance(part, MediaError):
         raise part
     return part
 
 
 @contextmanager
-def _ahead(
-    make: Callable[[T], U], items: Iterator[T], size: int, workers: int
-) -> Iterator[Iterator[list[U]]]:
-    """What is made of the items, in order and `size` at once, by threads a batch each ahead."""
-    pool, waiting = ThreadPoolExecutor(workers), deque[Future[list[U]]]()
+def _read_ahead(
+    function: Callable[[ItemT], ResultT], items: Iterator[ItemT], size: int, workers: int
+) -> Iterator[Iterator[list[ResultT]]]:
+    """The function's results, in order, in batches of `size`; each thread works a batch ahead."""
+    pool, waiting = ThreadPoolExecutor(workers), deque[Future[list[ResultT]]]()
 
-    def several(some: list[T]) -> list[U]:
-        return [make(each) for each in some]
+    def compute(batch: list[ItemT]) -> list[ResultT]:
+        return [function(item) for item in batch]
 
-    def made() -> Iterator[list[U]]:
-        while some := list(islice(items, size)):
-            waiting.append(pool.submit(several, some))
+    def results() -> Iterator[list[ResultT]]:
+        while batch := list(islice(items, size)):
+            waiting.append(pool.submit(compute, batch))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
     try:
-        yield made()
+        yield results()
     finally:
         pool.shutdown(cancel_futures=True)

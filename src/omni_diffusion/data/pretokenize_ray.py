@@ -1,7 +1,7 @@
-"""Shards made by a Ray cluster: every machine makes what `Worker.run` would, Ray says which.
+"""Pretokenize on a Ray cluster: its processes make the same shards as `Pretokenizer.run`.
 
-Manifest, media, model and the folder of shards must be at the same paths on all machines. Ray is
-imported when a run begins.
+Manifest, media, model and the folder of shards must have the same paths on all machines. Ray is
+imported only when a run begins.
 """
 
 from __future__ import annotations
@@ -16,111 +16,122 @@ from typing import Any
 import numpy as np
 
 from omni_diffusion.codecs.suite import CodecSuite
-from omni_diffusion.data.pretokenize import Job, Worker
-from omni_diffusion.data.shard_store import Record
+from omni_diffusion.data.defaults import ENCODE_BATCH_SIZE, MAX_BAD_FRACTION, READERS
+from omni_diffusion.data.pretokenize import Pretokenizer, ShardJob
+from omni_diffusion.data.shard_store import ShardRecord
 from omni_diffusion.errors import DataError, OmniError
 from omni_diffusion.io import config
-from omni_diffusion.io.optional import need
-from omni_diffusion.models.omni import config_at, place_of
+from omni_diffusion.io.optional import require
+from omni_diffusion.models.omni import read_config, resolve_device
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a worker is opened from, small enough to be sent; model: the folder of its codecs."""
+class PretokenizeConfig:
+    """What a `Pretokenizer` is opened from, small enough to send to another machine.
+
+    model: the model folder with the codecs. device: where they run. The other fields are those of
+    `Pretokenizer`.
+    """
 
     manifest: Path
     out: Path
     model: Path
     device: str = "cpu"
     root: Path | None = None
-    most_bad: float = 0.01
-    batch: int = 8
-    workers: int = 4
+    max_bad_fraction: float = MAX_BAD_FRACTION
+    batch_size: int = ENCODE_BATCH_SIZE
+    workers: int = READERS
 
-    def worker(self) -> Worker:
-        """The worker with its codecs open, but no backbone; raises ModelError."""
-        found = config_at(self.model)
-        return Worker(
+    def open(self) -> Pretokenizer:
+        """The pretokenizer with its codecs loaded, without the backbone; raises ModelError."""
+        model = read_config(self.model)
+        return Pretokenizer(
             self.manifest,
             self.out,
-            CodecSuite.open(self.model, found.codecs, place_of(self.device)),
+            CodecSuite.open(self.model, model.codecs, resolve_device(self.device)),
             self.root,
-            found.generation.answers,
-            self.most_bad,
-            self.batch,
+            model.generation.answers,
+            self.max_bad_fraction,
+            self.batch_size,
             self.workers,
         )
 
-    def absolute(self) -> Order:
-        """The same wherever a process stands."""
+    def absolute(self) -> PretokenizeConfig:
+        """The same with absolute paths, for processes in other working directories."""
         root = None if self.root is None else self.root.absolute()
         manifest, out, model = (p.absolute() for p in (self.manifest, self.out, self.model))
         return replace(self, manifest=manifest, out=out, model=model, root=root)
 
 
-class Maker:
-    """One process of the cluster: makes the shards of the numbers that it is given."""
+class ShardActor:
+    """One process of the cluster; makes the shards whose numbers it is given."""
 
-    def __init__(self, order: Order, of: int) -> None:
-        self.order, self.of = order, of
+    def __init__(self, config: PretokenizeConfig, of: int) -> None:
+        self.config, self.of = config, of
 
     @cached_property
-    def job(self) -> Job:
-        """Opened with the first shard, where what goes wrong can be told."""
-        return self.order.worker().job(self.of)
+    def job(self) -> ShardJob:
+        """Opened with the first shard, so that its errors are returned like those of a shard."""
+        return self.config.open().job(self.of)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Numbers as `id` -> for each its record as JSON, or what went wrong, as an answer."""
-        found = []
+        """Make the shards of `batch["id"]`; `result` holds the record or error of each, as JSON."""
+        results = []
         for number in batch["id"].tolist():
             try:
-                found.append(json.dumps({"record": config.to_dict(self.job.make(number))}))
+                results.append(json.dumps({"record": config.to_dict(self.job.make(number))}))
             except OmniError as error:
-                found.append(json.dumps({"error": str(error)}))
-        return {"told": np.array(found)}
+                results.append(json.dumps({"error": str(error)}))
+        return {"result": np.array(results)}
 
 
-def run(
-    order: Order,
+def pretokenize_on_ray(
+    options: PretokenizeConfig,
     of: int | None = None,
     address: str = "auto",
     progress: Callable[[float], None] | None = None,
-) -> list[Record]:
-    """Make all shards and the index; the result is that of `Worker.run` with absolute paths.
+) -> list[ShardRecord]:
+    """Make all shards and the index; returns what `Pretokenizer.run` with absolute paths would.
 
-    address: "auto" joins the cluster that runs here, "local" starts one on this machine alone, any
-    other is a cluster's. Each process takes one core, or one GPU where the device is one. Raises
-    DataError as `Worker.run`, and where the cluster is not to be had.
+    of: the number of shards, by default one for each 4,096 lines. address: "auto" joins the cluster
+    that runs here, "local" starts one on this machine alone, anything else is a cluster's address.
+    Each process takes one core, or one GPU if the device is one. progress: called with the fraction
+    of shards that are done. Raises DataError as `Pretokenizer.run` does, and if the cluster fails.
     """
-    ray, data = need("ray", "ray"), need("ray.data", "ray")
-    order = order.absolute()
-    job = order.worker().job(of)
+    ray, data = require("ray", "ray"), require("ray.data", "ray")
+    options = options.absolute()
+    job = options.open().job(of)
     joined = ray.is_initialized()
     try:
         if not joined:
             ray.init(address, log_to_driver=False)
         numbers = data.range(job.of, override_num_blocks=job.of)
-        made = numbers.map_batches(
-            Maker,
-            fn_constructor_args=(order, job.of),
+        results = numbers.map_batches(
+            ShardActor,
+            fn_constructor_args=(options, job.of),
             batch_size=1,
             compute=data.ActorPoolStrategy(min_size=1, max_size=job.of),
-            num_gpus=1 if order.device.startswith("cuda") else None,
+            num_gpus=1 if options.device.startswith("cuda") else None,
         )
-        found = list[Record]()
-        for row in made.iter_rows():
-            told = json.loads(row["told"])
-            if "error" in told:
-                raise DataError(told["error"])
-            found.append(config.from_dict(Record, told["record"]))
+        records = list[ShardRecord]()
+        for row in results.iter_rows():
+            result = json.loads(row["result"])
+            if "error" in result:
+                raise DataError(result["error"])
+            records.append(config.from_dict(ShardRecord, result["record"]))
             if progress is not None:
-                progress(len(found) / job.of)
+                progress(len(records) / job.of)
     except (ray.exceptions.RayError, ConnectionError) as error:
         problem = str(error).strip().splitlines()[-1]
-        raise DataError(f"Ray at {address!r} stopped ({problem}); look at its logs") from error
+        raise DataError(
+            f"Ray at {address!r} stopped ({problem})",
+            field="ray",
+            value=address,
+            fix="look at its logs",
+        ) from error
     finally:
         if not joined:
             ray.shutdown()
-    found.sort(key=lambda record: record.number)
-    job.finish(found)
-    return found
+    records.sort(key=lambda record: record.number)
+    job.finish(records)
+    return records

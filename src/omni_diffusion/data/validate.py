@@ -1,7 +1,6 @@
-"""What is wrong with a manifest, line by line.
+"""Check every line of a manifest and the media that it names.
 
-Of media only headers are read unless asked otherwise, so a million lines take minutes. Knows no
-model.
+By default only the headers of media are read, so a million lines take minutes.
 """
 
 from __future__ import annotations
@@ -14,95 +13,113 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from omni_diffusion.data import manifest
-from omni_diffusion.data.manifest import Medium, Place, Problem, Sample
-from omni_diffusion.data.stats import Header, Report, seconds_of
+from omni_diffusion.data.defaults import MAX_RECORDING_SECONDS
+from omni_diffusion.data.manifest import (
+    ManifestSample,
+    MediaFile,
+    Problem,
+    SourceLine,
+    parse_line,
+    read_lines,
+)
+from omni_diffusion.data.stats import ManifestStats, MediaHeader, seconds_of
 from omni_diffusion.errors import MediaError
 from omni_diffusion.media import SoundHeader, picture_size, sound_header
 
-READERS = 8  # threads: a header is little work and much waiting for the disk
-LINES = 512  # handed to them at once
+HEADER_READERS = 8  # threads; reading a header is mostly waiting for the disk
+LINES_AT_ONCE = 512  # handed to the threads together
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What media may be: seconds and samples a second of a sound, pixels of a picture's side.
-
-    180 s of heard speech fill the 3,072 places of the official model.
-    """
+class MediaLimits:
+    """Accepted media: seconds and sampling rate (Hz) of a recording, pixels of a picture's side."""
 
     min_seconds: float = 0.1
-    max_seconds: float = 180.0
+    max_seconds: float = MAX_RECORDING_SECONDS
     min_rate: int = 8_000
     max_rate: int = 192_000
     min_side: int = 16
 
 
-def check(
+@dataclass(frozen=True)
+class _CheckedLine:
+    """A line with its problems; sample: None if it is broken. headers: of the readable media."""
+
+    sample: ManifestSample | None
+    problems: list[Problem]
+    headers: list[MediaHeader]
+
+
+def validate(
     path: str | Path,
     root: str | Path | None = None,
     *,
-    limits: Limits | None = None,
+    limits: MediaLimits | None = None,
     decode: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> Report:
-    """Look at every line of a manifest and at its media.
+) -> ManifestStats:
+    """Check a manifest; returns its problems and statistics.
 
-    decode: read media whole, which also finds those that break off. progress: called with the share
-    of the manifest that is done. Raises DataError when the manifest itself cannot be read.
+    root: what media paths are relative to, by default the manifest's folder. decode: decode media
+    whole, which also finds truncated files. progress: called with the fraction that is done.
+    Raises DataError if the manifest itself cannot be read.
     """
-    limits = limits or Limits()
-    report = Report(str(path))
-    seen: dict[bytes, int] = {}
+    limits = limits or MediaLimits()
+    stats = ManifestStats(str(path))
+    digests: dict[bytes, int] = {}
     names: dict[str, int] = {}
     done = 0
-    # A long recording that many lines have sections of is opened once.
-    header = lru_cache(maxsize=4096)(_header)
+    # a long recording with a section in many lines is opened once
+    header_of = lru_cache(maxsize=4096)(_header)
 
-    def examine(at: tuple[Place, bytes]) -> tuple[Sample | None, list[Problem], list[Header]]:
-        place, line = at
-        sample, problems = manifest.parse(line, place, root)
-        headers: list[Header] = []
+    def check(numbered: tuple[SourceLine, bytes]) -> _CheckedLine:
+        source, line = numbered
+        sample, problems = parse_line(line, source, root)
+        headers: list[MediaHeader] = []
         for medium in sample.media if sample else ():
             try:
-                found = header(medium.kind, medium.path)
+                header = header_of(medium.kind, medium.path)
                 if decode:
                     medium.read()
             except MediaError as error:
-                problems.append(Problem(place, str(error)))
+                problems.append(Problem(source, str(error)))
                 continue
-            headers.append(found)
+            headers.append(header)
             problems += [
-                Problem(place, message, warning) for message, warning in _odd(medium, found, limits)
+                Problem(source, message, warning)
+                for message, warning in _out_of_range(medium, header, limits)
             ]
-        return sample, problems, headers
+        return _CheckedLine(sample, problems, headers)
 
     size = Path(path).stat().st_size if Path(path).is_file() else 0
-    rows = manifest.lines(path)
-    with ThreadPoolExecutor(READERS) as pool:
-        while some := list(islice(rows, LINES)):
-            for (_, line), found in zip(some, pool.map(examine, some), strict=True):
-                sample, problems, headers = found
+    lines = read_lines(path)
+    with ThreadPoolExecutor(HEADER_READERS) as pool:
+        while batch := list(islice(lines, LINES_AT_ONCE)):
+            for (_, line), checked in zip(batch, pool.map(check, batch), strict=True):
+                sample, problems = checked.sample, checked.problems
                 if sample is not None:
-                    problems += _twins(sample, seen, names)
-                report.lines += 1
-                report.problems += problems
+                    problems += _duplicates(sample, digests, names)
+                stats.lines += 1
+                stats.problems += problems
                 if sample is not None and all(problem.warning for problem in problems):
-                    report.add(sample, headers)
+                    stats.add(sample, checked.headers)
                 done += len(line)
             if progress is not None:
                 progress(done / size)
-    if not report.lines:
-        report.problems.append(Problem(Place(Path(path), 1), "the manifest is empty; add samples"))
-    return report
+    if not stats.lines:
+        first = SourceLine(Path(path), 1)
+        stats.problems.append(Problem(first, "the manifest is empty; add samples"))
+    return stats
 
 
-def _header(kind: str, path: Path) -> Header:
+def _header(kind: str, path: Path) -> MediaHeader:
     return picture_size(path) if kind == "image" else sound_header(path)
 
 
-def _odd(medium: Medium, header: Header, limits: Limits) -> Iterator[tuple[str, bool]]:
-    """What is out of range, each with whether it is but a warning."""
+def _out_of_range(
+    medium: MediaFile, header: MediaHeader, limits: MediaLimits
+) -> Iterator[tuple[str, bool]]:
+    """Each violated limit as (message, whether it is only a warning)."""
     path, section = medium.path, medium.section
     if not isinstance(header, SoundHeader):
         width, height = header
@@ -111,16 +128,16 @@ def _odd(medium: Medium, header: Header, limits: Limits) -> Iterator[tuple[str, 
         return
     if not limits.min_rate <= header.rate <= limits.max_rate:
         yield (
-            f"{path} has {header.rate} samples a second; give {limits.min_rate} to"
-            f" {limits.max_rate}, export it anew",
+            f"{path} is sampled at {header.rate} Hz; export it at {limits.min_rate} to"
+            f" {limits.max_rate} Hz",
             False,
         )
     if header.seconds is None:
-        yield f"{path} does not say how long it is; decode it to know", section is None
+        yield f"{path} does not state its length; decode it to know", section is None
         return
     if section is not None and section[1] > header.seconds:
         yield (
-            f"{path} lasts {header.seconds:g} s, its section ends at {section[1]:g}; move it",
+            f"{path} lasts {header.seconds:g} s, its section ends at {section[1]:g} s; move it",
             False,
         )
     seconds = seconds_of(medium, header)
@@ -132,17 +149,20 @@ def _odd(medium: Medium, header: Header, limits: Limits) -> Iterator[tuple[str, 
         )
 
 
-def _twins(sample: Sample, seen: dict[bytes, int], names: dict[str, int]) -> Iterator[Problem]:
-    """Tell a sample, or a name, that stood on an earlier line."""
-    told = [
-        (e.role, e.content, [(str(m.path), m.section) for m in e.media]) for e in sample.entries
+def _duplicates(
+    sample: ManifestSample, digests: dict[bytes, int], names: dict[str, int]
+) -> Iterator[Problem]:
+    """Report a sample or an id that an earlier line has; adds this one to both maps."""
+    content = [
+        (each.role, each.content, [(str(m.path), m.section) for m in each.media])
+        for each in sample.messages
     ]
-    digest = blake2b(repr(told).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    first = seen.setdefault(digest, sample.place.line)
-    if first != sample.place.line:
-        yield Problem(sample.place, f"the same sample stands on line {first}; remove one")
+    digest = blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    first = digests.setdefault(digest, sample.source.line)
+    if first != sample.source.line:
+        yield Problem(sample.source, f"the same sample is on line {first}; remove one")
     if sample.name is not None:
-        first = names.setdefault(sample.name, sample.place.line)
-        if first != sample.place.line:
-            message = f"the id {sample.name!r} stands on line {first}; give each sample its own"
-            yield Problem(sample.place, message, warning=True)
+        first = names.setdefault(sample.name, sample.source.line)
+        if first != sample.source.line:
+            message = f"the id {sample.name!r} is on line {first} too; make ids unique"
+            yield Problem(sample.source, message, warning=True)

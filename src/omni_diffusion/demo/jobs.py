@@ -1,4 +1,4 @@
-"""What the demo shows: tasks with the inputs that come with the package, or with a person's own."""
+"""The jobs of the demo: tasks with the inputs that come with the package, or with a user's own."""
 
 from __future__ import annotations
 
@@ -8,65 +8,96 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.engine.handover import Named
+from omni_diffusion.engine.ask import Inputs
 from omni_diffusion.tasks import catalog
 
 INPUTS = Path(__file__).parent / "inputs"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One card of the demo: a task, its inputs, and what is worth saying about them.
+class InputFiles:
+    """The inputs of a task: text, the paths of a picture and a recording, and a mask.
 
-    spoken: the words of a recording; right: a right answer. In a text for "infill", words in
-    brackets are hidden from the model, all but the number of their tokens.
+    mask: as `Inputs.read` takes it.
+    """
+
+    text: str | None = None
+    image: Path | None = None
+    speech: Path | None = None
+    mask: str | None = None
+
+    def read(self) -> Inputs:
+        """The inputs themselves; raises MediaError or TaskError as `Inputs.read` does."""
+        return Inputs.read(self.text, self.image, self.speech, self.mask)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which of text, image and speech are given."""
+        given = {"text": self.text, "image": self.image, "speech": self.speech}
+        return tuple(kind for kind, value in given.items() if value is not None)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One card of the demo: a task, its inputs, and notes about them.
+
+    spoken: the words of a recording. right: a right answer. In a text with gaps, words in brackets
+    are masked; the model knows the number of their tokens alone.
     """
 
     task: str
-    named: Named
+    inputs: InputFiles
     spoken: str | None = None
     right: str | None = None
-    own: bool = False
+    yours: bool = False
 
     @property
     def key(self) -> str:
-        """Names its files and its place on the page."""
-        return f"your-{self.task}" if self.own else self.task
+        """The name of its files and of its card."""
+        return f"your-{self.task}" if self.yours else self.task
 
 
-# All scenes hold a combination that training never showed.
-SHIPPED = (
-    Job("t2i", Named("a bus to the left of a penguin on a yellow background")),
+# Every scene holds a combination that was held out of training.
+DEMO_JOBS = (
+    Job("t2i", InputFiles("a bus to the left of a penguin on a yellow background")),
     Job(
         "caption",
-        Named(image=INPUTS / "penguin-cow.png"),
+        InputFiles(image=INPUTS / "penguin-cow.png"),
         right="a penguin to the left of a cow on a blue background",
     ),
     Job(
         "vqa",
-        Named("what is to the right of the penguin?", INPUTS / "penguin-cow.png"),
+        InputFiles("what is to the right of the penguin?", INPUTS / "penguin-cow.png"),
         right="a cow",
     ),
-    Job("asr", Named(speech=INPUTS / "dog.ogg"), right="a dog on a white background"),
-    Job("tts", Named("a picture of two apples on blue")),
-    Job("s2i", Named(speech=INPUTS / "cat-ball.ogg"), spoken="a cat below a ball, gray background"),
+    Job("asr", InputFiles(speech=INPUTS / "dog.ogg"), right="a dog on a white background"),
+    Job("tts", InputFiles("a picture of two apples on blue")),
+    Job(
+        "s2i",
+        InputFiles(speech=INPUTS / "cat-ball.ogg"),
+        spoken="a cat below a ball, gray background",
+    ),
     Job(
         "svqa",
-        Named(image=INPUTS / "cameras.png", speech=INPUTS / "how-many-cameras.ogg"),
+        InputFiles(image=INPUTS / "cameras.png", speech=INPUTS / "how-many-cameras.ogg"),
         spoken="how many cameras are there?",
         right="three",
     ),
     Job(
         "sqa",
-        Named(speech=INPUTS / "color-of-elephant.ogg"),
+        InputFiles(speech=INPUTS / "color-of-elephant.ogg"),
         spoken="what color is an elephant?",
         right="gray",
     ),
-    Job("chat", Named("what is a cake?"), right="a food"),
-    Job("inpaint", Named(image=INPUTS / "houses.png", mask="32,32,64,64"), right="a fourth house"),
+    Job("chat", InputFiles("what is a cake?"), right="a food"),
+    Job(
+        "inpaint",
+        InputFiles(image=INPUTS / "houses.png", mask="32,32,64,64"),
+        right="a fourth house",
+    ),
     Job(
         "infill",
-        Named(
+        InputFiles(
             "a [penguin] to the left of a cow on a [blue] background", INPUTS / "penguin-cow.png"
         ),
         right="a penguin to the left of a cow on a blue background",
@@ -74,25 +105,25 @@ SHIPPED = (
 )
 
 
-def yours(named: Named) -> list[Job]:
-    """A job for every task that takes what a person named, and nothing else."""
+def yours(inputs: InputFiles) -> list[Job]:
+    """A job for every task whose inputs are all given, with those inputs alone."""
     return [
-        Job(task.name, _only(named, task.inputs or ("text",)), own=True)
+        Job(task.name, _only(inputs, task.inputs or ("text",)), yours=True)
         for task in catalog.TASKS
-        if task.answer and set(task.inputs or ("text",)) <= set(named.kinds)
+        if task.answer and set(task.inputs or ("text",)) <= set(inputs.kinds)
     ]
 
 
-def hidden(job: Job, codec: TextCodec) -> Job:
-    """The job with the bracketed words of an infill as gaps: one underscore a token."""
-    if job.task != "infill" or job.named.text is None:
+def with_gaps(job: Job, codec: TextCodec) -> Job:
+    """The job with bracketed words as gaps: one underscore for each token."""
+    if catalog.task(job.task).partial != "text" or job.inputs.text is None:
         return job
     text = re.sub(
-        r" \[(.+?)\]", lambda word: " " + "_" * len(codec.encode(" " + word[1])), job.named.text
+        r" \[(.+?)\]", lambda word: " " + "_" * len(codec.encode(" " + word[1])), job.inputs.text
     )
-    return replace(job, named=replace(job.named, text=text))
+    return replace(job, inputs=replace(job.inputs, text=text))
 
 
-def _only(named: Named, kinds: Sequence[str]) -> Named:
+def _only(inputs: InputFiles, kinds: Sequence[str]) -> InputFiles:
     """The inputs of these kinds alone."""
-    return Named(**{kind: getattr(named, kind) for kind in kinds})
+    return InputFiles(**{kind: getattr(inputs, kind) for kind in kinds})

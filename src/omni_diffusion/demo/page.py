@@ -1,7 +1,4 @@
-"""Cards become one HTML page that needs nothing else: media, style and script are inside of it.
-
-Knows no model and no tokens: a card says in words and numbers what happened.
-"""
+"""One HTML page of cards, with media, style and script inside of it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from omni_diffusion.media import Picture
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of an answer.
+    """One token of an answer.
 
     kind: "text", "image", "speech" or "special". step: when it was committed; 0 = given
     beforehand, None = never. sure: 0..1, how strongly it is coloured.
@@ -34,7 +31,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Shot:
-    """The picture as far as it is known after a step."""
+    """The picture after a step, as far as it is committed."""
 
     step: int
     picture: Picture
@@ -42,7 +39,10 @@ class Shot:
 
 @dataclass(frozen=True)
 class Replay:
-    """How an answer came to be. columns: cells in a row of its picture; measure: of confidence."""
+    """The denoising of an answer.
+
+    columns: cells in a row of its picture. measure: what the confidences are.
+    """
 
     cells: tuple[Cell, ...]
     steps: int
@@ -53,9 +53,9 @@ class Replay:
 
 @dataclass(frozen=True)
 class Card:
-    """One task that was run: what was given, what came back, how long it took.
+    """One task: its inputs, its answer, its seconds and steps.
 
-    key: names the card on its page, different for each. fault: why there is no answer.
+    key: the card's name on its page, unique. fault: why there is no answer.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Card:
 
 
 def page(title: str, facts: Sequence[str], cards: Sequence[Card]) -> str:
-    """The whole page; `facts` are said under its title."""
+    """The whole page, with `facts` under its title."""
     return Template(_asset("page.html")).substitute(
         title=escape(title),
         facts=escape(" · ".join(facts)),

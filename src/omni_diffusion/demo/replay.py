@@ -1,7 +1,4 @@
-"""The trace of a request becomes cells and pictures that the page can step through.
-
-Here token ids get the names that a reader sees. Runs no model but the image codec.
-"""
+"""From the trace of a request to the cells and pictures that the page steps through."""
 
 from __future__ import annotations
 
@@ -22,18 +19,21 @@ SHOTS = 10  # pictures kept of an image answer, at most
 MEASURES = {"entropy": "minus the entropy in nats", "max_probability": "probability"}
 
 
-def replay(result: Result, model: OmniModel, measure: str) -> Replay | None:
-    """How the answer of a traced result came to be; None where no canvas was laid out."""
-    if result.canvas is None or not result.trace:
+def replay(result: Result, model: OmniModel) -> Replay | None:
+    """The denoising of a traced result, step by step; None where no canvas was laid out."""
+    if result.canvas is None or result.params is None or not result.trace:
         return None
+    measure = result.params.confidence
     start, stop = result.canvas.answer
     ids = result.canvas.ids[start:stop]
     committed: dict[int, tuple[int, float]] = {}
     for number, record in enumerate(result.trace, 1):
-        for place, sure in zip(record.places.tolist(), record.confidences.tolist(), strict=True):
-            committed[place] = (number, sure)
+        for position, value in zip(
+            record.positions.tolist(), record.confidences.tolist(), strict=True
+        ):
+            committed[position] = (number, value)
     cells = tuple(
-        _cell(model, int(id), committed.get(place), measure) for place, id in enumerate(ids)
+        _cell(model, int(id), committed.get(position), measure) for position, id in enumerate(ids)
     )
     shots = _shots(result, ids, model)
     columns = math.isqrt(sum(cell.kind == "image" for cell in cells))
@@ -41,7 +41,7 @@ def replay(result: Result, model: OmniModel, measure: str) -> Replay | None:
 
 
 def label(id: int, model: OmniModel) -> str:
-    """What a reader sees of a token; a leading space is drawn as a dot, a line end as an arrow."""
+    """The name of a token for a reader; a space is drawn as a dot, a line end as an arrow."""
     vocabulary = model.vocabulary
     if id in vocabulary.text:
         text = model.codecs.text.decode(torch.tensor([vocabulary.text.lower(id)]))
@@ -62,22 +62,22 @@ def _cell(model: OmniModel, id: int, committed: tuple[int, float] | None, measur
 
 
 def _shots(result: Result, ids: Tensor, model: OmniModel) -> tuple[Shot, ...]:
-    """The picture so far, after up to SHOTS steps; none where the answer is no picture.
+    """The picture so far, after up to SHOTS steps; empty where the answer is not a picture.
 
-    What was given beforehand is shown as it is in the answer, which keeps given pixels.
+    Given cells are shown as in the answer, which keeps given pixels.
     """
     answer = next((part.picture for part in result.parts if isinstance(part, Image)), None)
-    places = model.vocabulary.image.holds(ids).nonzero().flatten()
-    if answer is None or not len(places):
+    positions = model.vocabulary.image.holds(ids).nonzero().flatten()
+    if answer is None or not len(positions):
         return ()
     trace, count = result.trace, min(SHOTS, len(result.trace))
-    before = _sure(trace[0].ids[places], model.vocabulary) >= 0
-    before[torch.isin(places, trace[0].places)] = False
+    before = _image_codes(trace[0].ids[positions], model.vocabulary) >= 0
+    before[torch.isin(positions, trace[0].positions)] = False
     numbers = sorted({round(len(trace) * (i + 1) / count) for i in range(count)})
     shots = []
     for number in numbers[:-1]:
-        sure = _sure(trace[number - 1].ids[places], model.vocabulary)
-        picture = stream.preview(stream.Settled("image", sure, False), model.codecs.image)
+        codes = _image_codes(trace[number - 1].ids[positions], model.vocabulary)
+        picture = stream.preview(stream.CommittedSpan("image", codes, False), model.codecs.image)
         if picture is not None:
             shots.append(Shot(number, _mixed(picture, answer, before)))
     return (*shots, Shot(len(trace), answer))
@@ -91,6 +91,6 @@ def _mixed(picture: Picture, answer: Picture, cells: Tensor) -> Picture:
     return Picture(torch.where(whole[..., None], answer.pixels, picture.pixels))
 
 
-def _sure(ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Local image codes [n], -1 where still blank."""
+def _image_codes(ids: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Local image codes [n], -1 where masked."""
     return torch.where(vocabulary.image.holds(ids), ids - vocabulary.image.start, -1)

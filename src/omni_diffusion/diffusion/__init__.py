@@ -1,1 +1,1 @@
-"""The equations of masked discrete diffusion; blind to what a token means."""
+"""The equations of masked discrete diffusion. Knows nothing of what a token means."""

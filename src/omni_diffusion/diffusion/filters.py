@@ -1,17 +1,20 @@
-"""Which candidates a place may take, and drawing one: top-k, top-p, sampling.
+"""Top-k, top-p and the draw of a token.
 
-Knows nothing of confidence or steps. Letters: m places, V tokens, K kept candidates. Equal logits
-always resolve to the lowest token id, on every device.
+Equal logits always resolve to the lowest token id, on every device.
+
+Dimensions: m positions, V tokens, K kept candidates.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 from omni_diffusion.errors import SamplingError
 
+# Top-p first looks at the PREFIX likeliest tokens, then at WIDEN times as many while the nucleus
+# does not fit, so that the whole vocabulary is rarely sorted.
 PREFIX, WIDEN = 1024, 8
-"""The likeliest tokens that top-p looks at first, and how much wider it looks while the nucleus
-does not fit, so that the whole vocabulary is hardly ever sorted."""
 
 DROPPED = float("-inf")
 
@@ -19,7 +22,8 @@ DROPPED = float("-inf")
 def top_ids(values: Tensor, k: int) -> Tensor:
     """The ids of the k greatest of values [m, V] -> int64 [m, k], ascending.
 
-    Unlike torch.topk's, the choice among equals at the edge is the lowest ids.
+    Unlike torch.topk, equal values at the edge resolve to the lowest ids. Raises SamplingError for
+    NaN.
     """
     edge = values.topk(k, dim=1).values[:, -1]
     rows, ids = (values >= edge[:, None]).nonzero(as_tuple=True)
@@ -29,15 +33,17 @@ def top_ids(values: Tensor, k: int) -> Tensor:
     rank = equal.cumsum(0) - (equals.cumsum(0) - equals)[rows]
     kept = ids[~equal | (rank <= k - above[rows])]
     if kept.numel() != len(values) * k:
-        raise SamplingError("logits hold values that are not numbers; check weights and dtype")
+        raise SamplingError("logits contain NaN", fix="check weights and dtype")
     return kept.view(-1, k)
 
 
-def keep(values: Tensor, top_p: float | None, top_k: int | None) -> tuple[Tensor, Tensor | None]:
+def top_k_top_p(
+    values: Tensor, top_p: float | None, top_k: int | None
+) -> tuple[Tensor, Tensor | None]:
     """Top-p of the whole distribution, then top-k: logits [m, V] -> (logits [m, K], ids [m, K]).
 
     Ids ascend; None stands for all of 0..V-1. Dropped candidates among the K are -inf. Top-p keeps
-    the likeliest tokens up to the one that carries the sum past p.
+    the likeliest tokens up to and including the one that brings their sum above p.
     """
     if top_p == 1:
         top_p = None
@@ -55,18 +61,18 @@ def keep(values: Tensor, top_p: float | None, top_k: int | None) -> tuple[Tensor
 
 
 def draw(values: Tensor, uniforms: Tensor) -> Tensor:
-    """Candidate [m] drawn from softmax(values [m, K]) by inverting its distribution function.
+    """Candidates [m] drawn from softmax(values [m, K]) by inverting its distribution function.
 
-    uniforms: float64 [m] in [0, 1), so that one number per place decides, on any device.
+    uniforms: float64 [m] in [0, 1). One number decides each position, on any device.
     """
     mass = values.softmax(dim=1).double().cumsum(dim=1)
     targets = uniforms.to(mass.device)[:, None] * mass[:, -1:]
-    place = torch.searchsorted(mass, targets, right=True)
-    return place[:, 0].clamp(max=values.shape[1] - 1)
+    index = torch.searchsorted(mass, targets, right=True)
+    return index[:, 0].clamp(max=values.shape[1] - 1)
 
 
 def _nucleus(values: Tensor, total: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Drop what lies beyond the nucleus; also the mass [m] that values [m, K] cover at all."""
+    """Values [m, K] with -inf outside the nucleus, and the mass [m] that all K cover."""
     sorted_values, order = values.sort(dim=1, descending=True, stable=True)
     mass = (sorted_values - total).exp().cumsum(dim=1)
     beyond = torch.zeros_like(mass, dtype=torch.bool)

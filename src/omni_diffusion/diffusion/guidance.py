@@ -1,18 +1,21 @@
-"""Classifier-free guidance: a conditional and an unconditional opinion joined into one.
+"""Classifier-free guidance: the logits of a conditional and an unconditional branch, combined.
 
-Knows nothing of prompts: whoever prepares the two branches aligns their answers.
+The caller aligns the answers of the two branches.
 """
+
+from __future__ import annotations
 
 from torch import Tensor
 
 
 def join(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
-    """z = u + (scale + 1)(c - u): logits [m, V] of the same places in two branches -> [m, V].
+    """z = u + (scale + 1)(c - u): logits [m, V] of the same positions in two branches -> [m, V].
 
-    Scale 0 gives the conditional branch; a tensor [m, 1] gives each place its own scale. Place i
-    of one branch must be place i of the answer in the other. (The published code pairs places by
-    their index in the whole row, padding a shorter unconditional row at its end with zero
-    embeddings, so answers of prompts of unequal length are contrasted against each other askew;
-    whoever wants that hands in those rows.)
+    Scale 0 gives the conditional branch. A tensor [m, 1] gives each position its own scale. Row i
+    of both branches must belong to the same position of the answer.
+
+    The published code pairs positions by their index in the whole sequence and pads a shorter
+    unconditional sequence at its end with zero embeddings, so answers of prompts of unequal length
+    are misaligned. To reproduce this, pass the logits of such sequences.
     """
     return unconditional + (scale + 1) * (conditional - unconditional)

@@ -1,8 +1,11 @@
-"""The forward process: which known tokens are hidden from the denoiser in training.
+"""The forward process: which known tokens are masked in training.
 
-Knows nothing of what a token means: it gets ids, which places may be masked, which of those are
-padding, and the mask id. Letters: B rows, L places.
+Works on ids, on which positions may be masked, which of those are padding, and on the mask id.
+
+Dimensions: B sequences, L positions.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -10,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from omni_diffusion.diffusion.schedule import share_masked
+from omni_diffusion.diffusion.schedule import masked_fraction
 from omni_diffusion.errors import ConfigError
 
 Variant = Literal["uniform", "cosine", "per_token", "antithetic"]
@@ -21,16 +24,17 @@ class MaskingConfig:
     """How a mask ratio is drawn.
 
     variant: "uniform", one t ~ U[0, 1] for a sequence (the paper); "cosine", t = cos(pi u / 2),
-    biased to high ratios; "antithetic", the batch's t spread evenly over [0, 1], each one uniform;
+    biased to high ratios; "antithetic", the t of a batch stratified over [0, 1], each one uniform;
     "per_token", one t for each token, so half of every sequence (the published code).
     gamma: padding is masked at gamma times the ratio (attenuated tail-pad masking).
     epsilon: the ratio runs over [epsilon, 1].
-    full: share of the sequences whose ratio is 1 whatever was drawn. It is where decoding starts,
-    and nothing but the prompt is there to predict from; the paper has none.
-    blocks: share of the sequences that are masked as decoding in blocks meets them: a block of
-    ``block_length`` places somewhere in the answer is masked at the sequence's ratio, all before it
-    is given, and all behind it is hidden but not asked for. The paper has none, and the loss is
-    then no bound on the likelihood.
+    full: fraction of sequences whose ratio is 1, where decoding starts. The paper has none.
+    blocks: fraction of sequences masked as in block-wise decoding: a block of `block_length`
+    positions somewhere in the answer is masked at the ratio of the sequence, everything before it
+    is known, and everything after it is masked without a loss. The paper has none, and the loss is
+    then not a bound on the likelihood.
+
+    Raises ConfigError for a value outside its range.
     """
 
     variant: Variant = "uniform"
@@ -42,31 +46,34 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
-            raise ConfigError(
-                f"unknown masking variant {self.variant!r}; use one of {get_args(Variant)}"
-            )
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"masking gamma is {self.gamma}; give a share from 0 to 1")
-        if not 0 <= self.full <= 1:
-            raise ConfigError(f"masking full is {self.full}; give a share from 0 to 1")
-        if not 0 <= self.blocks <= 1:
-            raise ConfigError(f"masking blocks is {self.blocks}; give a share from 0 to 1")
+            self._refuse("variant", f"one of {', '.join(get_args(Variant))}")
+        for name in ("gamma", "full", "blocks"):
+            if not 0 <= getattr(self, name) <= 1:
+                self._refuse(name, "a fraction from 0 to 1")
         if self.block_length < 1:
-            raise ConfigError(f"masking block_length is {self.block_length}; give 1 or more")
+            self._refuse("block_length", "1 or more")
         if not 0 < self.epsilon < 1:
-            raise ConfigError(f"masking epsilon is {self.epsilon}; give a value between 0 and 1")
+            self._refuse("epsilon", "a value between 0 and 1")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        value = getattr(self, name)
+        raise ConfigError(
+            f"masking {name} is {value!r}", field=name, value=value, fix=f"give {expected}"
+        )
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A batch with part of its tokens hidden."""
+    """A batch with some of its tokens masked.
+
+    ids: int64 [B, L], the mask id where masked or after a block, else the token.
+    masked: bool [B, L], the positions to predict.
+    ratio: float32 [B, L], the probability that this position was masked; 0 where it could not be.
+    """
 
     ids: Tensor
-    """LongTensor [B, L]: the mask id where masked or behind a block, else the token."""
     masked: Tensor
-    """BoolTensor [B, L]: the places to be predicted."""
     ratio: Tensor
-    """Float32 [B, L]: the chance that this place had to be masked; 0 where it could not be."""
 
 
 def corrupt(
@@ -79,10 +86,11 @@ def corrupt(
     *,
     t: Tensor | None = None,
 ) -> Corruption:
-    """Mask each maskable place of ids [B, L] with the chance of its row, which is one sequence.
+    """Mask each maskable position of ids [B, L] with the probability of its sequence.
 
-    ``t`` [B] fixes the ratio of every row instead of drawing it: see :func:`ratios`. A row in which
-    no real (not padding) place was masked gets one, chosen evenly; ``ratio`` counts that chance in.
+    maskable, pad: bool [B, L]. `t` [B] fixes the ratio of every sequence instead of drawing it with
+    `ratios`. A sequence without a masked real (not padding) position gets one, chosen uniformly;
+    `ratio` includes that probability.
     """
     behind = torch.zeros_like(maskable)
     if config.blocks:
@@ -112,9 +120,10 @@ def ratios(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Mask ratios of so many sequences, float32 [count]: epsilon + (1 - epsilon) t, some of them 1.
+    """Mask ratios of `count` sequences, float32 [count]: epsilon + (1 - epsilon) t, or 1.
 
-    Antithetic ones are even over just these. "per_token" has none for a sequence: drawn evenly.
+    "antithetic" stratifies over these `count`. "per_token" has no ratio of a sequence; here it is
+    uniform.
     """
     if config.variant == "antithetic":
         offset = torch.rand((), generator=generator, device=device)
@@ -122,7 +131,7 @@ def ratios(
         t = (offset + rungs) % 1
     else:
         u = torch.rand(count, generator=generator, device=device)
-        t = share_masked(u, "cosine" if config.variant == "cosine" else "linear")
+        t = masked_fraction(u, "cosine" if config.variant == "cosine" else "linear")
     if config.full:
         whole = torch.rand(count, generator=generator, device=device) < config.full
         t = torch.where(whole, 1.0, t)
@@ -132,19 +141,19 @@ def ratios(
 def _blocks(
     maskable: Tensor, pad: Tensor, config: MaskingConfig, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """What may be masked, and what is hidden behind it, once some rows are cut to a block.
+    """What may be masked, and what is hidden after it, once some sequences are cut to a block.
 
-    A block starts at a maskable place that is no padding, each as likely as the other.
+    A block starts at a maskable position that is not padding; all of them are equally likely.
     """
     rows, length = maskable.shape
     cut = torch.rand(rows, 1, generator=generator, device=maskable.device) < config.blocks
-    places = torch.arange(length, device=maskable.device).expand(maskable.shape)
+    positions = torch.arange(length, device=maskable.device).expand(maskable.shape)
     drawn = torch.where(maskable & ~pad, _rand(maskable, generator), 2.0)
     chosen = drawn == drawn.amin(1, keepdim=True)
-    start = torch.where(chosen, places, length).amin(1, keepdim=True)
+    start = torch.where(chosen, positions, length).amin(1, keepdim=True)
     stop = start + config.block_length
-    inside = (places >= start) & (places < stop)
-    return maskable & (inside | ~cut), maskable & cut & (places >= stop)
+    inside = (positions >= start) & (positions < stop)
+    return maskable & (inside | ~cut), maskable & cut & (positions >= stop)
 
 
 def _rand(like: Tensor, generator: torch.Generator | None) -> Tensor:

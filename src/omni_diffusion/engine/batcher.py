@@ -1,7 +1,6 @@
-"""Who takes part in the next step, and who shares a forward pass.
+"""Which requests take part in the next step, and which share a forward pass.
 
-Knows sizes and turns only: no canvas, no model. A place is one position of one row; a row that is
-padded to its neighbour's length costs that length.
+Works on sizes and turns only. A row that is padded to a longer neighbour costs that length.
 """
 
 from __future__ import annotations
@@ -11,68 +10,67 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 
-class Rider(Protocol):
-    """What has to be known of a request on its way."""
+class Schedulable(Protocol):
+    """What the batcher has to know of a request."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Places of each of its rows; guidance makes two rows."""
+        """Tokens of each of its rows; guidance makes two rows."""
         ...
 
     @property
-    def turn(self) -> int:
-        """The step that it last took part in; lower = has waited longer."""
+    def last_step(self) -> int:
+        """The step that it last took part in; a lower number has waited longer."""
         ...
 
 
-R = TypeVar("R", bound=Rider)
+R = TypeVar("R", bound=Schedulable)
 
 
 @dataclass(frozen=True)
 class Budget:
     """What one step may hold.
 
-    places: at most so many in one step; a request larger than that rides alone.
-    launch: a further forward pass costs as much as so many places; rows are padded to a common
-    length where that is cheaper.
+    tokens: of all rows of a step; a larger request runs alone. pass_overhead: a further forward
+    pass costs as much as so many tokens; rows are padded to a common length where that is cheaper.
     """
 
-    places: int
-    launch: int
+    tokens: int
+    pass_overhead: int
 
 
-def join(riders: Sequence[R], budget: Budget) -> list[R]:
-    """Those who take part in the next step, longest waiting first.
+def select(requests: Sequence[R], budget: Budget) -> list[R]:
+    """The requests of the next step, those that have waited longest first.
 
-    Whoever does not fit is passed over by smaller ones, but stays where it is in the line while
-    they go to its end: nobody starves and nobody holds up the others.
+    A request that does not fit is passed over by smaller ones but keeps its turn, while they go to
+    the end of the line: no request starves and none holds up the others.
     """
-    joined: list[R] = []
-    left = budget.places
-    for rider in sorted(riders, key=lambda rider: rider.turn):
-        cost = sum(rider.lengths)
-        if cost <= left or not joined:
-            joined.append(rider)
-            left -= cost
-    return joined
+    selected: list[R] = []
+    free = budget.tokens
+    for request in sorted(requests, key=lambda request: request.last_step):
+        cost = sum(request.lengths)
+        if cost <= free or not selected:
+            selected.append(request)
+            free -= cost
+    return selected
 
 
-def share_passes(riders: Sequence[R], budget: Budget) -> list[list[R]]:
-    """Cut the riders into forward passes so that padding plus launches cost least.
+def group_passes(requests: Sequence[R], budget: Budget) -> list[list[R]]:
+    """Split the requests into forward passes so that padding and pass overhead cost least.
 
-    Sorted by length, a best partition is one of neighbours (dynamic programming over its cuts);
-    a pass of more than `budget.places` holds one rider.
+    Sorted by length, the best groups are neighbours (dynamic programming over the cuts); a pass of
+    more than `budget.tokens` holds one request.
     """
-    ordered = sorted(riders, key=lambda rider: max(rider.lengths))
-    best: list[tuple[float, int]] = [(0.0, 0)]  # for the first i riders: cost, last cut
+    ordered = sorted(requests, key=lambda request: max(request.lengths))
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for the first i requests: cost, last cut
     for stop in range(1, len(ordered) + 1):
         longest = max(ordered[stop - 1].lengths)
         choices, rows = [], 0
         for start in range(stop - 1, -1, -1):
             rows += len(ordered[start].lengths)
-            if rows * longest > budget.places and stop - start > 1:
+            if rows * longest > budget.tokens and stop - start > 1:
                 break
-            choices.append((best[start][0] + rows * longest + budget.launch, start))
+            choices.append((best[start][0] + rows * longest + budget.pass_overhead, start))
         best.append(min(choices))
     passes: list[list[R]] = []
     stop = len(ordered)

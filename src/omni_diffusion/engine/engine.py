@@ -1,55 +1,69 @@
-"""The engine: requests in, filled canvases and their answers out, by continuous batching.
+"""The engine: requests in, answers out, by continuous batching.
 
-One `step` is: admit who waits, advance who runs by one denoising step, hand back who is done.
-Requests of any task, length and step count run side by side and come and go between steps. One
-thread at a time; nothing outside of an engine is changed, the global random state included.
+One `step` is: admit requests that wait, advance those that run by one denoising step, hand over
+those that are done. Requests of any task, length and number of steps run side by side and join and
+leave between steps. Media are encoded and decoded on worker threads: a codec stalls no step.
+One thread at a time may call an engine; it changes nothing outside of itself, not even the global
+random state.
 
-A request's own seed decides its tokens; what is batched beside it may change roundings of the
-logits, and so a choice between two that are all but equal. With max_batch=1 nothing does.
+The seed of a request decides its tokens. What is batched beside it may change roundings of the
+logits, and so a choice between two nearly equal ones; with max_batch=1 nothing does.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from omni_diffusion.conversation import Part, Speech
 from omni_diffusion.engine import runner, stream
-from omni_diffusion.engine.batcher import Budget, join, share_passes
-from omni_diffusion.engine.request import Request, Result, Running
+from omni_diffusion.engine.batcher import Budget, group_passes, select
+from omni_diffusion.engine.prepare import decode, passage_requests, prepare
+from omni_diffusion.engine.request import Request, RequestState, Result
 from omni_diffusion.errors import ConfigError, ModelError, OmniError, TaskError
 from omni_diffusion.models.omni import OmniModel
-from omni_diffusion.tasks.catalog import task as find_task
-from omni_diffusion.tasks.read import Answer, read
-from omni_diffusion.tasks.render import render
+from omni_diffusion.tasks.chunking import joined
+from omni_diffusion.tasks.read import Answer
 
-# Places that cost as much as one more forward pass: the small model on a CPU core, and a GPU, which
-# is idle with fewer.
-LAUNCH = {"cpu": 24}
-LAUNCH_ELSEWHERE = 512
-NOT_NUMBERS = (
-    "the model's logits hold values that are not numbers; check its weights, its dtype and"
-    " the sound it was given"
+# Tokens that cost as much as one more forward pass: the small model on a CPU core, and a GPU, which
+# idles with fewer.
+PASS_OVERHEAD = {"cpu": 24}
+PASS_OVERHEAD_ELSEWHERE = 512
+NON_FINITE = (
+    "the model's logits are not finite; check its weights, its dtype and the sound it was given"
 )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a `run` is: requests finished of `total`, and the share of the work done, 0 to 1."""
+    """How far a `run` is: requests finished of `total`, and the fraction of its work, 0 to 1."""
 
     finished: int
     total: int
-    share: float
+    fraction: float
+
+
+@dataclass(eq=False)
+class _Passages:
+    """A request whose text is spoken in passages, each a request of its own."""
+
+    request: Request
+    ids: list[str]
+    began: float = field(default_factory=time.perf_counter)
 
 
 class Engine:
     """Answers requests with one model.
 
-    max_batch: requests that run at once; the others wait in order. max_places: places of one step,
-    both branches of guidance counted; who does not fit takes turns. launch: see `Budget`; None
-    chooses by the model's device. Raises ConfigError for numbers below 1.
+    max_batch: requests that are denoised at once; the others wait in order. max_step_tokens: tokens
+    of one step, both branches of guidance counted; requests that do not fit take turns.
+    pass_overhead: see `Budget`; None chooses by the model's device. workers: threads that encode
+    and decode. Raises ConfigError for numbers below 1.
     """
 
     def __init__(
@@ -57,93 +71,131 @@ class Engine:
         model: OmniModel,
         *,
         max_batch: int = 8,
-        max_places: int = 8192,
-        launch: int | None = None,
+        max_step_tokens: int = 8192,
+        pass_overhead: int | None = None,
+        workers: int = 1,
     ) -> None:
-        if launch is None:
-            launch = LAUNCH.get(model.device.type, LAUNCH_ELSEWHERE)
-        for name, value in (("max_batch", max_batch), ("max_places", max_places)):
+        if pass_overhead is None:
+            pass_overhead = PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD_ELSEWHERE)
+        sizes = {"max_batch": max_batch, "max_step_tokens": max_step_tokens, "workers": workers}
+        for name, value in sizes.items():
             if value < 1:
-                raise ConfigError(f"{name} is {value}; give 1 or more")
+                raise ConfigError(
+                    f"{name} is {value}", field=name, value=value, fix="give 1 or more"
+                )
         self.model = model
         self.max_batch = max_batch
-        self.budget = Budget(max_places, launch)
-        self._waiting: dict[str, Request] = {}
-        self._running: dict[str, Running] = {}
+        self.budget = Budget(max_step_tokens, pass_overhead)
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="codec")
+        self._waiting: dict[str, RequestState] = {}
+        self._running: dict[str, RequestState] = {}
+        self._decoding: dict[str, RequestState] = {}
         self._results: dict[str, Result] = {}
+        self._passages: dict[str, _Passages] = {}
         self._steps = 0
-        self._named = 0
+        self._last_id = 0
 
     @property
     def pending(self) -> int:
-        """How many requests wait or run."""
-        return len(self._waiting) + len(self._running)
+        """Number of requests that wait, run or are being decoded."""
+        return len(self._waiting) + len(self._running) + len(self._decoding)
 
     def add(self, request: Request) -> str:
-        """Queue a request; returns its id. Raises TaskError when that id is in use."""
+        """Queue a request and return its id. Raises TaskError when that id is in use.
+
+        A text that is too long for one canvas is spoken in passages, which are joined in its
+        result.
+        """
         id = self._new_id() if request.id is None else request.id
         if self._holds(id):
-            raise TaskError(f"request id {id!r} is in use; give another or None")
-        self._waiting[id] = request
+            raise TaskError(
+                f"request id {id!r} is in use", field="id", value=id, fix="give another or None"
+            )
+        try:
+            requests = passage_requests(request, self.model)
+        except OmniError:
+            requests = [request]  # its result carries the error
+        if len(requests) == 1:
+            self._queue(id, request)
+        else:
+            ids = [f"{id}/{number}" for number in range(len(requests))]
+            self._passages[id] = _Passages(request, ids)
+            for passage_id, passage in zip(ids, requests, strict=True):
+                self._queue(passage_id, passage)
         return id
 
-    def step(self) -> list[str]:
-        """Advance every request that takes part by one denoising step; returns who finished.
+    def step(self, *, block: bool = True) -> list[str]:
+        """Advance every request that takes part by one denoising step; returns the finished ids.
 
-        Whatever befalls a request, an OmniError or not, ends up in its result, and the others
-        go on.
+        An exception raised for one request is stored in its result; other requests continue.
+        block: wait until the requests to be admitted next are encoded, so that what is batched
+        together does not depend on timing; without it a slow codec delays no other request.
         """
-        self._admit()
-        going = [run for run in self._running.values() if not run.over]
-        for group in share_passes(join(going, self.budget), self.budget):
+        self._encode_ahead()
+        self._admit(block)
+        running = [state for state in self._running.values() if not state.denoised]
+        for group in group_passes(select(running, self.budget), self.budget):
             self._advance(group)
         self._steps += 1
-        finished = [id for id, run in self._running.items() if run.over]
-        for id in finished:
-            self._finish(self._running[id])
-        return finished
+        for id in [id for id, state in self._running.items() if state.denoised]:
+            self._start_decoding(self._running.pop(id))
+        idle = not self._running and (not self._waiting or not block)
+        return self._collect(wait_for_all=block and idle, wait_for_any=idle)
 
     def result(self, id: str) -> Result:
         """What came of a request, once: the engine then forgets it.
 
-        Raises TaskError when it is still under way or not known.
+        Raises TaskError when it is not finished or not known.
         """
         if id not in self._results:
-            if self._under_way(id):
-                raise TaskError(f"request {id!r} is still under way; step until it is finished")
-            raise TaskError(f"request {id!r} is not known; it was taken, aborted or never added")
+            if self._in_progress(id):
+                raise TaskError(
+                    f"request {id!r} is not finished", field="id", value=id, fix="step until it is"
+                )
+            raise TaskError(
+                f"request {id!r} is not known",
+                field="id",
+                value=id,
+                fix="it was taken, aborted or never added",
+            )
         return self._results.pop(id)
 
     def abort(self, id: str) -> bool:
         """Forget a request, whether it waits, runs or is finished; False if it is not known."""
-        held = self._holds(id)
-        self._waiting.pop(id, None)
-        self._running.pop(id, None)
+        known = self._holds(id)
+        passages = self._passages.pop(id, None)
+        for each in [id] if passages is None else passages.ids:
+            state = self._waiting.pop(each, None)
+            if state is not None and state.preparing is not None:
+                state.preparing.cancel()
+            for states in (self._running, self._decoding, self._results):
+                states.pop(each, None)
         self._results.pop(id, None)
-        return held
+        return known
 
-    def look(self, id: str) -> stream.Look | None:
-        """What is already sure of a request that runs; None before and after."""
-        run = self._running.get(id)
-        if run is None or run.prepared is None:
+    def look(self, id: str) -> stream.PartialResult | None:
+        """What is committed of a request that runs; None before and after."""
+        state = self._running.get(id)
+        if state is None or state.prepared is None or state.guided is None:
             return None
-        row, sections = run.laid, run.prepared.sections
-        return stream.look(row.canvas, row.blanks, sections, self.model.vocabulary)
+        return stream.partial_result(
+            state.guided.canvas, state.guided.blanks, state.prepared.spans, self.model.vocabulary
+        )
 
     def run(
         self, requests: Sequence[Request], progress: Callable[[Progress], None] | None = None
     ) -> list[Result]:
         """Answer requests, in their order; `progress` is called after every step.
 
-        An OmniError lies in the result of its request, as does an abortion by `progress`. Any
-        other exception, of the engine or of `progress`, comes out of here, after all of these
-        requests have been forgotten.
+        An OmniError is stored in the result of its request, as is an abort by `progress`. Any other
+        exception, of the engine or of `progress`, is raised after all of these requests have been
+        forgotten.
         """
         ids: list[str] = []
         try:
             for request in requests:
                 ids.append(self.add(request))
-            while any(map(self._under_way, ids)):
+            while any(map(self._in_progress, ids)):
                 for id in self.step():
                     if id in ids:
                         self._raise_unexpected(id)
@@ -157,75 +209,106 @@ class Engine:
             for id in ids:
                 self.abort(id)
 
-    def _admit(self) -> None:
-        while self._waiting and len(self._running) < self.max_batch:
-            id, request = next(iter(self._waiting.items()))
-            run = Running(id, request, turn=self._steps - 1)
-            try:
-                self._lay_out(run)
-            except Exception as error:
-                run.error = error
-            del self._waiting[id]  # only now: an interrupted request waits on
-            self._running[id] = run
+    def _queue(self, id: str, request: Request) -> None:
+        self._waiting[id] = RequestState(id, request, last_step=self._steps - 1)
 
-    @torch.no_grad()
-    def _lay_out(self, run: Running) -> None:
-        asked = run.request
-        task = find_task(asked.task) if isinstance(asked.task, str) else asked.task
-        prepared = render(task, asked.conversation, self.model, asked.params, length=asked.length)
-        run.lay_out(prepared, self.model.vocabulary.mask)
+    def _encode_ahead(self) -> None:
+        """Start to encode the requests that are admitted next."""
+        for state in list(self._waiting.values())[: 2 * self.max_batch]:
+            if state.preparing is None:
+                state.began = time.perf_counter()
+                state.preparing = self._workers.submit(prepare, state.request, self.model)
 
-    def _advance(self, group: Sequence[Running]) -> None:
-        """One forward pass and one commit; a pass that fails is tried again in halves.
-
-        So one bad request costs only itself, and what was too much for the memory may still fit.
-        """
-        found = self._logits(group)
-        if isinstance(found, Exception):
-            if len(group) == 1:
-                group[0].error = found
+    def _admit(self, block: bool) -> None:
+        for id, state in list(self._waiting.items()):
+            if len(self._running) >= self.max_batch:
                 return
-            del found  # it holds on to what the failed pass had in memory
+            if state.preparing is None or not (block or state.preparing.done()):
+                continue
+            try:
+                state.start(self.model.vocabulary.mask)
+            except Exception as error:
+                state.error = error
+            del self._waiting[id]  # only now: an interrupted request waits on
+            state.last_step = self._steps - 1
+            self._running[id] = state
+
+    def _advance(self, group: Sequence[RequestState]) -> None:
+        """One forward pass and one commit; a pass that fails is repeated in halves.
+
+        So a bad request costs only itself, and what exceeded the memory may still fit.
+        """
+        logits = self._logits(group)
+        if isinstance(logits, Exception):
+            if len(group) == 1:
+                group[0].error = logits
+                return
+            del logits  # it keeps the tensors of the failed pass alive
             half = len(group) // 2
             self._advance(group[:half])
             self._advance(group[half:])
             return
         sound = []
-        for run, logits, finite in zip(group, found, runner.finite(found), strict=True):
+        for state, each, finite in zip(group, logits, runner.finite(logits), strict=True):
             if finite:
-                sound.append((run, logits))
+                sound.append((state, each))
             else:
-                run.error = ModelError(NOT_NUMBERS)
+                state.error = ModelError(NON_FINITE)
         self._commit(sound)
 
-    def _commit(self, sound: Sequence[tuple[Running, Tensor]]) -> None:
+    def _commit(self, sound: Sequence[tuple[RequestState, Tensor]]) -> None:
         try:
-            commits = runner.commit([run.laid for run, _ in sound], [each for _, each in sound])
+            canvases = [state.active for state, _ in sound]
+            commits = runner.commit(canvases, [logits for _, logits in sound])
         except Exception as error:
-            for run, _ in sound:
-                run.error = error
+            for state, _ in sound:
+                state.error = error
             return
-        for (run, _), commit in zip(sound, commits, strict=True):
-            run.record(commit)
-            run.turn = self._steps
+        for (state, _), commit in zip(sound, commits, strict=True):
+            state.record(commit)
+            state.last_step = self._steps
 
-    def _logits(self, group: Sequence[Running]) -> list[Tensor] | Exception:
-        rows = [run.laid for run in group]
+    def _logits(self, group: Sequence[RequestState]) -> list[Tensor] | Exception:
+        canvases = [state.active for state in group]
         try:
-            return runner.logits(self.model.backbone, rows, self.model.vocabulary.pad)
+            return runner.logits(self.model.backbone, canvases, self.model.vocabulary.pad)
         except Exception as error:
             return error
 
-    @torch.no_grad()
-    def _finish(self, run: Running) -> None:
-        answer: Answer | None = None
-        if run.error is None and run.prepared is not None:
-            try:
-                answer = read(run.laid.canvas, run.prepared, self.model)
-            except Exception as error:
-                run.error = error
-        del self._running[run.id]
-        self._results[run.id] = run.result(answer)
+    def _start_decoding(self, state: RequestState) -> None:
+        self._decoding[state.id] = state
+        if state.error is None and state.prepared is not None:
+            canvas = state.active.canvas
+            state.decoding = self._workers.submit(decode, canvas, state.prepared, self.model)
+
+    def _collect(self, *, wait_for_all: bool, wait_for_any: bool) -> list[str]:
+        """Results of what is decoded; waits where there is nothing else to do."""
+        futures = [state.decoding for state in self._decoding.values() if state.decoding]
+        if wait_for_all:
+            wait(futures)
+        elif wait_for_any:
+            encoding = [state.preparing for state in self._waiting.values() if state.preparing]
+            both: list[Future[Any]] = [*futures, *encoding]
+            wait(both, return_when=FIRST_COMPLETED)
+        finished = []
+        for id, state in list(self._decoding.items()):
+            if state.decoding is None or state.decoding.done():
+                del self._decoding[id]
+                self._results[id] = _result(state)
+                finished.append(id)
+        return self._join_passages(finished)
+
+    def _join_passages(self, finished: list[str]) -> list[str]:
+        """The finished ids, with a request in place of its passages once all are there."""
+        for id, passages in list(self._passages.items()):
+            finished = [each for each in finished if each not in passages.ids]
+            results = [self._results[each] for each in passages.ids if each in self._results]
+            failed = any(result.error is not None for result in results)
+            if failed or len(results) == len(passages.ids):
+                self.abort(id)
+                self._results[id] = _joined(id, passages, results)
+                finished.append(id)
+        return finished
 
     def _raise_unexpected(self, id: str) -> None:
         error = self._results[id].error
@@ -233,21 +316,63 @@ class Engine:
             raise error
 
     def _progress(self, ids: Sequence[str]) -> Progress:
-        finished = sum(not self._under_way(id) for id in ids)
-        begun = (self._running[id] for id in ids if id in self._running)
-        return Progress(finished, len(ids), (finished + sum(run.share for run in begun)) / len(ids))
+        finished = sum(not self._in_progress(id) for id in ids)
+        return Progress(finished, len(ids), sum(map(self._fraction, ids)) / len(ids))
 
-    def _under_way(self, id: str) -> bool:
-        return id in self._waiting or id in self._running
+    def _fraction(self, id: str) -> float:
+        passages = self._passages.get(id)
+        if passages is not None:
+            return sum(map(self._fraction, passages.ids)) / len(passages.ids)
+        if id in self._waiting:
+            return 0.0
+        return self._running[id].progress if id in self._running else 1.0
+
+    def _in_progress(self, id: str) -> bool:
+        stages = (self._waiting, self._running, self._decoding, self._passages)
+        return any(id in stage for stage in stages)
 
     def _holds(self, id: str) -> bool:
-        return self._under_way(id) or id in self._results
+        return self._in_progress(id) or id in self._results
 
     def _new_id(self) -> str:
         while True:
-            self._named += 1
-            if not self._holds(id := f"request-{self._named}"):
+            self._last_id += 1
+            if not self._holds(id := f"request-{self._last_id}"):
                 return id
+
+
+def _result(state: RequestState) -> Result:
+    answer: Answer | None = None
+    if state.decoding is not None:
+        try:
+            answer = state.decoding.result()
+        except Exception as error:
+            state.error = error
+    return state.result(answer)
+
+
+def _joined(id: str, passages: _Passages, results: Sequence[Result]) -> Result:
+    """The result of a text from those of its passages; none is skipped silently."""
+    error = next((result.error for result in results if result.error is not None), None)
+    parts: tuple[Part, ...] = ()
+    if error is None:
+        sounds = [p.waveform for r in results for p in r.parts if isinstance(p, Speech)]
+        if len(sounds) == len(results):
+            parts = (Speech(joined(sounds)),)
+        else:
+            error = ModelError("a passage has no speech; ask again with another seed")
+    notes = dict.fromkeys(note for result in results for note in result.notes)
+    return Result(
+        id,
+        passages.request.task_name,
+        parts,
+        None,
+        (),
+        time.perf_counter() - passages.began,
+        sum(result.steps for result in results),
+        error,
+        (*notes, f"spoken in {len(passages.ids)} passages"),
+    )
 
 
 def _aborted(id: str, request: Request) -> Result:

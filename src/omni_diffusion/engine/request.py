@@ -1,23 +1,23 @@
-"""A request's life: what is asked, how far it is, what came of it.
+"""A request's life: the question (Request), its progress (RequestState), its outcome (Result).
 
-A Request is the user's and never changes; a Running is the engine's alone; a Result is handed back.
-Knows no model and no queue.
+A Request is the user's and never changes; a RequestState is the engine's alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.conversation import Part
-from omni_diffusion.diffusion.sampler import Commit, SamplingParams
-from omni_diffusion.engine import stream
-from omni_diffusion.engine.runner import Row
-from omni_diffusion.tasks.encode import Spoken
+from omni_diffusion.conversation import Conversation, Part
+from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.diffusion.sampler import Commit
+from omni_diffusion.engine.runner import GuidedCanvas
+from omni_diffusion.engine.stream import progress_of
+from omni_diffusion.tasks.defaults import Overrides
 from omni_diffusion.tasks.read import Answer
 from omni_diffusion.tasks.render import Prepared
 from omni_diffusion.tasks.task import Task
@@ -25,19 +25,22 @@ from omni_diffusion.tasks.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What is asked of the engine.
+    """One task for the engine.
 
-    task: a task, or its name in the catalog. params: None takes the defaults of model and task.
-    length: places of a text or speech answer, instead of the task's rule. trace: keep a record
-    of every step. id: None lets the engine choose one.
+    task: a task, or its name in the catalog. params: a whole `SamplingParams`, or a mapping of some
+    of its fields, which are merged over the defaults of model and task (over the preset's, with
+    one). max_tokens: length of a text or speech answer, instead of the task's rule. preset: the
+    name of `tasks.presets` whose numbers replace the defaults. trace: keep a record of every step.
+    id: None lets the engine choose one.
     """
 
     task: str | Task
-    conversation: Sequence[Spoken]
-    params: SamplingParams | None = None
-    length: int | None = None
+    conversation: Conversation
+    params: Overrides = None
+    max_tokens: int | None = None
     trace: bool = False
     id: str | None = None
+    preset: str | None = None
 
     @property
     def task_name(self) -> str:
@@ -47,23 +50,23 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class StepRecord:
-    """What one denoising step did to an answer of n places; places count from its first."""
+    """What one denoising step did to an answer of n tokens; positions count from its first."""
 
-    ids: Tensor  # int64 [n], after the step; the mask id where still blank
-    places: Tensor  # int64 [k] ascending, what was committed
-    tokens: Tensor  # int64 [k], what was written there
-    confidences: Tensor  # float32 [k], what the places were chosen by
+    ids: Tensor  # int64 [n], after the step; the mask id where still masked
+    positions: Tensor  # int64 [k] ascending, what was committed
+    tokens: Tensor  # int64 [k], the committed tokens
+    confidences: Tensor  # float32 [k], by which the positions were chosen
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """What came of a request.
 
-    parts: the answer; empty after an error. canvas: as far as it got; None where the request
-    could not be laid out. trace: a record per step, if asked for. seconds: on the clock, from its
-    first work to its answer, whatever was batched beside it. error: None, an OmniError where
-    something about the request was at fault, or any other exception that befell it. notes: what
-    a reader of the answer should know, one line each.
+    parts: the answer; empty after an error. canvas: as far as it got; None where the request could
+    not be laid out, or was spoken in passages. trace: a record per step, if asked for. seconds:
+    wall time from its first work to its answer. steps: forward passes. error: the exception that
+    ended the request, if any. notes: what a reader of the answer should know, a line each. params:
+    the sampling parameters in force, None where nothing was laid out.
     """
 
     id: str
@@ -75,54 +78,60 @@ class Result:
     steps: int
     error: Exception | None = None
     notes: tuple[str, ...] = ()
+    params: SamplingParams | None = None
 
 
 @dataclass(eq=False)
-class Running:
-    """A request on its way, from its admission to its result."""
+class RequestState:
+    """A request in the engine, from its admission to its result."""
 
     id: str
     request: Request
-    turn: int  # the step that it last took part in; set by the engine
+    preparing: Future[Prepared] | None = None
     began: float = field(default_factory=time.perf_counter)
-    prepared: Prepared | None = None  # set by `lay_out`, as is the row
-    row: Row | None = None
+    last_step: int = -1  # the engine's step that it last took part in
+    prepared: Prepared | None = None  # set by `start`, as is the guided canvas
+    guided: GuidedCanvas | None = None
+    decoding: Future[Answer] | None = None
     trace: list[StepRecord] = field(default_factory=list)
     error: Exception | None = None
 
-    def lay_out(self, prepared: Prepared, mask_id: int) -> None:
-        """Take what the request was rendered to; raises an OmniError if it cannot be denoised."""
-        self.prepared = prepared
-        self.row = Row(prepared.canvas, prepared.null, prepared.params, mask_id)
+    def start(self, mask_id: int) -> None:
+        """Take the laid-out canvas; raises the error of encoding or layout."""
+        assert self.preparing is not None
+        self.prepared = prepared = self.preparing.result()
+        self.guided = GuidedCanvas(prepared.canvas, prepared.uncond, prepared.params, mask_id)
 
     @property
-    def over(self) -> bool:
-        """Whether there is nothing left to denoise."""
-        return self.error is not None or self.laid.state.done
+    def denoised(self) -> bool:
+        """Whether no step is left."""
+        return self.error is not None or self.active.state.done
 
     @property
-    def share(self) -> float:
-        """How much of it is done, 0 to 1."""
-        return stream.share(self.laid.canvas, self.laid.blanks)
+    def progress(self) -> float:
+        """The fraction of its masked tokens that are committed."""
+        if self.guided is None:
+            return 0.0
+        return progress_of(self.guided.canvas, self.guided.blanks)
 
     @property
-    def laid(self) -> Row:
-        """The row; only after `lay_out`."""
-        assert self.row is not None
-        return self.row
+    def active(self) -> GuidedCanvas:
+        """The canvas that is being denoised; only after `start`."""
+        assert self.guided is not None
+        return self.guided
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Places of each of its rows."""
-        return self.laid.lengths
+        """Tokens of each of its rows."""
+        return self.active.lengths
 
     def record(self, commit: Commit) -> None:
-        """Note a step, if a trace was asked for."""
+        """Keep a record of the step, if a trace was asked for."""
         if self.request.trace:
-            start, stop = self.laid.canvas.answer
-            ids = self.laid.canvas.ids[start:stop].clone()
-            places = commit.places - start
-            self.trace.append(StepRecord(ids, places, commit.tokens, commit.confidences))
+            start, stop = self.active.canvas.answer
+            ids = self.active.canvas.ids[start:stop].clone()
+            positions = commit.positions - start
+            self.trace.append(StepRecord(ids, positions, commit.tokens, commit.confidences))
 
     def result(self, answer: Answer | None) -> Result:
         """What came of it; `answer` is None after an error."""
@@ -130,10 +139,11 @@ class Running:
             id=self.id,
             task=self.request.task_name,
             parts=answer.parts if answer else (),
-            canvas=self.row.canvas if self.row else None,
+            canvas=self.guided.canvas if self.guided else None,
             trace=tuple(self.trace),
             seconds=time.perf_counter() - self.began,
-            steps=self.row.state.steps_done if self.row else 0,
+            steps=self.guided.state.steps_done if self.guided else 0,
             error=self.error,
             notes=answer.notes if answer else (),
+            params=self.prepared.params if self.prepared else None,
         )

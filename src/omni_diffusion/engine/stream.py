@@ -1,7 +1,7 @@
-"""What is already sure of an answer that is still being denoised.
+"""What is certain of an answer that is still being denoised.
 
-Pure functions of the canvas: a token that was committed never changes, so whatever stands before
-the first blank of a run can be shown, spoken or sent. Knows no request and no model.
+Pure functions of the canvas: a committed token never changes, so whatever stands before the first
+masked token of a segment can be shown, spoken or sent.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from torch import Tensor
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.base import TokenCodec
 from omni_diffusion.media import Picture
-from omni_diffusion.tasks.layout import Section
-from omni_diffusion.tasks.parts import Kind
-from omni_diffusion.vocab import Span, Vocabulary
+from omni_diffusion.tasks.layout import SegmentSpan
+from omni_diffusion.vocab import Kind, Vocabulary
 
 GREY = 128
-NO_CHARACTER = "\ufffd"
+REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True, eq=False)
-class Settled:
-    """What is sure of one run of the answer.
+class CommittedSpan:
+    """What is committed of one segment of the answer.
 
-    codes: local ids int64 [n]; text and speech up to the first blank, a picture cell by cell with
-    -1 where nothing is sure yet. whole: nothing more will come.
+    codes: local ids int64 [n]: text and speech up to the first masked token, a picture cell by cell
+    with -1 where it is masked. whole: nothing more will come.
     """
 
     kind: Kind
@@ -38,68 +37,67 @@ class Settled:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """How far an answer is: the share of its blanks that are filled, and what is sure of it."""
+class PartialResult:
+    """An answer so far: the fraction of its masked tokens that are committed, and its segments."""
 
-    share: float
-    settled: tuple[Settled, ...]
-
-
-def look(canvas: Canvas, blanks: int, sections: Sequence[Section], vocabulary: Vocabulary) -> Look:
-    """What is sure on a canvas that began with so many blanks, run by run, in order."""
-    runs = tuple(settle(canvas, section, vocabulary) for section in sections)
-    return Look(share(canvas, blanks), runs)
+    progress: float
+    spans: tuple[CommittedSpan, ...]
 
 
-def share(canvas: Canvas, blanks: int) -> float:
-    """How much is done, 0 to 1, of a canvas that began with so many blanks."""
+def partial_result(
+    canvas: Canvas, blanks: int, spans: Sequence[SegmentSpan], vocabulary: Vocabulary
+) -> PartialResult:
+    """What is committed on a canvas that began with `blanks` masked tokens."""
+    committed = tuple(committed_span(canvas, span, vocabulary) for span in spans)
+    return PartialResult(progress_of(canvas, blanks), committed)
+
+
+def progress_of(canvas: Canvas, blanks: int) -> float:
+    """The committed fraction, 0 to 1, of a canvas that began with `blanks` masked tokens."""
     return 1 - canvas.blanks / blanks if blanks else 1.0
 
 
-def settle(canvas: Canvas, section: Section, vocabulary: Vocabulary) -> Settled:
-    """What is sure of one run of the answer."""
-    ids = canvas.ids[section.start : section.stop]
-    blank = canvas.blank[section.start : section.stop]
-    span = _span(section.kind, vocabulary)
+def committed_span(canvas: Canvas, segment: SegmentSpan, vocabulary: Vocabulary) -> CommittedSpan:
+    """What is committed of one segment of the answer."""
+    ids = canvas.ids[segment.start : segment.stop]
+    blank = canvas.blank[segment.start : segment.stop]
+    span = vocabulary.span_of(segment.kind)
     inside = span.holds(ids) & ~blank
-    if section.kind == "image":
+    if segment.kind == "image":
         codes = torch.where(inside, ids - span.start, -1)
-        return Settled("image", codes, not bool(blank.any()))
+        return CommittedSpan("image", codes, not bool(blank.any()))
     stop = _first(~inside)
-    return Settled(section.kind, span.lower(ids[:stop]), not bool(blank[stop : stop + 1].any()))
+    whole = not bool(blank[stop : stop + 1].any())
+    return CommittedSpan(segment.kind, span.lower(ids[:stop]), whole)
 
 
-def sure_text(settled: Settled, codec: TokenCodec[str]) -> str:
-    """The text of a text run as far as it is sure; half a character is held back."""
-    text = codec.decode(settled.codes)
-    return text if settled.whole else text.rstrip(NO_CHARACTER)
+def committed_text(span: CommittedSpan, codec: TokenCodec[str]) -> str:
+    """The text of a text segment so far; an incomplete character is held back."""
+    text = codec.decode(span.codes)
+    return text if span.whole else text.rstrip(REPLACEMENT)
 
 
-def preview(settled: Settled, codec: TokenCodec[Picture]) -> Picture | None:
-    """The picture so far, grey where nothing is sure; None while all is open or it is not square.
+def preview(span: CommittedSpan, codec: TokenCodec[Picture]) -> Picture | None:
+    """The picture so far, grey in masked cells; None if all are masked or it is not square.
 
-    Open cells are decoded as their nearest sure neighbours, so that the edges of sure cells are
-    not spoiled by whatever an arbitrary code would look like.
+    Masked cells are decoded as their nearest committed neighbours, since an arbitrary code would
+    spoil the edges of the cells beside it.
     """
-    side = math.isqrt(len(settled.codes))
-    sure = (settled.codes >= 0).nonzero().flatten()
-    if side * side != len(settled.codes) or not len(sure):
+    side = math.isqrt(len(span.codes))
+    committed = (span.codes >= 0).nonzero().flatten()
+    if side * side != len(span.codes) or not len(committed):
         return None
     cells = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
-    nearest = sure[torch.cdist(cells, cells[sure]).argmin(dim=1)]
-    picture = codec.decode(settled.codes[nearest])
-    known = (settled.codes >= 0).view(side, side)
+    nearest = committed[torch.cdist(cells, cells[committed]).argmin(dim=1)]
+    picture = codec.decode(span.codes[nearest])
+    known = (span.codes >= 0).view(side, side)
     known = known.repeat_interleave(picture.height // side, 0)
     known = known.repeat_interleave(picture.width // side, 1)
     pixels = torch.where(known[..., None], picture.pixels, GREY)
     return replace(picture, pixels=pixels.to(torch.uint8))
 
 
-def _span(kind: Kind, vocabulary: Vocabulary) -> Span:
-    return {"text": vocabulary.text, "speech": vocabulary.speech, "image": vocabulary.image}[kind]
-
-
-def _first(marked: Tensor) -> int:
-    """The first marked place of [n], or n."""
-    where = marked.nonzero()
-    return int(where[0]) if len(where) else len(marked)
+def _first(mask: Tensor) -> int:
+    """The index of the first True of [n], or n."""
+    where = mask.nonzero()
+    return int(where[0]) if len(where) else len(mask)

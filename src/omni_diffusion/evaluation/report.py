@@ -1,4 +1,4 @@
-"""Scores for people (a table) and for programs (JSON)."""
+"""Results of benchmarks as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from pathlib import Path
 
 from rich.table import Table
 
-from omni_diffusion.evaluation.scoring import Figure, Score
+from omni_diffusion.evaluation.scoring import BenchmarkResult, Metric
 from omni_diffusion.io import files
 
+CAPTION = (
+    "*_wer: word error rate, lower is better; it counts all errors,"
+    " 'capped' at most as many an utterance as it has words"
+)
 
-def table(scores: Mapping[str, Score], title: str = "eval mini") -> Table:
-    """One row a task and, dimmed, one a detail; all figures in percent."""
-    made = Table(title=title, caption="*_wer: word error rate, lower is better")
-    made.add_column("task")
+
+def results_table(results: Mapping[str, BenchmarkResult], title: str = "eval mini") -> Table:
+    """One row a benchmark and one dimmed row a detail; all metrics in percent."""
+    table = Table(title=title, caption=CAPTION)
+    table.add_column("task")
     for name in ("value", "± stderr", "n", "ceiling"):
-        made.add_column(name, justify="right")
-    for task, score in scores.items():
-        made.add_row(task, *_cells(score), _percent(score["ceiling"]))
-        for name, figure in score.get("details", {}).items():
-            made.add_row(f"  {name}", *_cells(figure), "", style="dim")
-    return made
+        table.add_column(name, justify="right")
+    for benchmark, result in results.items():
+        table.add_row(benchmark, *_cells(result), _percent(result["ceiling"]))
+        for name, metric in result.get("details", {}).items():
+            table.add_row(f"  {name}", *_cells(metric), "", style="dim")
+    return table
 
 
-def save(scores: Mapping[str, Score], path: str | Path) -> None:
-    """Write the scores as JSON, whole or not at all; shares from 0 to 1 as they are."""
-    files.write_text(Path(path), json.dumps(scores, indent=2) + "\n")
+def save_results(results: Mapping[str, BenchmarkResult], path: str | Path) -> None:
+    """Write the results as JSON in one atomic step; ratios stay between 0 and 1."""
+    files.write_text(Path(path), json.dumps(results, indent=2) + "\n")
 
 
-def _cells(figure: Figure) -> tuple[str, str, str]:
-    return _percent(figure["value"]), _percent(figure["stderr"]), str(figure["n"])
+def _cells(metric: Metric) -> tuple[str, str, str]:
+    return _percent(metric["value"]), _percent(metric["stderr"]), str(metric["n"])
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.1f} %"

@@ -1,75 +1,89 @@
-"""How single answers become one figure with its uncertainty. Knows no task and no judge."""
+"""Scores of single answers, and the metric with its uncertainty that many scores give."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypeAlias, TypedDict
 
 import torch
 
 from omni_diffusion.errors import EvaluationError
 
-RESAMPLES = 1000
+RESAMPLES = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What one answer adds: 1 of 1 where it is right, 0 of 1 where not; or wrong of all words."""
+class Score:
+    """The score of one answer: `amount` out of `of`.
+
+    A correct answer scores 1 of 1, a wrong one 0 of 1; a transcript scores its word errors of the
+    words in the reference.
+    """
 
     amount: int
     of: int
 
 
-class Figure(TypedDict):
-    """A share from 0 to 1 (an error rate may exceed 1), its standard error, and of how many."""
+Scores: TypeAlias = Mapping[str, Score]
+"""The scores of one answer by name: "value" is the benchmark's score, the others are details."""
+
+
+class Metric(TypedDict):
+    """A ratio, its standard error and the number of answers; an error rate may exceed 1."""
 
     value: float
     stderr: float
     n: int
 
 
-class Score(Figure):
-    """A task's figure beside what the same judge gives when only the codecs are at work.
+class BenchmarkResult(Metric):
+    """The metric of one benchmark, and the ratio that the codecs alone would reach.
 
-    details: the same of a part of the samples, or of a part of each answer.
+    details: metrics of parts of the samples, or of other properties of the answers.
     """
 
     ceiling: float
-    details: NotRequired[dict[str, Figure]]
+    details: NotRequired[dict[str, Metric]]
 
 
-def right(yes: bool) -> Mark:
-    """The mark of an answer that is right or wrong."""
-    return Mark(int(yes), 1)
+def correct(yes: bool) -> Score:
+    """The score of an answer that is either correct or wrong."""
+    return Score(int(yes), 1)
 
 
-def share(marks: Sequence[Mark]) -> float:
-    """All amounts over all that they are of; raises EvaluationError where that is nothing."""
-    total = sum(mark.of for mark in marks)
+def capped(score: Score) -> Score:
+    """The score with at most `of` errors: one bad answer counts as all its words wrong, no more."""
+    return Score(min(score.amount, score.of), score.of)
+
+
+def ratio(scores: Sequence[Score]) -> float:
+    """Sum of the amounts over the sum of `of`. Raises EvaluationError if the latter is 0."""
+    total = sum(score.of for score in scores)
     if not total:
-        raise EvaluationError("there is nothing to score: 0 words or answers; give more samples")
-    return sum(mark.amount for mark in marks) / total
+        raise EvaluationError("nothing to score: 0 words or answers", value=0, fix="add samples")
+    return sum(score.amount for score in scores) / total
 
 
-def figure(marks: Sequence[Mark]) -> Figure:
-    """The share with its standard error.
+def aggregate(scores: Sequence[Score]) -> Metric:
+    """The ratio of the scores with its standard error.
 
-    Of right and wrong answers binomial, sqrt(p (1 - p) / n); of words, which are not independent
-    within a sentence, the deviation over resampled sentences (bootstrap, always the same draws).
+    Correct or wrong answers: binomial, sqrt(p (1 - p) / n). Word errors: standard deviation over
+    bootstrap resamples of the answers, because words of one sentence are not independent. The
+    resamples are the same in every call.
     """
-    value = share(marks)
-    if all(mark.of == 1 for mark in marks):
-        stderr = math.sqrt(value * (1 - value) / len(marks))
+    value = ratio(scores)
+    if all(score.of == 1 for score in scores):
+        stderr = math.sqrt(value * (1 - value) / len(scores))
     else:
-        stderr = _bootstrap(marks)
-    return Figure(value=value, stderr=stderr, n=len(marks))
+        stderr = _bootstrap(scores)
+    return Metric(value=value, stderr=stderr, n=len(scores))
 
 
-def _bootstrap(marks: Sequence[Mark]) -> float:
-    table = torch.tensor([(m.amount, m.of) for m in marks], dtype=torch.float64)  # [n, 2]
+def _bootstrap(scores: Sequence[Score]) -> float:
+    table = torch.tensor([(s.amount, s.of) for s in scores], dtype=torch.float64)  # [n, 2]
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(marks), (RESAMPLES, len(marks)), generator=generator)
+    drawn = torch.randint(len(scores), (RESAMPLES, len(scores)), generator=generator)
     amounts, totals = table[drawn].sum(1).unbind(-1)
     return float((amounts / totals.clamp(min=1)).std())

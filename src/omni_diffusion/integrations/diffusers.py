@@ -1,6 +1,6 @@
-"""The model as a diffusers pipeline: text to image and inpainting, with that library's words.
+"""The model as a diffusers pipeline for text to image and inpainting.
 
-A call lays out, denoises and reads by the same functions as the engine.
+A call uses the same functions as the engine to lay out, denoise and read.
 """
 
 from __future__ import annotations
@@ -11,36 +11,39 @@ from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
 from omni_diffusion.io import optional
 
-optional.need("diffusers", "diffusers")
+optional.require("diffusers", "diffusers")
 
 from diffusers import DiffusionPipeline, ImagePipelineOutput  # noqa: E402
 
-from omni_diffusion.conversation import Image, Message, Text  # noqa: E402
-from omni_diffusion.engine.runner import Row  # noqa: E402
+from omni_diffusion.canvas import Canvas  # noqa: E402
+from omni_diffusion.conversation import (  # noqa: E402
+    Conversation,
+    Image,
+    Message,
+    Text,
+)
+from omni_diffusion.engine.runner import GuidedCanvas  # noqa: E402
 from omni_diffusion.errors import ModelError, TaskError  # noqa: E402
 from omni_diffusion.integrations.transformers.denoising import denoise  # noqa: E402
-from omni_diffusion.integrations.transformers.processing import picture  # noqa: E402
+from omni_diffusion.integrations.transformers.processing import ImageLike, picture  # noqa: E402
 from omni_diffusion.media import Picture  # noqa: E402
 from omni_diffusion.models.omni import OmniModel  # noqa: E402
 from omni_diffusion.tasks import catalog  # noqa: E402
-from omni_diffusion.tasks.encode import Spoken  # noqa: E402
 from omni_diffusion.tasks.infill import inpainting, white  # noqa: E402
 from omni_diffusion.tasks.read import read  # noqa: E402
-from omni_diffusion.tasks.render import render  # noqa: E402
+from omni_diffusion.tasks.render import Prepared, render, sampling_defaults  # noqa: E402
 
-Drawn: TypeAlias = "Picture | PIL.Image.Image | str"
-OnStepEnd: TypeAlias = "Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]"
-KINDS = ("pil", "np", "pt")
+StepCallback: TypeAlias = "Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]"
+OUTPUT_TYPES = ("pil", "np", "pt")
 
 
 class OmniDiffusionPipeline(DiffusionPipeline):
-    """Paints with an `OmniModel`; of its folder, not of one file for each component."""
+    """Generates images with an `OmniModel`. It has one folder, not one for each component."""
 
     def __init__(self, model: OmniModel) -> None:
         super().__init__()
@@ -58,94 +61,119 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         device: str | torch.device = "cpu",
         **options: Any,
     ) -> Self:
-        """Open a model; options are those of `OmniModel.from_pretrained`, and it raises as that."""
-        place = os.fspath(source)
-        return cls(OmniModel.from_pretrained(place, dtype=torch_dtype, device=device, **options))
+        """Open a model; options and errors are those of `OmniModel.from_pretrained`."""
+        model = OmniModel.from_pretrained(
+            os.fspath(source), dtype=torch_dtype, device=device, **options
+        )
+        return cls(model)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:
-        """Write our model folder, which `from_pretrained`, `OmniModel` and AutoModel open."""
+        """Write a folder that `from_pretrained`, `OmniModel` and AutoModel open."""
         self.model.save(os.fspath(save_directory))
 
     def to(self, *_: Any, **__: Any) -> Self:
-        """Refused: raises ModelError, since codecs and backbone are placed when opened."""
-        raise ModelError("the model is placed when it is opened; give from_pretrained a device")
+        """Not supported: raises ModelError, because a model gets its device when it is opened."""
+        raise ModelError(
+            "an open model cannot change its device",
+            field="device",
+            fix="give from_pretrained a device",
+        )
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone lies."""
+        """The device of the backbone."""
         return self.model.device
 
     @property
     def interrupt(self) -> bool:
-        """Whether the running call was asked to stop; a callback sets `_interrupt`."""
+        """Whether the running call shall stop; a callback sets `_interrupt`."""
         return self._interrupt
 
     @property
     def num_timesteps(self) -> int:
-        """The steps of the last call."""
+        """The number of steps of the last call."""
         return self._num_timesteps
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
-        image: Drawn | None = None,
-        mask_image: Drawn | Tensor | None = None,
+        image: ImageLike | None = None,
+        mask_image: ImageLike | Tensor | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end: StepCallback | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Text to image, or inpainting where `image` and `mask_image` (white = new) are given.
+        """Text to image, or inpainting if `image` and `mask_image` (white = new) are given.
 
-        guidance_scale: 1 is off, as diffusers counts; our `SamplingParams.guidance` is one less.
-        None for it and for the steps takes what model and task have. generator: one, or one for
-        each image. output_type: "pil", "np" float [B, H, W, 3] or "pt" float [B, 3, H, W], 0 to 1.
-        callback_on_step_end(pipe, step, step, {"ids": [B] of int64 [L]}) is called after every
-        step; where it sets `pipe._interrupt`, what is painted so far is returned, and open cells
-        take their neighbours' codes. Raises TaskError and ModelError for what does not fit.
+        guidance_scale: 1 is off, as in diffusers; our `SamplingParams.guidance` is one less. None
+        for it and for num_inference_steps takes the default of model and task. generator: one, or
+        one per image. output_type: "pil", "np" float [B, H, W, 3] or "pt" float [B, 3, H, W], 0 to
+        1. callback_on_step_end(pipe, step, step, {"ids": [B] of int64 [L]}) is called after every
+        step. If it sets `pipe._interrupt`, the call returns the images so far; masked cells then
+        take the codes of their neighbours. Raises TaskError and ModelError for wrong arguments.
         """
-        if output_type not in KINDS:
-            raise ModelError(f"output_type is {output_type!r}; give one of {', '.join(KINDS)}")
-        asked = [_conversation(each, image, mask_image) for each in _prompts(prompt)]
-        asked = [each for each in asked for _ in range(num_images_per_prompt)]
-        if not asked:
-            raise TaskError("nothing is to be painted; give a prompt, and 1 or more images of it")
+        if output_type not in OUTPUT_TYPES:
+            raise ModelError(
+                f"output_type is {output_type!r}",
+                field="output_type",
+                value=output_type,
+                fix=f"give one of {', '.join(OUTPUT_TYPES)}",
+            )
+        conversations = [_conversation(text, image, mask_image) for text in _prompts(prompt)]
+        conversations = [one for one in conversations for _ in range(num_images_per_prompt)]
+        if not conversations:
+            raise TaskError(
+                "there is no image to generate",
+                field="prompt",
+                fix="give a prompt, and num_images_per_prompt of 1 or more",
+            )
         task = catalog.task("t2i" if image is None else "inpaint")
-        params = self.model.sampling.get(task.name, task.params)
+        params = sampling_defaults(task, self.model)
         if num_inference_steps is not None:
             params = replace(params, steps=num_inference_steps)
         if guidance_scale is not None:
             params = replace(params, guidance=max(guidance_scale - 1.0, 0.0))
         prepared = [
-            render(task, each, self.model, replace(params, seed=seed))
-            for each, seed in zip(asked, _seeds(generator, len(asked)), strict=True)
+            render(task, conversation, self.model, replace(params, seed=seed))
+            for conversation, seed in zip(
+                conversations, _seeds(generator, len(conversations)), strict=True
+            )
         ]
+        canvases = self._denoise(prepared, callback_on_step_end)
+        answers = [
+            read(canvas, one, self.model) for canvas, one in zip(canvases, prepared, strict=True)
+        ]
+        pictures = [part.picture for a in answers for part in a.parts if isinstance(part, Image)]
+        if len(pictures) < len(answers):
+            raise ModelError(
+                "an image has no code yet",
+                field="callback_on_step_end",
+                fix="interrupt after more steps, or give another seed",
+            )
+        images = _convert(output_type, pictures)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _denoise(self, prepared: Sequence[Prepared], callback: StepCallback | None) -> list[Canvas]:
+        """The filled canvases; on an interrupt, with masked positions."""
         vocabulary = self.model.vocabulary
-        rows = [Row(each.canvas, each.null, each.params, vocabulary.mask) for each in prepared]
+        rows = [GuidedCanvas(p.canvas, p.uncond, p.params, vocabulary.mask) for p in prepared]
         self._interrupt = False
         self._num_timesteps = max(row.state.steps for row in rows)
         with self.progress_bar(total=self._num_timesteps) as bar:
 
             def after_step(step: int) -> bool:
                 bar.update()
-                if callback_on_step_end is not None:
-                    ids = {"ids": [row.canvas.ids for row in rows]}
-                    callback_on_step_end(self, step, step, ids)
+                if callback is not None:
+                    callback(self, step, step, {"ids": [row.canvas.ids for row in rows]})
                 return not self._interrupt
 
             denoise(self.model.backbone, rows, vocabulary.pad, after_step)
-        answers = [
-            read(row.canvas, each, self.model) for row, each in zip(rows, prepared, strict=True)
-        ]
-        painted = [part.picture for a in answers for part in a.parts if isinstance(part, Image)]
-        if len(painted) < len(answers):
-            raise ModelError("an image has no code yet; let more steps pass, or give another seed")
-        images = _as(output_type, painted)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return [row.canvas for row in rows]
 
 
 def _prompts(prompt: str | Sequence[str] | None) -> Sequence[str | None]:
@@ -153,34 +181,42 @@ def _prompts(prompt: str | Sequence[str] | None) -> Sequence[str | None]:
 
 
 def _conversation(
-    prompt: str | None, image: Drawn | None, mask: Drawn | Tensor | None
-) -> Sequence[Spoken]:
+    prompt: str | None, image: ImageLike | None, mask: ImageLike | Tensor | None
+) -> Conversation:
     if (image is None) != (mask is None):
-        raise TaskError("inpainting needs both image and mask_image; give both or neither")
+        raise TaskError(
+            "inpainting needs both image and mask_image",
+            field="mask_image" if mask is None else "image",
+            fix="give both or neither",
+        )
     if image is not None and mask is not None:
-        seen = picture(image)
-        return inpainting(seen, _hole(mask), prompt)
+        return inpainting(picture(image), _to_hole(mask), prompt)
     if prompt is None:
-        raise TaskError("text to image needs a prompt; give some words")
+        raise TaskError("text to image needs a prompt", field="prompt", fix="give some words")
     return [Message("user", (Text(prompt),))]
 
 
-def _hole(mask: Drawn | Tensor) -> Tensor:
-    """A mask as bool [H, W]."""
+def _to_hole(mask: ImageLike | Tensor) -> Tensor:
+    """A mask as bool [H, W], True = new."""
     if isinstance(mask, Tensor):
         return mask.bool()
     return white(picture(mask))
 
 
 def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
-    """A seed for each image, drawn from its generator; None draws from torch's own."""
+    """A seed per image, drawn from its generator; None draws from torch's default generator."""
     if isinstance(generator, torch.Generator) or generator is None:
         generators = [generator] * count
     else:
         generators = list(generator)
     if len(generators) != count:
-        raise ModelError(f"{len(generators)} generators for {count} images; give one, or one each")
-    return [_seed(each) for each in generators]
+        raise ModelError(
+            f"there are {len(generators)} generators for {count} images",
+            field="generator",
+            value=len(generators),
+            fix="give one, or one per image",
+        )
+    return [_seed(one) for one in generators]
 
 
 def _seed(generator: torch.Generator | None) -> int:
@@ -188,8 +224,8 @@ def _seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device))
 
 
-def _as(kind: str, painted: Sequence[Picture]) -> Any:
-    if kind == "pil":
-        return [each.to_pil() for each in painted]
-    stacked = torch.stack([each.pixels.float() / 255 for each in painted])
-    return np.asarray(stacked.cpu()) if kind == "np" else stacked.permute(0, 3, 1, 2)
+def _convert(output_type: str, pictures: Sequence[Picture]) -> Any:
+    if output_type == "pil":
+        return [picture.to_pil() for picture in pictures]
+    stacked = torch.stack([picture.pixels.float() / 255 for picture in pictures])
+    return np.asarray(stacked.cpu()) if output_type == "np" else stacked.permute(0, 3, 1, 2)

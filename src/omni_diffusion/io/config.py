@@ -1,7 +1,4 @@
-"""Dataclasses to JSON and back, strictly: a misspelt key or a wrong type is an error, not a guess.
-
-Knows no particular config.
-"""
+"""Dataclasses to JSON and back, strictly: an unknown key or a wrong type is an error."""
 
 from __future__ import annotations
 
@@ -20,33 +17,40 @@ T = TypeVar("T")
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """A dataclass as plain JSON values: nested ones to dicts, tuples to lists, paths to text."""
+    """A dataclass as JSON values: nested dataclasses to dicts, tuples to lists, paths to text."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise ConfigError(f"{config!r} is no config; give an instance of a dataclass")
+        raise ConfigError(f"{config!r} is not a config", fix="give an instance of a dataclass")
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
-    """Make a `cls` from plain JSON values.
+    """A `cls` from JSON values.
 
-    `where` is the dotted path that errors name. Raises ConfigError for an unknown key (with the
-    nearest known ones), a missing key and a value of another type.
+    where: dotted path for errors. Raises ConfigError for an unknown key (with the nearest known
+    ones), a missing key, or a value of another type; its `field` is the dotted path of the key.
     """
     if not dataclasses.is_dataclass(cls):
-        raise TypeError(f"{cls!r} is no dataclass")
+        raise TypeError(f"{cls!r} is not a dataclass")
     if not isinstance(data, Mapping):
-        raise ConfigError(
-            f"{where} is {shown(data)}; give an object with the keys of {cls.__name__}"
-        )
-    wanted = {f.name: f for f in dataclasses.fields(cls) if f.init}
+        raise _refused(where, data, f"an object with the keys of {cls.__name__}")
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in data:
-        if key not in wanted:
-            raise ConfigError(f"{where} has an unknown key {key!r}; {_near(str(key), wanted)}")
+        if key not in known:
+            raise ConfigError(
+                f"{where} has an unknown key {key!r}",
+                field=f"{where}.{key}",
+                value=data[key],
+                fix=_near(str(key), known),
+            )
     hints = get_type_hints(cls)
     values = {k: _value(hints[k], value, f"{where}.{k}") for k, value in data.items()}
-    for name, field in wanted.items():
+    for name, field in known.items():
         if name not in values and _required(field):
-            raise ConfigError(f"{where} lacks the key {name!r}; add it ({_name(hints[name])})")
+            raise ConfigError(
+                f"{where} lacks the key {name!r}",
+                field=f"{where}.{name}",
+                fix=f"add it ({_name(hints[name])})",
+            )
     return cls(**values)
 
 
@@ -55,20 +59,26 @@ def load(cls: type[T], path: Path) -> T:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text, object_pairs_hook=no_twins, parse_constant=_no_constant)
+        data = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; give a JSON file") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", value=str(path), fix="give a JSON file"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no valid JSON ({error}); mend or replace it") from error
+        raise ConfigError(
+            f"{path} is not valid JSON ({error})", value=str(path), fix="correct or replace it"
+        ) from error
     return from_dict(cls, data, where=path.name)
 
 
 def save(config: object, path: Path) -> None:
-    """Write a config as indented JSON, whole or not at all."""
+    """Write a config as indented JSON, atomically."""
     try:
         text = json.dumps(to_dict(config), indent=2, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"cannot write {path}: {error}; use finite plain values") from error
+        raise ConfigError(
+            f"cannot write {path}: {error}", value=str(path), fix="use finite plain values"
+        ) from error
     files.write_text(path, text + "\n")
 
 
@@ -83,7 +93,7 @@ def _plain(value: Any) -> Any:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    """`value`, checked against the type `hint` and turned into it."""
+    """`value`, checked against the type `hint` and converted to it."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -92,10 +102,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if not any(value == option and type(value) is type(option) for option in args):
             options = ", ".join(repr(option) for option in args)
-            raise ConfigError(f"{where} is {shown(value)}; give one of {options}")
+            raise _refused(where, value, f"one of {options}")
         return value
     if origin in (tuple, list, Sequence):
-        return _row(origin, args, value, where)
+        return _items(origin, args, value, where)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(hint, value, where)
@@ -133,43 +143,43 @@ def _either(options: tuple[Any, ...], value: Any, where: str) -> Any:
             return _value(option, value, where)
         except ConfigError:
             continue
-    raise ConfigError(
-        f"{where} is {shown(value)}; give one of {', '.join(_name(o) for o in options)}"
-    )
+    raise _refused(where, value, f"one of {', '.join(_name(o) for o in options)}")
 
 
-def _row(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
+def _items(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} is {shown(value)}; give a list")
+        raise _refused(where, value, "a list")
     if origin is tuple and args[-1:] != (Ellipsis,):
         if len(value) != len(args):
-            raise ConfigError(f"{where} has {len(value)} items; give {len(args)}")
-        kinds = args
+            raise ConfigError(
+                f"{where} has {len(value)} items", field=where, value=value, fix=f"give {len(args)}"
+            )
+        hints = args
     else:
-        kinds = (args[0],) * len(value)
-    items = [_value(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        hints = (args[0],) * len(value)
+    items = [_value(hints[i], item, f"{where}[{i}]") for i, item in enumerate(value)]
     return items if origin is list else tuple(items)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to give instead of an unknown name: the nearest known ones, or all."""
+    """Advice for an unknown name: the nearest known names, or all of them."""
     names = tuple(known)
     near = difflib.get_close_matches(name, names, n=2)
     return f"did you mean {' or '.join(near)}?" if near else f"give one of {', '.join(names)}"
 
 
-def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object from its pairs; raises ValueError for a key that stands twice."""
-    found: dict[str, Any] = {}
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its pairs; raises ValueError for a duplicate key."""
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice; keep one")
-        found[key] = value
-    return found
+        if key in values:
+            raise ValueError(f"duplicate key {key!r}; keep one")
+        values[key] = value
+    return values
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -177,15 +187,26 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is missing and field.default_factory is missing
 
 
-def _near(key: str, wanted: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, wanted, n=3)
+def _near(key: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=3)
     if near:
         return f"did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"known keys: {', '.join(wanted) or 'none'}"
+    return f"known keys: {', '.join(known) or 'none'}"
 
 
 def _wrong(hint: Any, value: Any, where: str) -> ConfigError:
-    return ConfigError(f"{where} is {shown(value)} ({type(value).__name__}); give {_name(hint)}")
+    return ConfigError(
+        f"{where} is {shown(value)} ({type(value).__name__})",
+        field=where,
+        value=value,
+        fix=f"give {_name(hint)}",
+    )
+
+
+def _refused(where: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(
+        f"{where} is {shown(value)}", field=where, value=value, fix=f"give {expected}"
+    )
 
 
 def _name(hint: Any) -> str:
@@ -193,6 +214,6 @@ def _name(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for an error, cut to 60 characters."""
+    """The repr of a value for an error, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,7 +1,4 @@
-"""How a file reaches the disk whole: written beside its place, then moved over it in one step.
-
-Knows nothing of what is in the file.
-"""
+"""Atomic writes: a file is written beside its path, then moved over it in one step."""
 
 from __future__ import annotations
 
@@ -30,17 +27,17 @@ FIXES = {
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary file beside `path`; it takes the place of `path` at the end.
+    """Yield an empty temporary file beside `path`, which replaces `path` at the end.
 
-    Whoever reads `path` meets the old file or the whole new one, never a part: the new one is on
-    the disk before it is moved. When the body fails, the temporary file is removed and `path`
-    is as before. Raises StorageError for what the system refuses, in the body too.
+    A reader of `path` gets the old file or the complete new one, which is flushed before it is
+    moved. If the body fails, the temporary file is removed and `path` is unchanged. Raises
+    StorageError if the system refuses, also in the body.
     """
     path = Path(path)
     temporary = path.parent / f".{secrets.token_hex(8)}.partial"
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # some writers replace the file, with rights of their own
+        mode = temporary.stat().st_mode  # some writers replace the file and its permissions
         yield temporary
         temporary.chmod(mode)
         _flush(temporary)
@@ -48,8 +45,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     except OSError as error:
         if error.filename not in (None, str(temporary), temporary, str(path.parent), path.parent):
-            raise  # another file's trouble, met in the body
-        raise StorageError(_reason(path, error)) from error
+            raise  # an error of another file in the body
+        raise _refused(path, error) from error
     finally:
         with suppress(OSError):  # gone after a success, or along with its folder
             temporary.unlink(missing_ok=True)
@@ -57,22 +54,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; it becomes `path` at the end, all its files at once.
+    """Yield an empty folder beside `path`, which becomes `path` at the end with all its files.
 
-    When the body fails nothing of it remains. Raises StorageError where `path` is a file or a
-    folder that is not empty, and for what the system refuses.
+    If the body fails, the folder is removed. Raises StorageError if `path` is a file or a folder
+    that is not empty, or if the system refuses.
     """
     path = Path(path)
     temporary = path.parent / f".{secrets.token_hex(8)}.partial"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise StorageError(f"{path} is there and not empty; remove it or choose another path")
+        raise StorageError(
+            f"{path} exists and is not empty",
+            value=str(path),
+            fix="remove it or choose another path",
+        )
     try:
-        with _told(path):
+        with _storage_errors(path):
             temporary.mkdir(parents=True)
         yield temporary
-        with _told(path):
+        with _storage_errors(path):
             if path.exists():
-                path.rmdir()  # an empty one, which not every system replaces
+                path.rmdir()  # an empty folder, which not every system replaces
             temporary.replace(path)
             _flush(path.parent)
     finally:
@@ -80,66 +81,70 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those it lies in, where they are not there; raises StorageError."""
+    """Create a folder and its parents if they do not exist; raises StorageError."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"cannot create {path}: {error.strerror}; choose another folder"
-        raise StorageError(problem) from error
+        raise StorageError(
+            f"cannot create {path}: {error.strerror}",
+            value=str(path),
+            fix="choose another folder",
+        ) from error
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise StorageError when the disk that `path` is to lie on has fewer than `needed` bytes."""
-    place = Path(path).absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    """Raise StorageError if the disk of `path` has fewer than `needed` bytes free."""
+    folder = Path(path).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     try:
-        free = shutil.disk_usage(place).free
-    except OSError:  # not told; the writing will tell
+        free = shutil.disk_usage(folder).free
+    except OSError:  # unknown; writing will fail if there is too little
         return
     if needed > free:
         raise StorageError(
-            f"{path} takes {needed / 1e9:.3g} GB, its disk has {free / 1e9:.3g} GB free;"
-            " free some space or choose another disk"
+            f"{path} takes {needed / 1e9:.3g} GB, its disk has {free / 1e9:.3g} GB free",
+            value=str(path),
+            fix="free some space or choose another disk",
         )
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all; raises StorageError."""
+    """Write `data` to `path` atomically; raises StorageError."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all; raises StorageError."""
+    """Write `text` to `path` as UTF-8, atomically; raises StorageError."""
     write_bytes(path, text.encode())
 
 
 def remove(path: Path) -> None:
-    """Delete a file if it is there; raises StorageError."""
-    with _told(path, "remove"):
+    """Delete a file if it exists; raises StorageError."""
+    with _storage_errors(path, "remove"):
         Path(path).unlink(missing_ok=True)
 
 
 def rename(path: Path, to: Path) -> None:
-    """Give a file or folder another name beside it, in one step; raises StorageError."""
-    with _told(to):
+    """Rename a file or folder within its folder, in one step; raises StorageError."""
+    with _storage_errors(to):
         Path(path).replace(to)
         _flush(Path(to).parent)
 
 
 @contextmanager
-def _told(path: Path, verb: str = "write") -> Iterator[None]:
+def _storage_errors(path: Path, verb: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(_reason(path, error, verb)) from error
+        raise _refused(path, error, verb) from error
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Wait until a file's content, or a folder's entries, are on the disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -147,7 +152,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(path: Path, error: OSError, verb: str = "write") -> str:
-    what = error.strerror or str(error)
-    fix = FIXES.get(error.errno or 0, "choose another path")
-    return f"cannot {verb} {path}: {what}; {fix}"
+def _refused(path: Path, error: OSError, verb: str = "write") -> StorageError:
+    return StorageError(
+        f"cannot {verb} {path}: {error.strerror or error}",
+        value=str(path),
+        fix=FIXES.get(error.errno or 0, "choose another path"),
+    )

@@ -1,7 +1,4 @@
-"""How much memory can still be taken: of the machine, of its container, or of a GPU.
-
-Knows nothing of what the memory is for.
-"""
+"""Free memory of the machine, of its container, or of a GPU."""
 
 from __future__ import annotations
 
@@ -15,27 +12,29 @@ from omni_diffusion.errors import ModelError
 MEMINFO = Path("/proc/meminfo")
 OWN_GROUPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
-# limit, use, and in memory.stat the pages of files that are given back on demand
+# limit, use, and in memory.stat the reclaimable file pages
 NEW_NAMES = ("memory.max", "memory.current", "inactive_file")
 OLD_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def check(needed: int, what: object, device: torch.device) -> None:
-    """Raise ModelError when `needed` bytes are more than `device` has free, where it is known."""
+    """Raise ModelError if `device` has fewer than `needed` bytes free, where this is known."""
     free = free_on(device)
     if free is not None and needed > free:
         raise ModelError(
-            f"{what} takes {needed / 1e9:.3g} GB of memory, {device} has {free / 1e9:.3g} GB free;"
-            " give a smaller dtype (bfloat16), quantization int8 or another device, or close other"
-            " programs"
+            f"{what} takes {needed / 1e9:.3g} GB of memory, {device} has {free / 1e9:.3g} GB free",
+            field="device",
+            value=needed,
+            fix="give a smaller dtype (bfloat16), quantization int8 or another device, or close"
+            " other programs",
         )
 
 
 def free_on(device: torch.device) -> int | None:
-    """Bytes that can be taken on `device`; None where the system does not tell.
+    """Bytes that can be allocated on `device`; None if unknown.
 
-    Of the main memory: what is there without swapping, and within every limit of the control
-    groups (versions 1 and 2) that this process is in, as containers set them. Linux alone tells.
+    For main memory: what is available without swapping, and within every limit of this process's
+    control groups (versions 1 and 2), as containers set them. Known on Linux only.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -45,10 +44,10 @@ def free_on(device: torch.device) -> int | None:
 
 
 def _limits() -> Iterator[int]:
-    """What each limit leaves: of this process's groups and of all that these are in.
+    """Bytes left under each limit, of this process's groups and of all their parents.
 
-    A container may not see its own group under the name that it has outside; its limits then
-    stand at the root of what it sees.
+    A container may not see its group under the name that it has outside; its limits are then at the
+    root of what it sees.
     """
     for line in _lines(OWN_GROUPS):
         _, kinds, path = line.split(":", 2)
@@ -73,7 +72,7 @@ def _left(group: Path, limit_name: str, use_name: str, idle_name: str) -> int | 
 
 
 def _number(path: Path) -> int | None:
-    """The number that a file holds; None where it is missing or says "max", no limit."""
+    """The number in a file; None if it is missing or "max" (no limit)."""
     [text, *_] = _lines(path) or [""]
     return int(text) if text.isdecimal() else None
 

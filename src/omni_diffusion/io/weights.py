@@ -1,7 +1,4 @@
-"""Tensors by name on disk: safetensors in and out, shards, and pickles that may hold no code.
-
-Knows nothing of the modules that tensors belong to but their names and shapes.
-"""
+"""Tensors by name on disk: safetensors, shards of them, and pickles without code."""
 
 from __future__ import annotations
 
@@ -24,9 +21,9 @@ from omni_diffusion.io import files
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 INDEX = ".index.json"
 MAX_SHARD_BYTES = 5_000_000_000
-MAX_ROWS = 20  # of each kind in the table of names
-PIECE = 2**24  # elements that are cast and written at a time
-KINDS = {  # what the format calls each dtype
+MAX_ROWS = 20  # per kind in the table of names
+PIECE = 2**24  # elements cast and written at a time
+KINDS = {  # names of dtypes in the format
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -40,37 +37,37 @@ KINDS = {  # what the format calls each dtype
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
+SAFETENSORS_DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
-    """Read tensors by name, on the CPU; those of .safetensors stay mapped from their file.
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU; those of .safetensors are mapped from their file.
 
     `path` is a .safetensors file, a .bin/.pt/.pth/.ckpt pickle (also one that keeps its tensors
     under "state_dict"), an index of shards, or a folder that holds one of these. Raises
-    WeightsError for what is missing, truncated, corrupt or would run code.
+    WeightsError if they are missing, truncated, corrupt or would run code.
     """
     return _read(Path(path), torch.device("cpu"))
 
 
 def outline(path: str | Path) -> dict[str, Tensor]:
-    """What `read` would give, names, shapes and dtypes alone: tensors on the meta device.
+    """Names, shapes and dtypes of `read_tensors`, as tensors on the meta device.
 
-    Reads headers only, and raises as `read` does.
+    Reads headers only; raises as `read_tensors`.
     """
     return _read(Path(path), torch.device("meta"))
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """The files that `read` opens, whether they are there or not; raises WeightsError."""
+    """The files that `read_tensors` opens, whether they exist or not; raises WeightsError."""
     path = _start(Path(path))
     if not path.name.endswith(INDEX) or not path.is_file():
         return [path]
-    return [path.with_name(name) for name in sorted(set(_places(path).values()))]
+    return [path.with_name(name) for name in sorted(set(_weight_map(path).values()))]
 
 
 def _start(path: Path) -> Path:
-    """The file or index that reading begins with."""
+    """The file or index to open first."""
     if path.is_dir():
         return _find(path)
     index = _index_of(path)
@@ -80,7 +77,7 @@ def _start(path: Path) -> Path:
 def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
     path = _start(path)
     if not path.is_file():
-        raise WeightsError(f"no weights at {path}; check the path")
+        raise WeightsError(f"no weights at {path}", value=str(path), fix="check the path")
     if path.name.endswith(INDEX):
         return _read_shards(path, device)
     if path.suffix == ".safetensors":
@@ -88,10 +85,12 @@ def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
     if path.suffix in PICKLES:
         return _read_pickle(path, device)
     kinds = ", ".join((".safetensors", *PICKLES))
-    raise WeightsError(f"{path} is no file of weights; give one of {kinds} or a folder")
+    raise WeightsError(
+        f"{path} is not a file of weights", value=str(path), fix=f"give one of {kinds} or a folder"
+    )
 
 
-def write(
+def write_tensors(
     tensors: Mapping[str, Tensor],
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
@@ -99,46 +98,46 @@ def write(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write tensors to a .safetensors file, whole or not at all, piece by piece.
+    """Write tensors to a .safetensors file, atomically and piece by piece.
 
-    Tensors that are mapped from a file are never in memory as a whole. `dtype`: what those of
-    floating point are stored as, None = as they are. Above `max_shard_bytes` they go to
+    Tensors that are mapped from a file are never completely in memory. dtype: stored type of
+    floating-point tensors, None = unchanged. Above `max_shard_bytes` they go to
     model-00001-of-0000N.safetensors and so on, with model.safetensors.index.json in the usual
-    layout; `read(path)` finds either. Raises WeightsError for what the format cannot hold,
-    StorageError for what the disk refuses or has no room for; what was there before then stays.
+    layout; `read_tensors(path)` finds both. Raises WeightsError for tensors that the format
+    cannot hold, StorageError if the disk refuses or is full; existing files then stay.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise WeightsError(f"{path} does not end in .safetensors; rename it")
+        raise WeightsError(f"{path} does not end in .safetensors", value=str(path), fix="rename it")
     kinds = {name: _kind(name, tensor, dtype) for name, tensor in tensors.items()}
     sizes = {name: tensor.numel() * kinds[name].itemsize for name, tensor in tensors.items()}
     files.check_space(path, sum(sizes.values()))
     shards = _split(sizes, max_shard_bytes)
     names = [f"{path.stem}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     targets = [path] if len(shards) == 1 else [path.with_name(name) for name in names]
-    with ExitStack() as waiting:  # the files take their places when all of them are written
+    with ExitStack() as waiting:  # files are moved when all of them are written
         for target, shard in zip(targets, shards, strict=True):
             temporary = waiting.enter_context(files.atomic_path(target))
             _stream({name: tensors[name] for name in shard}, kinds, temporary, metadata)
         if len(shards) > 1:
-            files.remove(_index_of(path))  # lest it name shards of which only some are new
+            files.remove(_index_of(path))  # else it could name shards of which only some are new
     if len(shards) > 1:
-        places = {n: t.name for t, shard in zip(targets, shards, strict=True) for n in shard}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        weight_map = {n: t.name for t, shard in zip(targets, shards, strict=True) for n in shard}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         files.write_text(_index_of(path), json.dumps(index, indent=2) + "\n")
-        files.remove(path)  # `read` would prefer an old single file
+        files.remove(path)  # else `read_tensors` would prefer the old single file
     else:
         files.remove(_index_of(path))
     _remove_shards(path, targets)
 
 
 def stored_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
-    """What `write` would take on the disk, headers left out."""
+    """Bytes that `write_tensors` takes on the disk, without headers."""
     return sum(t.numel() * _kind(name, t, dtype).itemsize for name, t in tensors.items())
 
 
-def remove(path: str | Path) -> None:
-    """Remove a .safetensors file and its shards, where they are."""
+def remove_tensors(path: str | Path) -> None:
+    """Remove a .safetensors file and its shards, if they exist."""
     files.remove(Path(path))
     files.remove(_index_of(Path(path)))
     _remove_shards(Path(path), ())
@@ -151,40 +150,42 @@ def load_into(
     rename: Callable[[str], str | None] | None = None,
     where: str = "weights",
 ) -> None:
-    """Copy tensors into a module under its own names, all or none.
+    """Copy tensors into a module by name, all or none.
 
-    `rename` turns a name of the checkpoint into one of the module, None = leave it out. Values
-    are cast to the module's dtype; a module on the meta device takes the tensors as its own.
+    rename: name of the checkpoint -> name of the module, None = skip. Values are cast to the
+    module's dtype; a module on the meta device takes the tensors themselves.
     Raises WeightsError with a table of all missing, unexpected and mis-shaped names.
     """
-    own = module.state_dict()
-    found: dict[str, Tensor] = {}
-    trouble: list[tuple[str, str]] = []
+    expected = module.state_dict()
+    loaded: dict[str, Tensor] = {}
+    problems: list[tuple[str, str]] = []
     for name, tensor in tensors.items():
         target = name if rename is None else rename(name)
         if target is None:
             continue
-        if target in found:
-            trouble.append(("twice", f"{target} (again from {name})"))
-        elif target not in own:
-            trouble.append(("unexpected", target if target == name else f"{target} (from {name})"))
-        elif tensor.shape != own[target].shape:
-            shapes = f"{list(tensor.shape)}, the module has {list(own[target].shape)}"
-            trouble.append(("mis-shaped", f"{target} {shapes}"))
-        found[target] = tensor
-    trouble += [("missing", f"{n} {list(t.shape)}") for n, t in own.items() if n not in found]
-    if trouble:
-        raise WeightsError(_table(where, type(module).__name__, trouble))
-    on_meta = any(tensor.is_meta for tensor in own.values())
+        if target in loaded:
+            problems.append(("twice", f"{target} (again from {name})"))
+        elif target not in expected:
+            problems.append(("unexpected", target if target == name else f"{target} (from {name})"))
+        elif tensor.shape != expected[target].shape:
+            shapes = f"{list(tensor.shape)}, the module has {list(expected[target].shape)}"
+            problems.append(("mis-shaped", f"{target} {shapes}"))
+        loaded[target] = tensor
+    problems += [
+        ("missing", f"{n} {list(t.shape)}") for n, t in expected.items() if n not in loaded
+    ]
+    if problems:
+        raise WeightsError(_table(where, type(module).__name__, problems))
+    on_meta = any(tensor.is_meta for tensor in expected.values())
     if on_meta:
-        found = {name: tensor.to(own[name].dtype) for name, tensor in found.items()}
-    module.load_state_dict(found, assign=on_meta)
+        loaded = {name: tensor.to(expected[name].dtype) for name, tensor in loaded.items()}
+    module.load_state_dict(loaded, assign=on_meta)
 
 
-def _table(where: str, module: str, trouble: list[tuple[str, str]]) -> str:
+def _table(where: str, module: str, problems: list[tuple[str, str]]) -> str:
     lines = [f"{where} do not fit {module}; check that both are of the same model and sizes:"]
     for kind in ("missing", "unexpected", "mis-shaped", "twice"):
-        rows = [text for found, text in trouble if found == kind]
+        rows = [text for problem, text in problems if problem == kind]
         lines += [f"  {kind:<11}{text}" for text in rows[:MAX_ROWS]]
         if len(rows) > MAX_ROWS:
             lines.append(f"  {kind:<11}... and {len(rows) - MAX_ROWS} more")
@@ -192,45 +193,67 @@ def _table(where: str, module: str, trouble: list[tuple[str, str]]) -> str:
 
 
 def _find(folder: Path) -> Path:
-    """The one index or file of weights in a folder; an index comes first, safetensors next."""
+    """The single index or file of weights in a folder; an index first, then safetensors."""
     for ending in (f".safetensors{INDEX}", ".safetensors", INDEX, *PICKLES):
         here = sorted(p for p in folder.glob(f"*{ending}") if not p.name.startswith("."))
         if len(here) == 1:
             return here[0]
         if here:
             names = ", ".join(p.name for p in here)
-            raise WeightsError(f"{folder} holds {len(here)} files of weights ({names}); name one")
-    raise WeightsError(f"{folder} holds no weights; give a folder with a .safetensors file")
+            raise WeightsError(
+                f"{folder} has {len(here)} files of weights ({names})",
+                value=str(folder),
+                fix="name one",
+            )
+    raise WeightsError(
+        f"{folder} has no weights", value=str(folder), fix="give a folder with a .safetensors file"
+    )
 
 
 def _index_of(path: Path) -> Path:
     return path.with_name(path.name + INDEX)
 
 
-def _places(index: Path) -> dict[str, str]:
-    """Which shard, beside the index, holds each tensor."""
+def _weight_map(index: Path) -> dict[str, str]:
+    """The shard, beside the index, of each tensor."""
     try:
-        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        strays = [shard for shard in sorted(set(places.values())) if Path(shard).name != shard]
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        strays = [shard for shard in sorted(set(weight_map.values())) if Path(shard).name != shard]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index} is no index of shards ({error!r}); fetch it again") from error
+        raise WeightsError(
+            f"{index} is not an index of shards ({error!r})",
+            value=str(index),
+            fix="download it again",
+        ) from error
     if strays:
-        raise WeightsError(f"{index} names {strays[0]!r} outside of its folder; fetch it again")
-    return places
+        raise WeightsError(
+            f"{index} names {strays[0]!r} outside its folder",
+            value=str(index),
+            fix="download it again",
+        )
+    return weight_map
 
 
 def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
-    places = _places(index)
+    weight_map = _weight_map(index)
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(places.values())):
+    for shard in sorted(set(weight_map.values())):
         path = index.with_name(shard)
         if not path.is_file():
-            raise WeightsError(f"{index.name} names the shard {path}, which is missing; fetch it")
+            raise WeightsError(
+                f"{index.name} names the shard {path}, which is missing",
+                value=str(path),
+                fix="download it",
+            )
         tensors |= _read(path, device)
-    lost = sorted(set(places) - set(tensors))
+    lost = sorted(set(weight_map) - set(tensors))
     if lost:
-        raise WeightsError(f"{index} names {lost[0]!r}, which no shard holds; fetch them again")
-    return {name: tensors[name] for name in places}
+        raise WeightsError(
+            f"{index} names {lost[0]!r}, which no shard has",
+            value=lost[0],
+            fix="download the shards again",
+        )
+    return {name: tensors[name] for name in weight_map}
 
 
 def _read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
@@ -240,8 +263,10 @@ def _read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
         with safetensors.safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {
-                name: torch.empty(each.get_shape(), dtype=DTYPES[each.get_dtype()], device=device)
-                for name, each in slices.items()
+                name: torch.empty(
+                    part.get_shape(), dtype=SAFETENSORS_DTYPES[part.get_dtype()], device=device
+                )
+                for name, part in slices.items()
             }
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _broken(path, error) from error
@@ -252,8 +277,9 @@ def _read_pickle(path: Path, device: torch.device) -> dict[str, Tensor]:
         content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is corrupt or holds more than tensors, which might run code; convert it to"
-            " .safetensors where you trust it"
+            f"{path} is corrupt or has more than tensors, which might run code",
+            value=str(path),
+            fix="convert it to .safetensors where you trust it",
         ) from error
     except Exception as error:  # broken archives raise RuntimeError, EOFError, KeyError, ...
         raise _broken(path, error) from error
@@ -264,28 +290,36 @@ def _read_pickle(path: Path, device: torch.device) -> dict[str, Tensor]:
 
 def _only_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds {type(content).__name__}; give tensors by name")
+        raise WeightsError(
+            f"{path} has {type(content).__name__}", value=str(path), fix="give tensors by name"
+        )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path} holds {name!r} of type {type(value).__name__}; give tensors by name alone"
+                f"{path} has {name!r} of type {type(value).__name__}",
+                value=str(path),
+                fix="give only tensors by name",
             )
     return dict(content)
 
 
 def _kind(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype that a tensor is stored in; raises WeightsError for what cannot be stored."""
+    """The stored dtype of a tensor; raises WeightsError if it cannot be stored."""
     if tensor.layout != torch.strided or tensor.is_meta:
-        raise WeightsError(f"{name} is sparse or on the meta device; give plain tensors")
+        raise WeightsError(
+            f"{name} is sparse or on the meta device", value=name, fix="give plain tensors"
+        )
     kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
     if kind not in KINDS:
-        known = ", ".join(str(each).removeprefix("torch.") for each in KINDS)
-        raise WeightsError(f"{name} is of {kind}, which the format lacks; give one of {known}")
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in KINDS)
+        raise WeightsError(
+            f"{name} is of {kind}, which the format lacks", value=kind, fix=f"give one of {known}"
+        )
     return kind
 
 
 def _split(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
-    """Names in order, cut wherever the next one's bytes would exceed `max_bytes`."""
+    """Names in order, split so that no shard exceeds `max_bytes` (unless one tensor does)."""
     shards: list[list[str]] = [[]]
     room = max_bytes
     for name, size in sizes.items():
@@ -303,8 +337,8 @@ def _stream(
     path: Path,
     metadata: Mapping[str, str] | None,
 ) -> None:
-    """One file: the header's length in 8 bytes, the header as JSON, the numbers end to end."""
-    # The widest first, so that each tensor starts at a multiple of its own size.
+    """Write one file: the header's length in 8 bytes, the header as JSON, the values end to end."""
+    # Widest dtype first, so that each tensor starts at a multiple of its item size.
     order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
@@ -329,10 +363,14 @@ def _remove_shards(path: Path, kept: Sequence[Path]) -> None:
 
 
 def _broken(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path} is truncated or corrupt ({_line(error)}); fetch it again")
+    return WeightsError(
+        f"{path} is truncated or corrupt ({_line(error)})",
+        value=str(path),
+        fix="download it again",
+    )
 
 
 def _line(error: Exception) -> str:
-    """The first line of what a library said."""
+    """The first line of a library's message."""
     text = (str(error) or type(error).__name__).strip()
     return text.splitlines()[0]

@@ -1,68 +1,57 @@
-"""What an answer of the small world is worth: pictures are looked at, captions read by meaning.
-
-Knows no sample and no model.
-"""
+"""Scores of answers about scenes: images are recognized, captions are compared by meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
-from omni_diffusion.conversation import Image, Part, Text
-from omni_diffusion.evaluation.scoring import Mark, right
+from omni_diffusion.conversation import Image, Part, PartialImage, text_of
+from omni_diffusion.evaluation.scoring import Scores, correct
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.scenes import Scene
-from omni_diffusion.tasks.parts import PartialImage
-
-Marks: TypeAlias = Mapping[str, Mark]
-"""Of one answer, by name; "value" is what counts, the others are details."""
 
 ATTRIBUTES = ("layout", "objects", "background", "style")
 P = TypeVar("P", bound=Part)
 
 
-def first(parts: Sequence[Part], kind: type[P]) -> P | None:
-    """The first part of a kind."""
+def first_part(parts: Sequence[Part], kind: type[P]) -> P | None:
+    """The first part of a kind, or None."""
     return next((part for part in parts if isinstance(part, kind)), None)
 
 
-def text_of(parts: Sequence[Part]) -> str:
-    """The first text, without white space around; empty where there is none."""
-    found = first(parts, Text)
-    return "" if found is None else found.text.strip()
+def score_caption(scene: Scene, answer: Sequence[Part]) -> Scores:
+    """Any wording of a caption with the meaning of the scene is correct."""
+    return _compare(scenes.parse(text_of(answer)), scene)
 
 
-def described(scene: Scene, parts: Sequence[Part]) -> Marks:
-    """A caption: any wording with the meaning of the scene is right."""
-    return _alike(scenes.parse(text_of(parts)), scene)
+def score_image(scene: Scene, answer: Sequence[Part]) -> Scores:
+    """An image is correct if every attribute of the scene is recognized in it."""
+    image = first_part(answer, Image)
+    return _compare(None if image is None else scenes.recognize_scene(image.picture), scene)
 
 
-def shown(scene: Scene, parts: Sequence[Part]) -> Marks:
-    """A picture: every attribute of the scene has to be seen in it."""
-    image = first(parts, Image)
-    return _alike(None if image is None else scenes.look(image.picture), scene)
+def score_text(kind: str, expected: str, answer: Sequence[Part]) -> Scores:
+    """The text has to equal `expected`; `kind` of the question is the name of the detail."""
+    score = correct(text_of(answer) == expected)
+    return {"value": score, kind: score}
 
 
-def answered(kind: str, answer: str, parts: Sequence[Part]) -> Marks:
-    """An answer in text, exact; `kind` is the detail that it is told under."""
-    mark = right(text_of(parts) == answer)
-    return {"value": mark, kind: mark}
-
-
-def restored(scene: Scene, given: PartialImage, parts: Sequence[Part]) -> Marks:
-    """A picture whose hole was filled: the scene is whole, and no pixel outside was changed."""
-    image = first(parts, Image)
+def score_inpainting(scene: Scene, given: PartialImage, answer: Sequence[Part]) -> Scores:
+    """The scene has to be recognized, and no pixel outside the hole may differ."""
+    image = first_part(answer, Image)
     if image is None:
-        return {"value": right(False), "kept": right(False)}
-    around = ~given.hole
-    kept = torch.equal(image.picture.pixels[around], given.picture.pixels[around])
-    whole = scenes.look(image.picture) == scene
-    return {"value": right(kept and whole), "kept": right(kept)}
+        return {"value": correct(False), "kept": correct(False)}
+    known = ~given.hole
+    kept = torch.equal(image.picture.pixels[known], given.picture.pixels[known])
+    recognized = scenes.recognize_scene(image.picture) == scene
+    return {"value": correct(kept and recognized), "kept": correct(kept)}
 
 
-def _alike(found: Scene | None, scene: Scene) -> Marks:
-    """Whether all of a scene is right, and each attribute for itself."""
-    each = {name: right(getattr(found, name, None) == getattr(scene, name)) for name in ATTRIBUTES}
-    return {"value": right(found == scene)} | each
+def _compare(answer: Scene | None, scene: Scene) -> Scores:
+    """Whether the whole scene is correct, and each attribute."""
+    attributes = {
+        name: correct(getattr(answer, name, None) == getattr(scene, name)) for name in ATTRIBUTES
+    }
+    return {"value": correct(answer == scene)} | attributes

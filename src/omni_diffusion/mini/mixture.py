@@ -1,4 +1,4 @@
-"""Training samples of the small world, one task at a time, laid out by the tasks' own `render`.
+"""Training samples about scenes, one task at a time, laid out by the same `render` as inference.
 
 A mixture says how many samples of which task a step holds; the three stages differ in that.
 """
@@ -14,55 +14,58 @@ from torch import Tensor
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.conversation import Text
-from omni_diffusion.data.mixture import Drawn, Group, Share, slots
+from omni_diffusion.conversation import Codes, EncodedPart, Frames, Text, Turn
+from omni_diffusion.data.mixture import DrawnCanvas, TaskGroup, TaskShare, sample_slots
 from omni_diffusion.errors import DataError
 from omni_diffusion.mini import scenes
-from omni_diffusion.mini.encoded import SceneCodes, Spoken
+from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
 from omni_diffusion.tasks import catalog
-from omni_diffusion.tasks.parts import Codes, Frames, Piece, Turn
-from omni_diffusion.tasks.render import lay, room
-from omni_diffusion.tasks.task import Answer
+from omni_diffusion.tasks.defaults import answer_length
+from omni_diffusion.tasks.render import layout_training
+from omni_diffusion.tasks.task import AnswerKinds
 from omni_diffusion.vocab import Vocabulary
 
-TRIES = 1000  # scenes to look at before no question about any of them counts as spoken
-WRITTEN = 0.5  # share of answers of text and picture whose text is given and the picture asked
-LOST, GAP, GAPS = 0.05, 4, 0.5  # of the frames of speech; places of a gap at most, share with one
-NOISE = 0.15  # most noise on frames, of their deviation
+TRIES = 1000  # scenes drawn in search of one with a recorded question
+WRITTEN = 0.5  # fraction of text-and-image answers whose text is given and the image masked
+LOST = 0.05  # fraction of speech frames that are dropped
+GAP, GAPS = 4, 0.5  # longest gap in frames, fraction of recordings with one
+NOISE = 0.15  # highest noise level, relative to the standard deviation of the frames
 
 
-class WorldMixture:
+class SceneMixture:
     """Draws the groups of a step; what it draws depends on the step and its generator alone.
 
     tail: most pads behind an answer (the number is drawn evenly from 1). lengths: by task, the
     numbers of the rule by which the model gives an answer its places at inference; an answer that
     fits gets as many here, give or take half a tail. answers: by task, what an answer is made of
     where it differs from the task's own. null: share of the drawn pictures that are
-    asked for with the null prompt, which guidance needs. distort: change what is heard a little
+    asked for with the null prompt, which guidance needs. augment: change what is heard a little
     each time, so that lines are not known by their sound.
     """
 
     def __init__(
         self,
-        shares: Sequence[Share],
+        shares: Sequence[TaskShare],
         vocabulary: Vocabulary,
         text: TextCodec,
         scene_codes: SceneCodes,
-        spoken: Spoken | None = None,
+        spoken: EncodedSpeech | None = None,
         *,
         tail: int = 16,
         lengths: Mapping[str, tuple[float, int]] | None = None,
-        answers: Mapping[str, Answer] | None = None,
+        answers: Mapping[str, AnswerKinds] | None = None,
         null: float = 0.1,
-        distort: bool = False,
+        augment: bool = False,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scene_codes, self.spoken, self.tail, self.null = scene_codes, spoken, tail, null
         self.lengths, self.answers = dict(lengths or {}), dict(answers or {})
-        self.distort, self.rank, self.ranks = distort, rank, ranks
-        self._makers: dict[str, Callable[[random.Random], tuple[list[Piece], list[Piece]]]] = {
+        self.augment, self.rank, self.ranks = augment, rank, ranks
+        self._makers: dict[
+            str, Callable[[random.Random], tuple[list[EncodedPart], list[EncodedPart]]]
+        ] = {
             "t2i": self._t2i,
             "caption": self._caption,
             "vqa": self._vqa,
@@ -76,29 +79,34 @@ class WorldMixture:
         for share in shares:
             if share.task not in self._makers:
                 raise DataError(
-                    f"the world has no samples of task {share.task!r}: give one of "
-                    f"{', '.join(self._makers)}"
+                    f"no samples of task {share.task!r}; give one of {', '.join(self._makers)}",
+                    field="shares",
+                    value=share.task,
                 )
         if spoken is None and any(s.task in ("asr", "tts", "s2i", "sqa", "svqa") for s in shares):
-            raise DataError("spoken tasks need the speech bank: give `spoken`")
+            raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
         self._facts = scenes.facts()
         if spoken is not None:
             self._index(spoken)
             self._check_bank()
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
         """This process's groups of a step."""
         return [
-            Group(
+            TaskGroup(
                 share.task,
                 weight,
                 of,
                 [
-                    Drawn(self.sample(share.task, slot.rng), slot.rng.getrandbits(62), slot.at)
+                    DrawnCanvas(
+                        self.sample(share.task, slot.rng), slot.rng.getrandbits(62), slot.index
+                    )
                     for slot in own
                 ],
             )
-            for share, weight, of, own in slots(self.shares, step, generator, self.rank, self.ranks)
+            for share, weight, of, own in sample_slots(
+                self.shares, step, generator, self.rank, self.ranks
+            )
         ]
 
     def sample(self, name: str, rng: random.Random) -> Canvas:
@@ -108,25 +116,26 @@ class WorldMixture:
         written = double and rng.random() < WRITTEN
         asked, answered = self._written(rng) if written else self._makers[name](rng)
         picture = task.answer == ("image",)
-        least, user = 0, Turn("user", tuple(asked))
+        min_length, user = 0, Turn("user", tuple(asked))
         if name in self.lengths:
             half = self.tail // 2
-            least = room(task, (user,), self.lengths, self.text) + rng.randint(-half, half)
-        canvas = lay(
+            length = answer_length(task.length, (user,), self.text, self.lengths[name])
+            min_length = length + rng.randint(-half, half)
+        canvas = layout_training(
             task,
             (user, Turn("assistant", tuple(answered))),
             self.vocabulary,
             self.text,
             tail=0 if picture else rng.randint(1, self.tail),
-            least=least,
+            min_length=min_length,
             null=picture and rng.random() < self.null,
         )
         return self._half(canvas, written) if double else canvas
 
     def _half(self, canvas: Canvas, written: bool) -> Canvas:
-        """One half of an answer of text and picture: the picture, or the text while it is hidden.
+        """Train one half of a text-and-image answer: the image, or the text with the image masked.
 
-        A picture that shows through would tell the text, and the sound not be listened to.
+        A visible image would reveal the text, and the model would not listen to the speech.
         """
         start, stop = canvas.answer
         opener = int((canvas.ids == self.vocabulary.begin_of_image).nonzero()[-1])
@@ -140,29 +149,29 @@ class WorldMixture:
     def _picture(self, scene: scenes.Scene) -> Codes:
         return Codes("image", self.scene_codes.of(scene))
 
-    def _t2i(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _t2i(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         scene = scenes.sample_scene(rng)
         return [Text(rng.choice(scenes.captions(scene)))], [self._picture(scene)]
 
-    def _caption(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _caption(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         scene = scenes.sample_scene(rng)
         return [self._picture(scene)], [Text(scenes.caption(scene))]
 
-    def _vqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _vqa(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         scene = scenes.sample_scene(rng)
         question = rng.choice(scenes.questions(scene, rng))
         return [Text(question.text), self._picture(scene)], [Text(question.answer)]
 
-    def _chat(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _chat(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         question = rng.choice(self._facts)
         return [Text(question.text)], [Text(question.sentence)]
 
     # ------------------------------------------------------------------------------------ speech
-    def _index(self, spoken: Spoken) -> None:
-        """Who says what: the lines of each use, and where each question and answer is spoken."""
+    def _index(self, spoken: EncodedSpeech) -> None:
+        """Index the lines by use, and questions and answers by text."""
         self._heard = spoken.where("caption", "train") + spoken.where("question", "train")
-        self._said = spoken.where("caption", "train", said=True)
-        self._said += spoken.where("answer", "train", said=True)
+        self._said = spoken.where("caption", "train", with_codes=True)
+        self._said += spoken.where("answer", "train", with_codes=True)
         self._described = [
             (i, scene)
             for i in spoken.where("caption", "train")
@@ -172,12 +181,12 @@ class WorldMixture:
         for i in spoken.where("question", "train"):
             self._questions.setdefault(spoken.lines[i].text, []).append(i)
         self._answers: dict[str, list[int]] = {}
-        for i in spoken.where("answer", "train", said=True):
+        for i in spoken.where("answer", "train", with_codes=True):
             self._answers.setdefault(spoken.lines[i].text, []).append(i)
         self._spoken_facts = [q for q in self._facts if self._speakable(q)]
 
     def _check_bank(self) -> None:
-        """A bank may be spoken in part; then a task can lack what it is made of."""
+        """Raise DataError if the recordings are incomplete and a task has no lines."""
         lines: dict[str, Sequence[object]] = {
             "asr": self._heard,
             "tts": self._said,
@@ -191,35 +200,35 @@ class WorldMixture:
     def _speakable(self, question: scenes.Question) -> bool:
         return question.text in self._questions and question.sentence in self._answers
 
-    def _bank(self) -> Spoken:
+    def _bank(self) -> EncodedSpeech:
         assert self.spoken is not None  # checked when the mixture was made
         return self.spoken
 
     def _frames(self, line: int, rng: random.Random) -> Frames:
         frames = rng.choice(self._bank().frames[line])
-        return Frames(_distorted(frames, rng) if self.distort else frames)
+        return Frames(_augmented(frames, rng) if self.augment else frames)
 
     def _codes(self, line: int) -> Codes:
         return Codes("speech", self._bank().codes[line])
 
-    def _asr(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _asr(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         line = rng.choice(self._heard)
         return [self._frames(line, rng)], [Text(self._bank().lines[line].text)]
 
-    def _tts(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _tts(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         line = rng.choice(self._said)
         return [Text(self._bank().lines[line].text)], [self._codes(line)]
 
-    def _s2i(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _s2i(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         line, scene = rng.choice(self._described)
         written = "text" in self.answers.get("s2i", ())
         text = [Text(self._bank().lines[line].text)] if written else []
         return [self._frames(line, rng)], [*text, self._picture(scene)]
 
-    def _written(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
-        """A picture after a given text, heard or not: the sound is another's, the text decides.
+    def _written(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
+        """An image after a given text; the speech is of another line, so only the text helps.
 
-        Were it the same line's, a picture seen with it before would do, and no word be read.
+        With speech of the same line the model could recall the image and not read the text.
         """
         scene = scenes.sample_scene(rng)
         text = Text(rng.choice(scenes.captions(scene)))
@@ -227,16 +236,16 @@ class WorldMixture:
 
     def _spoken_pair(
         self, question: scenes.Question, rng: random.Random
-    ) -> tuple[Frames, list[Piece]]:
+    ) -> tuple[Frames, list[EncodedPart]]:
         asked = self._frames(rng.choice(self._questions[question.text]), rng)
         answer = rng.choice(self._answers[question.sentence])
         return asked, [Text(question.sentence), self._codes(answer)]
 
-    def _sqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _sqa(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         asked, answered = self._spoken_pair(rng.choice(self._spoken_facts), rng)
         return [asked], answered
 
-    def _svqa(self, rng: random.Random) -> tuple[list[Piece], list[Piece]]:
+    def _svqa(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         for _ in range(TRIES):
             scene = scenes.sample_scene(rng)
             found = [q for q in scenes.questions(scene, rng) if self._speakable(q)]
@@ -246,8 +255,8 @@ class WorldMixture:
         raise _unspoken("svqa")
 
 
-def _distorted(frames: Tensor, rng: random.Random) -> Tensor:
-    """Frames [n, dim] with some left out, noise and perhaps a gap."""
+def _augmented(frames: Tensor, rng: random.Random) -> Tensor:
+    """Frames [n, dim] with dropped frames, noise and sometimes a gap."""
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
     kept = frames[torch.rand(len(frames), generator=generator) >= LOST]
     if len(kept) == 0:
@@ -262,5 +271,6 @@ def _distorted(frames: Tensor, rng: random.Random) -> Tensor:
 
 def _unspoken(task: str) -> DataError:
     return DataError(
-        f"the speech bank has no training lines for task {task!r}: speak and pretokenize more of it"
+        f"no recorded training lines for task {task!r}; record and encode more",
+        value=task,
     )

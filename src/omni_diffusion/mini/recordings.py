@@ -1,9 +1,8 @@
-"""Spoken sentences, packed: one Ogg file with a manifest beside it.
+"""Banks of recorded sentences: one Ogg file and a manifest.
 
-The bank that ships with a model holds sentences that no training has heard; the model is tried on
-them where no synthesizer is at hand. Others hold training lines that were spoken once and need not
-be spoken again. Which sentences there are follows from the plan of all speech; building a bank
-needs their recordings, reading it only the two files. Knows nothing of tokens or models.
+The bank that ships with a model has held-out sentences, so the model can be evaluated without a
+synthesizer. Other banks have training lines, which then need not be synthesized again. The speech
+plan decides which sentences a bank has.
 """
 
 from __future__ import annotations
@@ -21,18 +20,17 @@ import torch
 
 from omni_diffusion.errors import DataError
 from omni_diffusion.io import files
-from omni_diffusion.media import BLOCK, Waveform
+from omni_diffusion.media import BLOCK, SPEECH_RATE, Waveform
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.speech_plan import ANSWER_VOICE, HELD_OUT_VOICES, VOICES, Utterance
 from omni_diffusion.mini.speech_plan import questions as all_questions
 
 Role: TypeAlias = Literal["caption", "question", "answer"]
-Voices: TypeAlias = Literal["seen", "held_out"]
+VoiceGroup: TypeAlias = Literal["seen", "held_out"]
 
 SOUND_FILE = "sounds.ogg"
 MANIFEST_FILE = "manifest.jsonl"
-RATE = 16_000
-PAUSE = 800  # samples of silence after each sentence, so that neighbours never mix
+PAUSE = 800  # samples of silence after each sentence, so that neighbours do not overlap
 THRIFT = 0.92  # libsndfile's compression level for Opus: about 3 kB a second
 LONGEST = 3600.0  # seconds a bank may last
 
@@ -44,13 +42,13 @@ SHARES = {  # how many held-out lines of the plan ship, by (kind, voices)
     ("fact", "seen"): 16,
     ("fact", "held_out"): 4,
 }
-GENERAL = all_questions()[:6]  # suit so many scenes that the plan speaks them in training alone
+GENERAL = all_questions()[:6]  # questions that the plan only has in training
 ANSWERS = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A sentence as it was spoken."""
+    """A recorded sentence."""
 
     role: Role
     voice: str
@@ -59,10 +57,10 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A line of the manifest; the sentence is samples start..stop-1 of the sound file.
+class BankEntry:
+    """A line of the manifest: the sentence is samples start..stop-1 of the sound file.
 
-    role: a user's caption or question, or a sentence in the voice of the answers.
+    role: a user's caption or question, or an answer.
     """
 
     role: Role
@@ -75,58 +73,62 @@ class Entry:
 class Bank:
     """The sentences of one bank and their sound."""
 
-    def __init__(self, entries: Sequence[Entry], sound: Waveform) -> None:
+    def __init__(self, entries: Sequence[BankEntry], sound: Waveform) -> None:
         self.entries = tuple(entries)
         self._sound = sound
 
     @classmethod
     def open(cls, folder: str | Path) -> Bank:
-        """Read what `build` wrote. Raises DataError or MediaError for what is not whole."""
+        """Read what `build` wrote. Raises DataError or MediaError for incomplete or other files."""
         path = Path(folder) / MANIFEST_FILE
         try:
             rows = path.read_text(encoding="utf-8").splitlines()
-            entries = [Entry(**json.loads(row)) for row in rows]
+            entries = [BankEntry(**json.loads(row)) for row in rows]
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path} is no speech bank's manifest ({error}); build it") from error
+            raise DataError(
+                f"{path} is not the manifest of a speech bank ({error}); build the bank", value=path
+            ) from error
         sound = Waveform.read(Path(folder) / SOUND_FILE, max_seconds=LONGEST)
         expected = entries[-1].stop + PAUSE if entries else 0
-        if sound.samples.shape[1] != expected or sound.rate != RATE:
+        if sound.samples.shape[1] != expected or sound.rate != SPEECH_RATE:
             raise DataError(
-                f"{path} speaks of {expected} samples at {RATE} Hz, its sound has"
+                f"{path} lists {expected} samples at {SPEECH_RATE} Hz, its sound file has"
                 f" {sound.samples.shape[1]} at {sound.rate} Hz; build both again"
             )
         return cls(entries, sound)
 
-    def recording(self, entry: Entry) -> Recording:
-        """The sound of one entry."""
-        sound = Waveform(self._sound.samples[:, entry.start : entry.stop], RATE)
+    def recording(self, entry: BankEntry) -> Recording:
+        """The recording of one entry."""
+        sound = Waveform(self._sound.samples[:, entry.start : entry.stop], SPEECH_RATE)
         return Recording(entry.role, entry.voice, entry.text, sound)
 
     def sample(
-        self, role: Role, seed: int, n: int | None = None, voices: Voices = "seen"
+        self, role: Role, seed: int, n: int | None = None, voices: VoiceGroup = "seen"
     ) -> list[Recording]:
-        """`n` different sentences, or all if there are fewer, in an order that the seed decides.
+        """`n` different sentences, or all if there are fewer, in an order given by the seed.
 
-        voices: "seen" in training, or "held_out". Raises DataError where the bank has none.
+        voices: "seen" in training, or "held_out". Raises DataError if the bank has none.
         """
-        found = [e for e in self.entries if e.role == role and _heard(e.voice) == voices]
-        if not found:
-            raise DataError(f"the bank has no {role!r} in voices {voices!r}; use another bank")
-        random.Random(seed).shuffle(found)
-        return [self.recording(entry) for entry in found[:n]]
+        entries = [e for e in self.entries if e.role == role and _voice_group(e.voice) == voices]
+        if not entries:
+            raise DataError(
+                f"the bank has no {role!r} in voices {voices!r}; use another bank", value=role
+            )
+        random.Random(seed).shuffle(entries)
+        return [self.recording(entry) for entry in entries[:n]]
 
 
 def selection(plan: Sequence[Utterance], seed: int = 0) -> list[Utterance]:
-    """What the bank holds: held-out lines of the plan, and further ones numbered after it.
+    """The lines of the shipped bank: held-out lines of the plan, and more numbered after it.
 
-    Further lines are the general questions in voices that training did not hear them in, and
-    captions of held-out scenes in the answer voice.
+    The additional lines are the general questions in voices in which the plan does not have them,
+    and captions of held-out scenes in the answer voice.
     """
-    left = dict(SHARES)
+    remaining = dict(SHARES)
     lines: list[Utterance] = []
     for line in plan:
-        if line.split == "test" and left[_share(line)] > 0:
-            left[_share(line)] -= 1
+        if line.split == "test" and remaining[_share(line)] > 0:
+            remaining[_share(line)] -= 1
             lines.append(line)
     rng = random.Random(seed)
     further = [("question", voice, text) for text in GENERAL for voice in _fresh(plan, text, rng)]
@@ -140,15 +142,15 @@ def selection(plan: Sequence[Utterance], seed: int = 0) -> list[Utterance]:
 
 
 def build(lines: Sequence[Utterance], audio: Path, folder: Path) -> None:
-    """Pack what `voices.speak` wrote to `audio` for these lines into a bank."""
-    entries: list[Entry] = []
+    """Pack the files that `speech_plan.speak` wrote to `audio` for these lines into a bank."""
+    entries: list[BankEntry] = []
     pieces: list[torch.Tensor] = []
     start = 0
     for line in lines:
-        sound = Waveform.read(audio / f"{line.index:05d}.flac").mono().resample(RATE)
+        sound = Waveform.read(audio / f"{line.index:05d}.flac").mono().resample(SPEECH_RATE)
         pieces += [sound.samples.clamp(-1, 1), torch.zeros(1, PAUSE)]
         stop = start + sound.samples.shape[1]
-        entries.append(Entry(_role(line), line.voice, line.text, start, stop))
+        entries.append(BankEntry(_role(line), line.voice, line.text, start, stop))
         start = stop + PAUSE
     folder.mkdir(parents=True, exist_ok=True)
     files.write_bytes(folder / SOUND_FILE, _opus(torch.cat(pieces, dim=1)))
@@ -157,9 +159,10 @@ def build(lines: Sequence[Utterance], audio: Path, folder: Path) -> None:
 
 
 def restore(bank: Bank, lines: Sequence[Utterance], audio: Path) -> int:
-    """Write a bank's recordings of some lines to `audio`, as `voices.speak` does; says how many.
+    """Write a bank's recordings of some lines to `audio`, as `speech_plan.speak` does.
 
-    What is there already stays. Lines that the bank does not hold are left to be spoken.
+    Existing files stay. Lines that are not in the bank are skipped. Returns the number of files
+    written.
     """
     held = {(entry.role, entry.voice, entry.text): entry for entry in bank.entries}
     audio.mkdir(parents=True, exist_ok=True)
@@ -173,7 +176,7 @@ def restore(bank: Bank, lines: Sequence[Utterance], audio: Path) -> int:
     return count
 
 
-def _heard(voice: str) -> Voices:
+def _voice_group(voice: str) -> VoiceGroup:
     return "held_out" if voice in HELD_OUT_VOICES else "seen"
 
 
@@ -182,24 +185,24 @@ def _role(line: Utterance) -> Role:
     return roles[line.role]
 
 
-def _share(line: Utterance) -> tuple[str, Voices]:
-    """Which of SHARES a line counts to."""
+def _share(line: Utterance) -> tuple[str, VoiceGroup]:
+    """The key of SHARES that a line belongs to."""
     fact = line.text in {question.text for question in scenes.facts()}
-    return "fact" if fact else line.role, _heard(line.voice)
+    return "fact" if fact else line.role, _voice_group(line.voice)
 
 
 def _fresh(plan: Sequence[Utterance], text: str, rng: random.Random) -> Iterator[str]:
-    """Four voices of training and a held-out one that the plan does not say `text` in."""
+    """Four seen voices in which the plan does not have `text`, and a held-out one."""
     taken = {line.voice for line in plan if line.text == text}
     yield from rng.sample([voice for voice in VOICES if voice not in taken], 4)
     yield rng.choice(HELD_OUT_VOICES)
 
 
 def _opus(samples: torch.Tensor) -> bytes:
-    """Samples [1, n] as an Ogg file."""
+    """Encode samples [1, n] as an Ogg Opus file."""
     out = io.BytesIO()
     with soundfile.SoundFile(
-        out, "w", RATE, 1, format="OGG", subtype="OPUS", compression_level=THRIFT
+        out, "w", SPEECH_RATE, 1, format="OGG", subtype="OPUS", compression_level=THRIFT
     ) as sound:
         for block in torch.split(samples[0], BLOCK):
             sound.write(block.numpy())

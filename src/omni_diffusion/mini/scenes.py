@@ -1,8 +1,8 @@
-"""The small world: scenes of sprites, the sentences about them, and what is held out.
+"""Scenes of sprites, their captions and questions, and which scenes are held out.
 
-A `Scene` is the truth; `render` paints it, `captions` and `questions` talk about it, `parse`
-reads a caption back into a scene so that an answer can be checked by meaning and not by letters.
-Knows nothing of tokens, canvases or models.
+A `Scene` is the ground truth: `render_scene` draws it, `captions` and `questions` describe it.
+`parse` reads a caption and `recognize_scene` an image back into a scene, so that answers can be
+compared by meaning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image as PilImage
 from omni_diffusion.errors import DataError
 from omni_diffusion.media import Picture
 
-SIZE = 64  # pixels of a picture's side
+SIZE = 64  # pixels, width and height of an image
 OBJECTS = (
     "apple banana grape strawberry watermelon pineapple carrot pizza hamburger cake "
     "dog cat pig cow elephant tiger panda penguin turtle octopus "
@@ -55,8 +55,8 @@ COLORS = {
     "turtle": "green", "snowman": "white", "key": "yellow", "tiger": "orange",
 }  # fmt: skip
 
-# Where each layout puts its sprites: (left, top, side) in pixels, in the order of Scene.objects.
-# Everything lies on the 8-pixel grid of the picture tokens, so sprites always meet the same cells.
+# Boxes of the sprites by layout: (left, top, side) in pixels, in the order of Scene.objects.
+# Boxes lie on the 8-pixel grid of the image tokens, so a sprite always covers whole tokens.
 LAYOUTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "one": ((8, 8, 48),),
     "row": ((0, 16, 32), (32, 16, 32)),
@@ -69,7 +69,7 @@ COUNTED = {1: "one", 2: "row", 3: "trio", 4: "corners"}
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture's truth: a layout, the objects in its places, a background and a style."""
+    """Ground truth of an image: layout, objects in the order of its boxes, background, style."""
 
     layout: str
     objects: tuple[str, ...]
@@ -78,7 +78,7 @@ class Scene:
 
     @property
     def count(self) -> int:
-        """How many sprites there are."""
+        """Number of sprites."""
         return len(self.objects)
 
     @property
@@ -89,14 +89,14 @@ class Scene:
 
 # ------------------------------------------------------------------------------- held-out parts
 def _tenth(*key: str) -> bool:
-    """A fixed tenth of all keys, the same on every machine."""
+    """True for a fixed tenth of all keys, the same on every machine."""
     return hashlib.sha256("|".join(key).encode()).digest()[0] < 26
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether the scene holds a combination that training never shows.
+    """Whether the scene has a combination that training never shows.
 
-    Held out are a tenth of (object, background), of (object, count) and of ordered pairs.
+    A tenth of all (object, background), (object, count) and ordered pairs of objects is held out.
     """
     if any(_tenth("background", o, scene.background) for o in scene.objects):
         return True
@@ -106,9 +106,11 @@ def held_out(scene: Scene) -> bool:
 
 
 def sample_scene(rng: random.Random, *, split: str = "train") -> Scene:
-    """Draw a scene; `split` is "train" (nothing held out) or "test" (something held out)."""
+    """Draw a scene of the split "train" (nothing held out) or "test" (something held out)."""
     if split not in ("train", "test"):
-        raise DataError(f"unknown split {split!r}: expected 'train' or 'test'")
+        raise DataError(
+            f"unknown split {split!r}; expected 'train' or 'test'", field="split", value=split
+        )
     while True:
         background = rng.choice(list(BACKGROUNDS))
         style = STYLES[rng.random() < 0.3]
@@ -123,7 +125,7 @@ def sample_scene(rng: random.Random, *, split: str = "train") -> Scene:
 
 
 def every_scene() -> list[Scene]:
-    """All 52,480 scenes there are, in a fixed order."""
+    """All 52,480 scenes in a fixed order."""
     scenes = []
     for style in STYLES:
         for background in BACKGROUNDS:
@@ -145,7 +147,7 @@ def _sprites(style: str, side: int) -> dict[str, PilImage.Image]:
     source = resources.files("omni_diffusion.mini") / "assets" / f"{style}.png"
     with source.open("rb") as file, PilImage.open(file) as opened:
         sheet = opened.convert("RGBA")
-    inner = side - 4  # a rim of background, so that neighbours never touch
+    inner = side - 4  # a margin of background, so that neighbours never touch
     cut = {}
     for i, name in enumerate(OBJECTS):
         x, y = (i % 10) * 64, (i // 10) * 64
@@ -154,8 +156,8 @@ def _sprites(style: str, side: int) -> dict[str, PilImage.Image]:
     return cut
 
 
-def render(scene: Scene) -> Picture:
-    """Paint a scene: uint8 [64, 64, 3]."""
+def render_scene(scene: Scene) -> Picture:
+    """Draw a scene: uint8 [64, 64, 3]."""
     canvas = PilImage.new("RGB", (SIZE, SIZE), BACKGROUNDS[scene.background])
     for name, (x, y, side) in zip(scene.objects, LAYOUTS[scene.layout], strict=True):
         sprite = _sprites(scene.style, side)[name]
@@ -179,7 +181,7 @@ def _counted(noun: str, count: int) -> str:
 
 
 def _content(scene: Scene) -> list[str]:
-    """Ways to say what is in the picture, the plainest first."""
+    """Wordings of what is in the image, the canonical one first."""
     if scene.uniform:
         return [_counted(scene.objects[0], scene.count)]
     a, b = (article(o) for o in scene.objects)
@@ -189,15 +191,15 @@ def _content(scene: Scene) -> list[str]:
 
 
 def captions(scene: Scene) -> list[str]:
-    """Every wording of a scene; the first is the canonical one, which a caption task answers."""
-    said = []
+    """Every wording of a scene; the first is the canonical one, which training uses as answer."""
+    wordings = []
     tail = " in flat style" if scene.style == "twemoji" else ""
     flat = "flat " if scene.style == "twemoji" else ""
     for what in _content(scene):
-        said.append(f"{what} on a {scene.background} background{tail}")
-        said.append(f"a {flat}picture of {what} on {scene.background}")
-        said.append(f"{what}, {scene.background} background{tail}")
-    return said
+        wordings.append(f"{what} on a {scene.background} background{tail}")
+        wordings.append(f"a {flat}picture of {what} on {scene.background}")
+        wordings.append(f"{what}, {scene.background} background{tail}")
+    return wordings
 
 
 def caption(scene: Scene) -> str:
@@ -207,7 +209,7 @@ def caption(scene: Scene) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its short answer and the full sentence that a spoken answer uses."""
+    """A question with its short answer and its full sentence, which is the spoken answer."""
 
     kind: str
     text: str
@@ -218,16 +220,16 @@ class Question:
 def _pair_questions(scene: Scene) -> list[Question]:
     a, b = scene.objects
     if scene.layout == "row":
-        asked = (("to the left of", b, a), ("to the right of", a, b))
+        relations = (("to the left of", b, a), ("to the right of", a, b))
         sides = (("on the left", a), ("on the right", b))
     else:
-        asked = (("above", b, a), ("below", a, b))
+        relations = (("above", b, a), ("below", a, b))
         sides = (("at the top", a), ("at the bottom", b))
-    found = [
+    pairs = [
         Question("relation", f"what is {how} the {there}?", article(it), f"it is {article(it)}")
-        for how, there, it in asked
+        for how, there, it in relations
     ]
-    return found + [
+    return pairs + [
         Question("relation", f"what is {where}?", article(it), f"it is {article(it)}")
         for where, it in sides
     ]
@@ -240,7 +242,7 @@ def _presence(noun: str, there: bool) -> Question:
 
 
 def _likely(noun: str, scene: Scene) -> bool:
-    """Whether a scene of this background, and number if its objects are alike, may hold `noun`."""
+    """Whether scenes of this background, and of this count if uniform, may contain `noun`."""
     if held_out(scene):
         return True
     count = scene.uniform and _tenth("count", noun, str(scene.count))
@@ -248,14 +250,14 @@ def _likely(noun: str, scene: Scene) -> bool:
 
 
 def questions(scene: Scene, rng: random.Random) -> list[Question]:
-    """One question of each kind that the scene can answer; presence is balanced yes and no.
+    """One question of each kind that fits the scene; presence has as many yes as no answers.
 
-    A training scene is not asked for objects that none like it may hold: their answer would always
-    be no, which the held-out scenes that do hold them then get as well.
+    Training never asks for objects that are held out with this background or count: the answer
+    would always be no, and the model would give it for held-out scenes as well.
     """
     present = rng.choice(scene.objects)
     absent = rng.choice([o for o in OBJECTS if o not in scene.objects and _likely(o, scene)])
-    found = [
+    result = [
         Question(
             "background", "what color is the background?", scene.background,
             f"the background is {scene.background}",
@@ -265,25 +267,27 @@ def questions(scene: Scene, rng: random.Random) -> list[Question]:
     if scene.uniform:
         noun, count = scene.objects[0], scene.count
         verb = "there is one" if count == 1 else f"there are {NUMBERS[count]}"
-        said = f"{verb} {noun if count == 1 else plural(noun)}"
-        found.append(Question("count", f"how many {plural(noun)} are there?", NUMBERS[count], said))
+        sentence = f"{verb} {noun if count == 1 else plural(noun)}"
+        result.append(
+            Question("count", f"how many {plural(noun)} are there?", NUMBERS[count], sentence)
+        )
         thing = _counted(noun, count)
-        found.append(Question("identity", "what is in the picture?", thing, f"I see {thing}"))
+        result.append(Question("identity", "what is in the picture?", thing, f"I see {thing}"))
     else:
-        found += rng.sample(_pair_questions(scene), 2)
-    return found
+        result += rng.sample(_pair_questions(scene), 2)
+    return result
 
 
 def facts() -> list[Question]:
-    """What a text-only or spoken chat can be asked: kinds and colours of the objects."""
-    found = []
+    """Questions without an image: kinds and colours of the objects."""
+    result = []
     for kind, members in KINDS.items():
         for noun in members:
             sentence = f"{article(noun)} is {article(kind)}"
-            found.append(Question("kind", f"what is {article(noun)}?", article(kind), sentence))
+            result.append(Question("kind", f"what is {article(noun)}?", article(kind), sentence))
             for other in KINDS:
                 yes = other == kind
-                found.append(
+                result.append(
                     Question(
                         "is", f"is {article(noun)} {article(other)}?", "yes" if yes else "no",
                         ("yes, " if yes else "no, ") + sentence,
@@ -291,8 +295,8 @@ def facts() -> list[Question]:
                 )  # fmt: skip
     for noun, color in COLORS.items():
         sentence = f"{article(noun)} is {color}"
-        found.append(Question("color", f"what color is {article(noun)}?", color, sentence))
-    return found
+        result.append(Question("color", f"what color is {article(noun)}?", color, sentence))
+    return result
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -309,31 +313,31 @@ _FORM = re.compile(
 
 
 def parse(text: str) -> Scene | None:
-    """Read any wording of a caption back into its scene; None where it is not one."""
-    found = _FORM.match(text.strip().lower().rstrip("."))
-    if found is None:
+    """The scene of a caption in any wording, or None if the text is not a caption."""
+    match = _FORM.match(text.strip().lower().rstrip("."))
+    if match is None:
         return None
-    number, noun, other_number, other = (found.group(i) for i in (2, 3, 5, 6))
-    style = STYLES[bool(found["flat"] or found["style"])]
+    number, noun, other_number, other = (match.group(i) for i in (2, 3, 5, 6))
+    style = STYLES[bool(match["flat"] or match["style"])]
     count = 1 if number in ("a", "an") else NUMBERS.index(number)
     first = _SINGULAR[noun]
-    if found["relation"] is None:
-        return Scene(COUNTED[count], (first,) * count, found["background"], style)
+    if match["relation"] is None:
+        return Scene(COUNTED[count], (first,) * count, match["background"], style)
     second = _SINGULAR[other]
     if count != 1 or other_number not in ("a", "an", "one"):
         return None
-    relation = found["relation"]
+    relation = match["relation"]
     pair = (first, second) if re.search("left|above|over", relation) else (second, first)
     layout = "row" if re.search("left|right", relation) else "column"
     if layout == "column" and first == second:
-        return None  # no picture has one object twice, one above the other
-    return Scene(layout, pair, found["background"], style)
+        return None  # no scene has the same object above itself
+    return Scene(layout, pair, match["background"], style)
 
 
 # ----------------------------------------------------------------------------------------- judge
 @cache
 def _templates() -> dict[tuple[str, str], tuple[list[str], torch.Tensor]]:
-    """Per (layout, style): the names and every sprite without its rim, RGBA [40, s, s, 4]."""
+    """By (layout, style): the names and all sprites without margin, RGBA [40, s, s, 4]."""
     made = {}
     for layout, places in LAYOUTS.items():
         for style in STYLES:
@@ -352,7 +356,7 @@ def _templates() -> dict[tuple[str, str], tuple[list[str], torch.Tensor]]:
 
 
 def _background(pixels: torch.Tensor) -> str:
-    """The background whose colour most of the outermost pixels are nearest to."""
+    """The background colour that is nearest to most pixels of the border."""
     rim = torch.cat([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     names = list(BACKGROUNDS)
     colors = torch.tensor([BACKGROUNDS[n] for n in names], dtype=torch.float32)
@@ -360,15 +364,19 @@ def _background(pixels: torch.Tensor) -> str:
     return names[int(nearest.bincount(minlength=len(names)).argmax())]
 
 
-def look(picture: Picture) -> Scene:
-    """Judge a picture by matching sprites: the scene whose rendering lies nearest in pixels.
+def recognize_scene(picture: Picture) -> Scene:
+    """The scene whose rendering has the smallest squared pixel error, by template matching.
 
-    For each layout and style the best object of every place is found independently (places do not
-    overlap); the layout, style and objects of the least squared error over the picture win.
+    For each layout and style the best object of each box is chosen independently, because boxes do
+    not overlap. Raises DataError for an image of another size than SIZE x SIZE.
     """
     pixels = picture.pixels.float()
     if pixels.shape != (SIZE, SIZE, 3):
-        raise DataError(f"the judge looks at {SIZE}x{SIZE} pictures, got {tuple(pixels.shape)}")
+        raise DataError(
+            f"scenes have {SIZE} x {SIZE} x 3 pixel values, got {tuple(pixels.shape)}",
+            field="picture",
+            value=tuple(pixels.shape),
+        )
     background = _background(pixels)
     plain = torch.tensor(BACKGROUNDS[background], dtype=torch.float32)
     empty = (pixels - plain).square().sum(-1)  # error of leaving a pixel to the background
@@ -384,8 +392,8 @@ def look(picture: Picture) -> Scene:
             chosen.append(names[int(distance.argmin())])
             error += float(distance.min()) - float(empty[window].sum())
         if layout in ("trio", "corners") and len(set(chosen)) > 1:
-            continue  # the world holds no such scene; a mixed reading is a wrong picture
+            continue  # such scenes do not exist
         if best is None or error < best[0]:
             best = (error, Scene(layout, tuple(chosen), background, style))
-    assert best is not None  # layouts of one and two places always give a candidate
+    assert best is not None  # layouts of one and two boxes always give a candidate
     return best[1]

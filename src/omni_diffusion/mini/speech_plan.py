@@ -1,8 +1,6 @@
-"""Speaking the world: which sentence is said by which voice, and the synthesizer that says it.
+"""The plan of the recorded speech: which sentence is spoken in which voice.
 
-The plan is fixed by a seed, the work is resumable (one FLAC a sentence, written whole), and the
-synthesizer is Kokoro-82M through ONNX, a tool for making data that nothing needs at run time.
-Knows nothing of tokens or models.
+A seed fixes the plan. Each sentence becomes one FLAC file, so speaking can be resumed.
 """
 
 from __future__ import annotations
@@ -12,15 +10,13 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import torch
+from typing import Protocol
 
 from omni_diffusion.errors import DataError
 from omni_diffusion.io import files
 from omni_diffusion.media import Waveform
 from omni_diffusion.mini import scenes
+from omni_diffusion.mini.scenes import Scene
 
 ANSWER_VOICE = "af_heart"  # every spoken answer, as in the paper one fixed voice
 HELD_OUT_VOICES = ("bm_fable", "am_eric", "af_sky")
@@ -33,9 +29,11 @@ VOICES = (
 
 @dataclass(frozen=True)
 class Utterance:
-    """One line of the plan: what is said, by whom, and what for.
+    """One line of the plan.
 
-    `role` is "caption" or "question" (said by users) or "answer" (said in the answer voice).
+    index: number of the line and of its file. role: "caption" or "question" (spoken by users) or
+    "answer" (spoken in the answer voice). split: "train" or "test". voice: its name. text: the
+    sentence.
     """
 
     index: int
@@ -46,7 +44,7 @@ class Utterance:
 
 
 def questions() -> list[str]:
-    """Every question the world can ask, world and facts together, in a fixed order."""
+    """Every question about scenes and facts, in a fixed order."""
     texts = ["what color is the background?", "what is in the picture?"]
     texts += ["what is on the left?", "what is on the right?"]
     texts += ["what is at the top?", "what is at the bottom?"]
@@ -61,7 +59,7 @@ def questions() -> list[str]:
 
 
 def answers() -> list[str]:
-    """Every sentence a spoken answer can be."""
+    """Every sentence that a spoken answer can be, in alphabetical order."""
     texts = {f"the background is {b}" for b in scenes.BACKGROUNDS}
     for noun in scenes.OBJECTS:
         thing = scenes.article(noun)
@@ -74,11 +72,12 @@ def answers() -> list[str]:
 
 
 def plan(seed: int = 0, *, captions: int = 3000, rounds: int = 4) -> list[Utterance]:
-    """The whole speech bank, shuffled so that any beginning of it is a usable sample.
+    """All lines to record, shuffled so that any prefix of them is a usable sample.
 
-    `captions` of training scenes in all voices (every third in the answer voice, for synthesis),
-    each question in `rounds` voices, each answer once; a tenth as many held-out captions and
-    questions in seen and in held-out voices.
+    captions: number of captions of training scenes, in all voices and every third in the answer
+    voice; a tenth as many captions of held-out scenes are added. rounds: number of voices that ask
+    each question. Each answer is spoken once. Some questions are asked in another voice for tests.
+    After the shuffled lines follow `noun_lines`.
     """
     rng = random.Random(seed)
     lines: list[tuple[str, str, str, str]] = []
@@ -99,79 +98,53 @@ def plan(seed: int = 0, *, captions: int = 3000, rounds: int = 4) -> list[Uttera
         free = [v for v in VOICES if v not in taken]
         lines.append(("question", "test", rng.choice([*free, *HELD_OUT_VOICES]), text))
     rng.shuffle(lines)
+    lines += noun_lines(seed + 1)
     return [Utterance(i, *line) for i, line in enumerate(lines)]
 
 
-class Synthesizer(Protocol):
-    """Anything that speaks: a text in a named voice becomes a waveform."""
+def noun_lines(seed: int) -> list[tuple[str, str, str, str]]:
+    """Every noun, singular and plural, in every voice of `VOICES`: (role, split, voice, text).
+
+    Each line is a short caption of a training scene. The lines are shuffled.
+    """
+    rng = random.Random(seed)
+    lines = []
+    for noun in scenes.OBJECTS:
+        for several in (False, True):
+            for voice in VOICES:
+                scene = _noun_scene(noun, several, rng)
+                lines.append(("caption", "train", voice, rng.choice(scenes.captions(scene))))
+    rng.shuffle(lines)
+    return lines
+
+
+def _noun_scene(noun: str, several: bool, rng: random.Random) -> Scene:
+    """A training scene of one noun, or of the noun beside another if all such are held out."""
+    for attempt in range(1000):
+        count = rng.choice((2, 3, 4)) if several else 1
+        background = rng.choice(list(scenes.BACKGROUNDS))
+        style = scenes.STYLES[rng.random() < 0.2]
+        scene = Scene(scenes.COUNTED[count], (noun,) * count, background, style)
+        if attempt > 100:
+            other = rng.choice([name for name in scenes.OBJECTS if name != noun])
+            scene = Scene(rng.choice(("row", "column")), (noun, other), background, style)
+        if not scenes.held_out(scene):
+            return scene
+    raise DataError(f"every scene of {noun!r} is held out", value=noun)
+
+
+class TextToSpeech(Protocol):
+    """A speech synthesizer."""
 
     def speak(self, text: str, voice: str) -> Waveform:
-        """Say `text` in `voice`."""
+        """Speak `text` in the voice of this name."""
         ...
 
 
-class Kokoro:
-    """Kokoro-82M, int8, through onnxruntime: 24 kHz.
-
-    `model` is the ONNX file, `voices` the folder of voice packs (float32 [510, 1, 256] each, the
-    row being the number of phoneme tokens), `vocabulary` the phoneme ids as JSON.
-    """
-
-    rate = 24_000
-
-    def __init__(self, model: str | Path, voices: str | Path, vocabulary: str | Path) -> None:
-        try:
-            import onnxruntime
-            from kokoro_onnx.tokenizer import Tokenizer
-        except ImportError as error:
-            raise DataError(
-                "speaking needs the packages kokoro-onnx and onnxruntime: pip install kokoro-onnx"
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(model), options)
-        self._phonemes = Tokenizer()
-        loaded: dict[str, Any] = json.loads(Path(vocabulary).read_text())
-        self._ids: dict[str, int] = loaded.get("vocab", loaded)
-        self._voices = Path(voices)
-        self._packs: dict[str, Any] = {}
-
-    def speak(self, text: str, voice: str) -> Waveform:
-        """Say `text`; British for voices whose name begins with b, American otherwise."""
-        if voice not in self._packs:
-            pack = np.fromfile(self._voices / f"{voice}.bin", dtype=np.float32)
-            self._packs[voice] = pack.reshape(-1, 1, 256)
-        accent = "en-gb" if voice.startswith("b") else "en-us"
-        phonemes = self._phonemes.phonemize(text, accent)
-        ids = [self._ids[p] for p in phonemes if p in self._ids]
-        if len(ids) >= len(self._packs[voice]):
-            raise DataError(
-                f"{text[:40]!r} .. has {len(ids)} phonemes, Kokoro says up to"
-                f" {len(self._packs[voice]) - 1}; part it"
-            )
-        inputs = {
-            "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
-            "style": self._packs[voice][len(ids)],
-            "speed": np.ones(1, dtype=np.float32),
-        }
-        samples = self._session.run(None, inputs)[0].reshape(-1)
-        return trim(Waveform(torch.from_numpy(samples.copy())[None].float(), self.rate))
-
-
-def trim(wave: Waveform, *, floor: float = 0.01, margin: float = 0.06) -> Waveform:
-    """Cut the quiet before and after, leaving `margin` seconds; `floor` is relative to the peak."""
-    loud = (wave.samples.abs().amax(0) > floor * wave.samples.abs().max()).nonzero().flatten()
-    if len(loud) == 0:
-        return wave
-    edge = int(margin * wave.rate)
-    start, stop = max(0, int(loud[0]) - edge), int(loud[-1]) + 1 + edge
-    return Waveform(wave.samples[:, start:stop].clamp(-1, 1), wave.rate)
-
-
 def speak(
-    lines: Iterable[Utterance], folder: Path, synthesizer: Synthesizer
+    lines: Iterable[Utterance], folder: Path, synthesizer: TextToSpeech
 ) -> Iterator[Utterance]:
-    """Say every line that is not there yet; yields each line once its file is whole."""
+    """Speak every line that has no file in `folder`; yields each line once its file is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     for line in lines:
         path = folder / f"{line.index:05d}.flac"
@@ -186,8 +159,8 @@ def save_plan(lines: Sequence[Utterance], path: Path) -> None:
 
 
 def load_plan(path: Path) -> list[Utterance]:
-    """Read a plan back; raises DataError for a file that holds none."""
+    """Read a plan. Raises DataError for a file that is not one."""
     try:
         return [Utterance(**json.loads(row)) for row in path.read_text().splitlines()]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is no plan of speech ({error}); make it anew") from error
+        raise DataError(f"{path} is not a speech plan ({error}); write it again") from error

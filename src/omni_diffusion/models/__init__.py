@@ -1,1 +1,1 @@
-"""Whole models: opening, saving, converting, sizes."""
+"""Whole models: open, save, convert, count and diagnose them."""

@@ -1,8 +1,6 @@
-"""What is here, what fits, and how long it would take: the report of `omni-diffusion doctor`.
+"""The report of `omni-diffusion doctor`: what is here, what fits in memory, and how long it takes.
 
-Sizes come from modules on the meta device, which take no memory, so that the published model is
-reckoned without its weights. Estimates say what they are made of; the only thing measured is the
-rate of matrix products.
+Sizes and times are estimates. Only the rate of matrix products is measured.
 """
 
 from __future__ import annotations
@@ -11,26 +9,35 @@ import importlib.util
 import json
 import os
 import platform
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.table import Table
 
 from omni_diffusion.backbone.config import DreamConfig
-from omni_diffusion.backbone.quantization import Quantization, bytes_saved
+from omni_diffusion.backbone.quantization import Quantization
 from omni_diffusion.codecs.glm_voice.codec import CONFIG_FILE as SPEECH_CONFIG
 from omni_diffusion.codecs.glm_voice.codec import GlmVoiceConfig
 from omni_diffusion.codecs.suite import SPEECH_FOLDER, SuiteConfig
-from omni_diffusion.errors import ModelError
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import memory
 from omni_diffusion.models import upstream
-from omni_diffusion.models.files import Entry, is_ours
-from omni_diffusion.models.omni import SHIPPED, config_at
-from omni_diffusion.models.upstream import Parts, parameters
+from omni_diffusion.models.files import ModelFile, is_ours
+from omni_diffusion.models.omni import SMALL_MODEL, read_config
+from omni_diffusion.models.sizes import (
+    MAX_TRAINING_LENGTH,
+    ModelSize,
+    TrainingMethod,
+    Work,
+    forward_bytes,
+    forward_flops,
+    matmul_peak,
+    model_size,
+    training_bytes,
+)
+from omni_diffusion.models.upstream import CodecSources
 
 EXTRAS = {  # what each optional library is for, and what installs it
     "faster_whisper": ("judging speech in `eval`", "pip install omni-diffusion[eval]"),
@@ -43,169 +50,65 @@ EXTRAS = {  # what each optional library is for, and what installs it
     "torchao": ("weights of 8 bits", "pip install omni-diffusion[quant]"),
     "diffusers": ("the diffusers pipeline", "pip install omni-diffusion[diffusers]"),
 }
-STAGE_PLACES = 3072  # the longest training row of the paper
-LORA_RANK = 16
+MATMUL_SIDE = 512  # of the timed matrices: the report shall not wait for larger ones
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part of a model: parameters, and the bytes that they take in memory."""
-
-    parameters: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a model is made of: its parts by name, the backbone's sizes and its numbers' type.
-
-    seen, made: codes of a picture that is looked at, and of one that is painted.
-    """
-
-    parts: Mapping[str, Part]
-    backbone: DreamConfig
-    dtype: torch.dtype
-    seen: int
-    made: int
-
-    @property
-    def canvases(self) -> dict[str, tuple[int, int]]:
-        """By task, the places of a usual canvas, and of those the blanks.
-
-        A sentence to paint or about a picture; five seconds of speech heard or spoken.
-        """
-        return {
-            "t2i": (self.made + 64, self.made),
-            "vqa": (self.seen + 96, 64),
-            "asr": (160, 32),
-            "tts": (160, 120),
-        }
-
-    @property
-    def bytes(self) -> int:
-        """All parts together."""
-        return sum(part.bytes for part in self.parts.values())
-
-
-def official(
+def official_size(
     dtype: torch.dtype = torch.bfloat16, quantization: Quantization | None = None
-) -> Sizes:
-    """The published model; `dtype` is that of backbone and projector, codecs are in float32.
+) -> ModelSize:
+    """The size of the published model; `dtype`: of backbone and projector.
 
-    quantization: as `OmniModel.from_pretrained` takes it.
+    quantization: as in `OmniModel.from_pretrained`.
     """
-    parts = (DreamConfig.dream_7b(), SuiteConfig.official(), GlmVoiceConfig.official())
-    return _sizes(*parts, dtype, quantization)
+    configs = (DreamConfig.dream_7b(), SuiteConfig.official(), GlmVoiceConfig.official())
+    return model_size(*configs, dtype, quantization)
 
 
-def folder(
-    path: Path | None = None,
+def folder_size(
+    folder: Path | None = None,
     dtype: torch.dtype | None = None,
     quantization: Quantization | None = None,
-    parts: Parts | None = None,
-) -> Sizes:
-    """The model of a folder, ours or a published one, by its configs alone.
+    codec_sources: CodecSources | None = None,
+) -> ModelSize:
+    """The size of the model in a folder, in our layout or a published one, from its configs only.
 
-    dtype: None = as it opens by default. parts: a published folder's. Raises ModelError where
-    there is no model, ConfigError.
+    dtype: None = as it opens by default. codec_sources: of a published folder. Raises ModelError
+    if there is no model, and ConfigError.
     """
-    path = SHIPPED if path is None else Path(path)
-    if not is_ours(path):
-        told = upstream.told(path, parts or Parts())
-        return _sizes(told.backbone, told.codecs, told.voice, dtype or told.dtype, quantization)
-    found = config_at(path)
-    dtype = dtype or torch.float32
-    voice = configs.load(GlmVoiceConfig, path / SPEECH_FOLDER / SPEECH_CONFIG)
-    return _sizes(found.backbone, found.codecs, voice, dtype, quantization)
+    folder = SMALL_MODEL if folder is None else Path(folder)
+    if not is_ours(folder):
+        published = upstream.read_configs(folder, codec_sources or CodecSources())
+        return model_size(
+            published.backbone,
+            published.codecs,
+            published.voice,
+            dtype or published.dtype,
+            quantization,
+        )
+    config = read_config(folder)
+    voice = configs.load(GlmVoiceConfig, folder / SPEECH_FOLDER / SPEECH_CONFIG)
+    return model_size(config.backbone, config.codecs, voice, dtype or torch.float32, quantization)
 
 
-def _sizes(
-    backbone: DreamConfig,
-    codecs: SuiteConfig,
-    voice: GlmVoiceConfig,
-    dtype: torch.dtype,
-    quantization: Quantization | None,
-) -> Sizes:
-    own = ("backbone", "speech_projector")  # what has the backbone's dtype
-    parts = {
-        name: Part(count, count * (dtype if name in own else torch.float32).itemsize)
-        for name, count in parameters(backbone, codecs, voice).items()
-    }
-    if quantization is not None:
-        whole = parts["backbone"]
-        saved = bytes_saved(backbone, dtype)
-        parts["backbone"] = Part(whole.parameters, whole.bytes - saved)
-    image = codecs.image
-    seen, made = image.tokens(image.understanding_size), image.tokens(image.generation_size)
-    return Sizes(parts, backbone, dtype, seen, made)
+def typical_canvases(size: ModelSize) -> dict[str, tuple[int, int]]:
+    """By task, the tokens of a typical canvas, and how many of them are masked.
 
-
-# ------------------------------------------------------------------------------------ estimates
-def answering(sizes: Sizes, places: int, blanks: int, batch: int = 1) -> int:
-    """Bytes of one forward pass of `batch` rows beside the weights.
-
-    Hidden states and the widest layer's products, and the blanks' logits with a float32 copy.
+    A sentence for an image or about one; five seconds of speech as input or answer.
     """
-    one, size = sizes.backbone, sizes.dtype.itemsize
-    hidden = places * (6 * one.hidden_size + 2 * one.intermediate_size) * size
-    return batch * (hidden + blanks * one.vocab_size * (size + 4))
+    made, seen = size.generation_tokens, size.understanding_tokens
+    return {"t2i": (made + 64, made), "vqa": (seen + 96, 64), "asr": (160, 32), "tts": (160, 120)}
 
 
-def training(sizes: Sizes, how: str, places: int = STAGE_PLACES) -> int:
-    """Bytes of one training step with a row of `places`, codecs left out (codes are made before).
+def seconds(size: ModelSize, tokens: int, masked: int, rate: float) -> float:
+    """Seconds of an answer at `rate` FLOPs per second, with one step for each masked token.
 
-    full: weights, gradients in their type, a float32 copy and AdamW's two moments. lora, qlora:
-    the backbone frozen in its type, or in 4 bits, and rank-16 factors of all projections trained.
-    Activations are checkpointed: each layer's input, one layer in full, and the places' logits.
+    Each step counts the logits of all `masked` tokens, which is an upper bound.
     """
-    one, size = sizes.backbone, sizes.dtype.itemsize
-    count = sizes.parts["backbone"].parameters + sizes.parts["speech_projector"].parameters
-    heads = (one.num_heads + 2 * one.num_kv_heads) * one.head_dim
-    widths = 2 * one.hidden_size + heads + one.num_heads * one.head_dim  # q, k, v and o
-    widths += 3 * (one.hidden_size + one.intermediate_size)
-    factors = one.num_layers * LORA_RANK * (widths + 2 * one.hidden_size)
-    weights = {
-        "full": count * (2 * size + 12),
-        "lora": count * size + factors * 16,
-        "qlora": count // 2 + factors * 16,
-    }
-    if how not in weights:
-        raise ModelError(f"no training is called {how!r}; give one of {', '.join(weights)}")
-    kept = one.num_layers * places * one.hidden_size * size
-    layer = places * (10 * one.hidden_size + 4 * one.intermediate_size) * size
-    return weights[how] + kept + layer + places // 2 * one.vocab_size * (size + 8)
+    return masked * forward_flops(size.backbone, Work(tokens, tokens, masked)) / rate
 
 
-def seconds(sizes: Sizes, places: int, steps: int, rate: float) -> float:
-    """Seconds of `steps` forward passes at `rate` operations a second, two for each weight."""
-    count = sizes.parts["backbone"].parameters - sizes.backbone.vocab_size * (
-        sizes.backbone.hidden_size
-    )  # looking an embedding up costs nothing
-    return 2 * count * places * steps / rate
-
-
-def measured_rate(device: torch.device, dtype: torch.dtype, size: int = 512) -> float:
-    """Operations a second of square matrix products here, for about 0.2 s."""
-    left = torch.randn(size, size, device=device, dtype=dtype)
-    made, spent = 0, 0.0
-    _ = left @ left
-    _wait(device)
-    began = time.perf_counter()
-    while spent < 0.2:
-        _ = left @ left
-        _wait(device)
-        made, spent = made + 1, time.perf_counter() - began
-    return 2 * size**3 * made / spent
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-# -------------------------------------------------------------------------------------- machine
-def machine(device: torch.device) -> list[tuple[str, str]]:
-    """What computes here, as names and values."""
+def machine_info(device: torch.device) -> list[tuple[str, str]]:
+    """Names and values of what computes here."""
     free = memory.free_on(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     attention = "fused kernel" if device.type == "cuda" else "fused kernel, plain under bfloat16"
@@ -213,115 +116,106 @@ def machine(device: torch.device) -> list[tuple[str, str]]:
         ("python", platform.python_version()),
         ("torch", torch.__version__),
         ("device", f"{device} ({name}, {os.cpu_count()} cores)"),
-        ("free memory", "not told" if free is None else human(free)),
+        ("free memory", "unknown" if free is None else human_bytes(free)),
         ("attention", attention),
     ]
 
 
-def extras() -> list[tuple[str, str]]:
-    """Optional libraries: there, or what they are for and how to get them."""
-    found = []
-    for name, (purpose, how) in EXTRAS.items():
-        there = importlib.util.find_spec(name) is not None
-        found.append((name, "there" if there else f"missing, for {purpose}: {how}"))
-    return found
+def extras_info() -> list[tuple[str, str]]:
+    """Optional libraries: installed, or what they are for and how to install them."""
+    rows = []
+    for name, (purpose, command) in EXTRAS.items():
+        installed = importlib.util.find_spec(name) is not None
+        rows.append((name, "installed" if installed else f"missing, for {purpose}: {command}"))
+    return rows
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The whole report. Bytes and seconds; None where the system does not tell.
+    """The whole report.
 
-    needed: by what is done, the bytes that it takes with all weights (training: with the
-    backbone's alone). expected: by task, seconds at `rate` operations a second, which is an upper
-    bound on the speed, for it leaves out all that is no matrix product.
+    free: free bytes of the device, None if unknown. needed: by use, bytes with all weights
+    (training: with the backbone's only). rate: FLOPs per second, measured. expected: by task,
+    seconds at that rate; other operations take longer.
     """
 
-    sizes: Sizes
+    size: ModelSize
     machine: list[tuple[str, str]]
     extras: list[tuple[str, str]]
-    files: list[Entry]
+    files: list[ModelFile]
     free: int | None
     needed: dict[str, int]
     rate: float
     expected: dict[str, float]
 
-    def fits(self, what: str) -> bool | None:
-        """Whether there is room for it now."""
-        return None if self.free is None else self.needed[what] <= self.free
+    def fits(self, use: str) -> bool | None:
+        """Whether the device has room for a use now; None if unknown."""
+        return None if self.free is None else self.needed[use] <= self.free
 
-    def as_json(self) -> dict[str, object]:
-        """Parts by name, each with parameters and bytes, and the rest beside them."""
-        parts: dict[str, object] = {
+    def as_json(self) -> str:
+        """The text of a JSON file: parameters and bytes of each component, and the rest."""
+        components: dict[str, object] = {
             name: {"parameters": part.parameters, "bytes": part.bytes}
-            for name, part in self.sizes.parts.items()
+            for name, part in self.size.components.items()
         }
-        return parts | {
+        report = components | {
             "machine": dict(self.machine),
             "extras": dict(self.extras),
-            "files": {each.name: {"bytes": each.bytes, "note": each.note} for each in self.files},
-            "missing": [each.name for each in self.files if each.bytes is None],
+            "files": {file.name: {"bytes": file.bytes, "note": file.note} for file in self.files},
+            "missing": [file.name for file in self.files if file.bytes is None],
             "free_bytes": self.free,
             "needed_bytes": self.needed,
             "operations_a_second": self.rate,
             "expected_seconds": self.expected,
         }
+        return json.dumps(report, indent=2) + "\n"
 
 
-def examine(sizes: Sizes, device: torch.device, found: list[Entry]) -> Diagnosis:
-    """Reckon what the model needs, and measure how fast products are on the device."""
+def diagnose(size: ModelSize, device: torch.device, files: list[ModelFile]) -> Diagnosis:
+    """Estimate memory and time of the model, and measure the rate of matrix products."""
+    canvases = typical_canvases(size)
     needed = {
-        f"{task}, batch {batch}": sizes.bytes + answering(sizes, *canvas, batch)
-        for task, canvas in sizes.canvases.items()
+        f"{task}, batch {batch}": size.bytes + forward_bytes(size, *canvas, batch)
+        for task, canvas in canvases.items()
         for batch in (1, 8)
     }
-    places = min(STAGE_PLACES, sizes.backbone.max_positions)
-    needed |= {
-        f"training, {how}": training(sizes, how, places) for how in ("full", "lora", "qlora")
-    }
-    rate = measured_rate(device, sizes.dtype)
-    expected = {
-        task: seconds(sizes, canvas, blanks, rate)
-        for task, (canvas, blanks) in sizes.canvases.items()
-    }
-    return Diagnosis(
-        sizes, machine(device), extras(), found, memory.free_on(device), needed, rate, expected
-    )
+    tokens = min(MAX_TRAINING_LENGTH, size.backbone.max_positions)
+    methods: tuple[TrainingMethod, ...] = get_args(TrainingMethod)
+    needed |= {f"training, {method}": training_bytes(size, method, tokens) for method in methods}
+    rate = matmul_peak(device, size.dtype, side=MATMUL_SIDE)
+    expected = {task: seconds(size, *canvas, rate) for task, canvas in canvases.items()}
+    machine, extras = machine_info(device), extras_info()
+    return Diagnosis(size, machine, extras, files, memory.free_on(device), needed, rate, expected)
 
 
-def text_of(found: Diagnosis) -> str:
-    """The report as a JSON file's text."""
-    return json.dumps(found.as_json(), indent=2) + "\n"
+def report_tables(report: Diagnosis) -> list[Table]:
+    """The report as tables to print."""
+    environment = _table("environment", "", "")
+    for name, value in (*report.machine, *report.extras):
+        environment.add_row(name, value)
+    model = _table("the model", "part", "parameters", "in memory")
+    components = report.size.components
+    for name, part in components.items():
+        model.add_row(name, f"{part.parameters:,}", human_bytes(part.bytes))
+    total = sum(part.parameters for part in components.values())
+    model.add_row("all", f"{total:,}", human_bytes(report.size.bytes))
+    room = _table("does it fit (estimated)", "use", "needs", "fits")
+    words = {True: "yes", False: "no", None: "unknown"}
+    for use, size in report.needed.items():
+        room.add_row(use, human_bytes(size), words[report.fits(use)])
+    clock = _table("how long (estimated)", "task", "seconds")
+    for task, estimate in report.expected.items():
+        clock.add_row(task, f"{estimate:,.2f}")
+    clock.caption = f"at {report.rate / 1e9:,.0f} GFLOP/s, measured now; other operations add to it"
+    return [environment, model, room, clock]
 
 
-def tables(found: Diagnosis) -> list[Table]:
-    """The report to look at."""
-    here = _table("here", "", "")
-    for name, value in (*found.machine, *found.extras):
-        here.add_row(name, value)
-    parts = _table("the model", "part", "parameters", "in memory")
-    for name, part in found.sizes.parts.items():
-        parts.add_row(name, f"{part.parameters:,}", human(part.bytes))
-    parts.add_row(
-        "all",
-        f"{sum(p.parameters for p in found.sizes.parts.values()):,}",
-        human(found.sizes.bytes),
-    )
-    room = _table("does it fit (estimated)", "to do", "needs", "fits")
-    words = {True: "yes", False: "no", None: "not told"}
-    for what, size in found.needed.items():
-        room.add_row(what, human(size), words[found.fits(what)])
-    clock = _table("how long (estimated)", "to do", "seconds")
-    for task, took in found.expected.items():
-        clock.add_row(task, f"{took:,.2f}")
-    clock.caption = f"at {found.rate / 1e9:,.0f} GFLOP/s, measured here just now; other work adds"
-    return [here, parts, room, clock]
-
-
-def inventory(files: list[Entry]) -> Table:
-    """What is there of a model, and how to get what is not."""
-    table = _table("its files", "file", "size", "")
-    for each in files:
-        table.add_row(each.name, "" if each.bytes is None else human(each.bytes), each.note)
+def files_table(files: list[ModelFile]) -> Table:
+    """The files of a model, and how to get the missing ones."""
+    table = _table("files", "file", "size", "")
+    for file in files:
+        size = "" if file.bytes is None else human_bytes(file.bytes)
+        table.add_row(file.name, size, file.note)
     return table
 
 
@@ -332,7 +226,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def human(size: float) -> str:
+def human_bytes(size: float) -> str:
     """Bytes in GiB, MiB or KiB."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
         if size >= scale:

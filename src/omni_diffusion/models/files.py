@@ -1,7 +1,7 @@
-"""Which files of a model are here, in our layout or in a published one; looked at, never loaded.
+"""Which files of a model are here and which are missing, for our layout and the published ones.
 
-Of weights only the headers are read. Nothing is fetched: what a part's place on the hub would give
-is found where it was fetched before, and else told how to get. Knows nothing of sizes in memory.
+Only the headers of weights are read, and nothing is downloaded: a codec on the hub is looked up in
+the hub's local cache.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from omni_diffusion.errors import ConfigError, ModelError, WeightsError
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import weights
 from omni_diffusion.models import upstream
+from omni_diffusion.models.hub import HubSource, is_hub_id, locate_cached
 from omni_diffusion.models.omni import BACKBONE_FILE, CONFIG_FILE, GENERATION_FILE, MODEL_TYPE
 from omni_diffusion.models.upstream import (
     DECODER_FILES,
     ENCODER_FILE,
     IMAGE_FILES,
     TOKENIZER_FILES,
-    Parts,
-    Place,
+    CodecSources,
 )
 
-AGAIN = "fetch it again, or convert the model anew"
-TOKENS = ("added_tokens.json", "tokenizer_config.json")  # either will do
-PAIRS = ("vocab.json", "merges.txt")
+RESTORE = "download it again, or convert the model again"
+TOKEN_FILES = ("added_tokens.json", "tokenizer_config.json")  # either will do
+BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file or a set of shards. bytes: on the disk, None where it is missing or broken.
+class ModelFile:
+    """A file or a set of shards. bytes: on the disk, None if it is missing or broken.
 
-    note: how many tensors, or what is wrong and how to get it.
+    note: how many tensors it has, or what is wrong and how to get it.
     """
 
     name: str
@@ -52,96 +52,99 @@ class Entry:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether config.json is ours, or where it cannot be read whether no published file is here."""
+    """Whether config.json has our layout, or if it is unreadable, no published file is there."""
     try:
         return upstream.read_json(folder / CONFIG_FILE).get("model_type") == MODEL_TYPE
     except ModelError:
-        return not any((folder / name).is_file() for name in (*PAIRS, *TOKENS))
+        published = (*BYTE_PAIR_FILES, *TOKEN_FILES)
+        return not any((folder / name).is_file() for name in published)
 
 
-def entries(folder: Path, parts: Parts | None = None) -> list[Entry]:
-    """What opening the folder reads, one by one; `parts` are a published folder's."""
-    return [*(_ours(folder) if is_ours(folder) else _published(folder, parts or Parts()))]
+def list_files(folder: Path, codec_sources: CodecSources | None = None) -> list[ModelFile]:
+    """All files that opening the folder reads; `codec_sources`: of a published folder."""
+    if is_ours(folder):
+        return [*_our_files(folder)]
+    return [*_published_files(folder, codec_sources or CodecSources())]
 
 
-def _ours(folder: Path) -> Iterator[Entry]:
+def _our_files(folder: Path) -> Iterator[ModelFile]:
     for name in (CONFIG_FILE, GENERATION_FILE):
-        yield from _plain(name, folder / name, AGAIN)
-    yield from _tensors(BACKBONE_FILE, folder / BACKBONE_FILE, AGAIN)
-    yield from _plain(TEXT_FILE, folder / TEXT_FILE, AGAIN)
+        yield from _plain(name, folder / name, RESTORE)
+    yield from _tensors(BACKBONE_FILE, folder / BACKBONE_FILE, RESTORE)
+    yield from _plain(TEXT_FILE, folder / TEXT_FILE, RESTORE)
     for name in (IMAGE_FILE, HEARING_FILE):
-        yield from _tensors(name, folder / name, AGAIN)
-    how = "SenseVoiceSmall has the published one; put it here, or convert the model anew"
-    yield from _plain(CMVN_FILE, folder / CMVN_FILE, how)
+        yield from _tensors(name, folder / name, RESTORE)
+    fix = "copy the published one of SenseVoiceSmall here, or convert the model again"
+    yield from _plain(CMVN_FILE, folder / CMVN_FILE, fix)
     speech = folder / SPEECH_FOLDER
-    yield from _plain(f"{SPEECH_FOLDER}/{SPEECH_CONFIG}", speech / SPEECH_CONFIG, AGAIN)
+    yield from _plain(f"{SPEECH_FOLDER}/{SPEECH_CONFIG}", speech / SPEECH_CONFIG, RESTORE)
     names = [TOKENIZER_FILE, FLOW_FILE]
     try:
         vocoder = configs.load(GlmVoiceConfig, speech / SPEECH_CONFIG).vocoder
         names += [VOCODER_FILE] if isinstance(vocoder, HiFTConfig) else []
     except ConfigError:
-        pass  # told of already, or by whoever reads it
+        pass  # a missing file is listed above; a broken one is an error when sizes are read
     for name in names:
-        yield from _tensors(f"{SPEECH_FOLDER}/{name}", speech / name, AGAIN)
+        yield from _tensors(f"{SPEECH_FOLDER}/{name}", speech / name, RESTORE)
 
 
-def _published(folder: Path, parts: Parts) -> Iterator[Entry]:
-    how = f"fetch it into {folder}"
-    tokens = next((name for name in TOKENS if (folder / name).is_file()), TOKENS[0])
-    for name in (CONFIG_FILE, *PAIRS, tokens):
-        yield from _plain(name, folder / name, how)
-    yield from _tensors("backbone", folder, how)
+def _published_files(folder: Path, sources: CodecSources) -> Iterator[ModelFile]:
+    fix = f"download it into {folder}"
+    tokens = next((name for name in TOKEN_FILES if (folder / name).is_file()), TOKEN_FILES[0])
+    for name in (CONFIG_FILE, *BYTE_PAIR_FILES, tokens):
+        yield from _plain(name, folder / name, fix)
+    yield from _tensors("backbone", folder, fix)
 
-    place, how = _part(parts.image_codec, IMAGE_FILES, "--image-codec")
-    yield from _tensors("picture codec", place, how)
+    place, fix = _codec_folder(sources.image_codec, IMAGE_FILES, "image_codec")
+    yield from _tensors("image codec", place, fix)
 
-    place, how = _part(parts.speech_tokenizer, TOKENIZER_FILES, "--speech-tokenizer")
-    sizes, numbers = (place and place / name for name in TOKENIZER_FILES)
-    yield from _plain("speech tokenizer: config.json", sizes, how)
-    yield from _tensors("speech tokenizer", numbers, how)
+    place, fix = _codec_folder(sources.speech_tokenizer, TOKENIZER_FILES, "speech_tokenizer")
+    sizes, tensors = (place and place / name for name in TOKENIZER_FILES)
+    yield from _plain("speech tokenizer: config.json", sizes, fix)
+    yield from _tensors("speech tokenizer", tensors, fix)
 
-    place, how = _part(parts.speech_decoder, DECODER_FILES, "--speech-decoder")
+    place, fix = _codec_folder(sources.speech_decoder, DECODER_FILES, "speech_decoder")
     for name in DECODER_FILES:
-        yield from _tensors(f"speech decoder: {name}", place and place / name, how)
+        yield from _tensors(f"speech decoder: {name}", place and place / name, fix)
 
-    trained = upstream.is_trained(folder)
-    names = (CMVN_FILE,) if trained else (CMVN_FILE, ENCODER_FILE)
-    place, how = _part(parts.hearing, names, "--cmvn")
+    is_omni = upstream.is_omni_diffusion(folder)
+    names = (CMVN_FILE,) if is_omni else (CMVN_FILE, ENCODER_FILE)
+    place, fix = _codec_folder(sources.speech_encoder, names, "speech_encoder")
     path = place / CMVN_FILE if place and place.is_dir() else place
-    yield from _plain(f"hearing: {CMVN_FILE}", path, how)
-    if not trained:  # else the backbone's files hold it
+    yield from _plain(f"speech encoder: {CMVN_FILE}", path, fix)
+    if not is_omni:  # Omni-Diffusion's backbone files hold it
         encoder = path and path.with_name(ENCODER_FILE)
-        yield from _tensors(f"hearing: {ENCODER_FILE}", encoder, how)
+        yield from _tensors(f"speech encoder: {ENCODER_FILE}", encoder, fix)
 
 
-def _part(place: Place, names: Sequence[str], option: str) -> tuple[Path | None, str]:
-    """Where a part lies, None if nowhere here, and how to get what it lacks."""
-    if Path(place).exists():
-        return Path(place), f"fetch it into {place}, or give {option} another folder"
-    if not upstream.HUB_ID.fullmatch(str(place).partition("@")[0]):
-        return None, f"nothing at {place}; give {option} another folder"
-    found = upstream.fetched(place, names)
-    return found, f"fetched from {place} on the hub when the model opens, or give {option} FOLDER"
+def _codec_folder(source: HubSource, names: Sequence[str], field: str) -> tuple[Path | None, str]:
+    """The local folder of a codec, None without one, and how to get the files that it lacks."""
+    if Path(source).exists():
+        return Path(source), f"download it into {source}, or give another folder for {field}"
+    if not is_hub_id(source):
+        return None, f"nothing at {source}; give another folder for {field}"
+    fix = f"opening the model downloads it from {source} on the hub; or give a folder for {field}"
+    return locate_cached(source, names), fix
 
 
-def _plain(name: str, path: Path | None, how: str) -> list[Entry]:
+def _plain(name: str, path: Path | None, fix: str) -> list[ModelFile]:
     if path is None or not path.is_file():
-        return [Entry(name, None, f"missing: {how}")]
-    return [Entry(name, path.stat().st_size)]
+        return [ModelFile(name, None, f"missing: {fix}")]
+    return [ModelFile(name, path.stat().st_size)]
 
 
-def _tensors(name: str, path: Path | None, how: str) -> list[Entry]:
-    """One entry for all that is there, or one for each file that is not."""
+def _tensors(name: str, path: Path | None, fix: str) -> list[ModelFile]:
+    """One entry if all shards are there, or one for each missing file."""
     if path is None:
-        return [Entry(name, None, f"missing: {how}")]
+        return [ModelFile(name, None, f"missing: {fix}")]
     try:
-        lost = [file.name for file in weights.files_of(path) if not file.is_file()]
-        if lost:
-            named = [name if file == path.name else f"{name}: {file}" for file in lost]
-            return [Entry(each, None, f"missing: {how}") for each in named]
-        found = weights.outline(path)
+        missing = [file.name for file in weights.files_of(path) if not file.is_file()]
+        if missing:
+            names = [name if file == path.name else f"{name}: {file}" for file in missing]
+            return [ModelFile(missing_name, None, f"missing: {fix}") for missing_name in names]
+        tensors = weights.outline(path)
     except WeightsError as error:
-        return [Entry(name, None, str(error))]
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.values()})
-    size = sum(tensor.numel() * tensor.itemsize for tensor in found.values())
-    return [Entry(name, size, f"{len(found)} tensors of {', '.join(kinds)}")]
+        return [ModelFile(name, None, str(error))]
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    size = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
+    return [ModelFile(name, size, f"{len(tensors)} tensors of {', '.join(dtypes)}")]

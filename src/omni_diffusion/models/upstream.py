@@ -1,10 +1,9 @@
-"""Published files as their makers laid them out, opened as the parts of one model.
+"""Published checkpoints, read in their own layouts and loaded as the parts of one model.
 
-Two layouts of the backbone's folder are known, told apart by its tokenizer: Omni-Diffusion, whose
-weights hold the hearing encoder too, and plain Dream-7B, which is widened here to start a training
-from. Picture and speech codecs lie in folders of their own. Weights are read as tensors alone; no
-code and no YAML of a checkpoint is ever run. Knows nothing of tasks and of our own folder layout,
-which is `model`'s.
+Two layouts of the backbone's folder are known, distinguished by its tokenizer. Omni-Diffusion's
+weights include the speech encoder. The vocabulary of plain Dream-7B is extended here, as the start
+of training. Image and speech codecs lie in folders of their own. Weights are read as tensors
+only; no code and no YAML of a checkpoint is ever run.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,26 +35,27 @@ from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.errors import ModelError, WeightsError
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import memory, weights
+from omni_diffusion.models.hub import HubSource, locate, locate_cached
+from omni_diffusion.models.sizes import mapped_bytes, model_size
 from omni_diffusion.vocab import SPECIAL_TOKENS, Vocabulary
 
-Place: TypeAlias = str | Path  # a folder, or owner/name or owner/name@revision on the hub
-
-BACKBONE_FILES = ("*.safetensors", "*.json", "*.mvn", "merges.txt")  # also those of our layout
 IMAGE_FILES = ("*.safetensors", "*.bin")
 TOKENIZER_FILES = ("config.json", "model.safetensors")
 DECODER_FILES = ("flow.pt", "hift.pt")
 ENCODER_FILE = "model.pt"
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DREAM_TOKENS = SPECIAL_TOKENS[: SPECIAL_TOKENS.index("<|mask|>") + 1]  # those of Dream-7B itself
-FIRST_OWN = "<|begin_of_audio|>"  # a token that Dream-7B lacks
+FIRST_NEW_TOKEN = "<|begin_of_audio|>"  # a token that Dream-7B lacks
 SPEECH_TOKEN = re.compile(r"<\|audio_\d+\|>")
 IMAGE_TOKEN = re.compile(r"<\|image_\d+\|>")
-LONGEST = 3072  # places of a row in the paper's training
-SEED = 0  # of all that is newly made
+SEED = 0  # of all new weights
 NOISE = 0.1  # of initializer_range: new rows differ, yet start near the mean
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-# field of ours -> field of the speech tokenizer's config.json
+BACKBONE_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+# our field -> field of the speech tokenizer's config.json
 TOKENIZER_FIELDS = {
     "d_model": "d_model",
     "heads": "encoder_attention_heads",
@@ -71,33 +70,39 @@ TOKENIZER_FIELDS = {
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of the parts whose published files tell none; by default the published ones."""
+class CodecConfigs:
+    """Configs of the codecs whose published files do not state their sizes."""
 
     image: Magvit2Config = field(default_factory=Magvit2Config.official)
     hearing: SenseVoiceConfig = field(default_factory=SenseVoiceConfig.official)
     flow: FlowConfig = field(default_factory=FlowConfig.official)
     vocoder: HiFTConfig = field(default_factory=HiFTConfig.official)
 
+    @property
+    def suite(self) -> SuiteConfig:
+        """The configs that `CodecSuite` takes."""
+        return SuiteConfig(self.image, self.hearing)
+
 
 @dataclass(frozen=True)
-class Parts:
-    """Where the parts beside the backbone are: each a folder, or owner/name[@revision] on the hub.
+class CodecSources:
+    """Where the codecs of a published backbone come from.
 
-    hearing: SenseVoiceSmall's folder with am.mvn, or that file itself. Its model.pt is read only
-    where the backbone's folder holds no hearing encoder (Dream-7B).
+    speech_encoder: the folder of SenseVoiceSmall with am.mvn, or that file itself. Its model.pt is
+    read only if the backbone's folder has no speech encoder (Dream-7B). sizes: the configs that the
+    published files do not state.
     """
 
-    image_codec: Place = "showlab/magvitv2"
-    speech_tokenizer: Place = "THUDM/glm-4-voice-tokenizer"
-    speech_decoder: Place = "THUDM/glm-4-voice-decoder"
-    hearing: Place = "FunAudioLLM/SenseVoiceSmall"
-    sizes: Sizes = field(default_factory=Sizes)
+    image_codec: HubSource = "showlab/magvitv2"
+    speech_tokenizer: HubSource = "THUDM/glm-4-voice-tokenizer"
+    speech_decoder: HubSource = "THUDM/glm-4-voice-decoder"
+    speech_encoder: HubSource = "FunAudioLLM/SenseVoiceSmall"
+    sizes: CodecConfigs = field(default_factory=CodecConfigs)
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
-    """All parts of one model: the backbone on the CPU, codecs where asked for and in float32."""
+class LoadedParts:
+    """All parts of one model: the backbone on the CPU, the codecs in float32 on their device."""
 
     name: str
     vocabulary: Vocabulary
@@ -105,53 +110,9 @@ class Opened:
     backbone: Dream
 
 
-def locate(place: Place, files: Sequence[str], revision: str | None = None) -> Path:
-    """The folder or file at `place`; a hub id only where nothing of that name is here.
-
-    From the hub come the `files` (patterns) alone. Raises ModelError when there is neither, and
-    when the hub's own package is not installed or fails.
-    """
-    if Path(place).exists():
-        return Path(place)
-    name, _, pinned = str(place).partition("@")
-    if not HUB_ID.fullmatch(name):
-        raise ModelError(f"nothing at {place}; give a folder, or owner/name on the hub")
-    try:
-        hub = import_module("huggingface_hub")
-    except ImportError as error:
-        raise ModelError(
-            f"no folder {place} here, and no huggingface_hub to fetch it with; give a folder or"
-            " run: pip install huggingface_hub"
-        ) from error
-    try:
-        found = hub.snapshot_download(
-            name, revision=revision or pinned or None, allow_patterns=list(files)
-        )
-    except Exception as error:  # its own kinds, and those of the network below it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"no folder {place} here, and the hub did not give it ({reason}); give a folder, or"
-            " check the name and the connection"
-        ) from error
-    return Path(found)
-
-
-def fetched(place: Place, files: Sequence[str]) -> Path | None:
-    """Where the hub's package keeps what it fetched of `place` before; None = nowhere."""
-    name, _, pinned = str(place).partition("@")
-    try:
-        hub = import_module("huggingface_hub")
-        found = hub.snapshot_download(
-            name, revision=pinned or None, allow_patterns=list(files), local_files_only=True
-        )
-    except Exception:  # not installed, not fetched, no name of the hub
-        return None
-    return Path(found)
-
-
 @dataclass(frozen=True)
-class Told:
-    """What a folder's small files say: sizes of all parts, and the dtype of the backbone."""
+class PublishedConfigs:
+    """The configs of a published checkpoint. dtype: of its backbone, as stored."""
 
     backbone: DreamConfig
     codecs: SuiteConfig
@@ -159,238 +120,226 @@ class Told:
     dtype: torch.dtype
 
 
-def told(folder: Path, parts: Parts) -> Told:
-    """Sizes of Omni-Diffusion's or Dream-7B's folder as it would open, by its small files alone.
+def read_configs(folder: Path, sources: CodecSources) -> PublishedConfigs:
+    """The configs of a checkpoint of Omni-Diffusion or Dream-7B, without its weights.
 
-    The published sizes stand in for those of a speech tokenizer that is not here. Raises
+    The published sizes replace those of a speech tokenizer that is not on this machine. Raises
     ModelError or ConfigError for a config.json that is missing or of another model.
     """
-    data, sizes = _config(folder), parts.sizes
-    place = parts.speech_tokenizer
-    tokenizer = Path(place) if Path(place).exists() else fetched(place, TOKENIZER_FILES)
+    data, sizes = _read_dream_config(folder), sources.sizes
+    source = sources.speech_tokenizer
+    tokenizer = Path(source) if Path(source).exists() else locate_cached(source, TOKENIZER_FILES)
     if tokenizer is not None and (tokenizer / "config.json").is_file():
-        voice = _voice_sizes(tokenizer, sizes)
+        voice = _voice_config(tokenizer, sizes)
     else:
-        listener = SpeechTokenizerConfig.official()
-        listener = replace(listener, codebook_size=sizes.flow.vocab_size)
-        voice = GlmVoiceConfig(listener, sizes.flow, sizes.vocoder)
-    backbone = DreamConfig.from_published(data, sizes.hearing.dim)
-    if not is_trained(folder):
-        vocabulary = Vocabulary.build(
-            text=len(read_json(folder / "vocab.json")),
-            speech=voice.tokenizer.codebook_size,
-            image=sizes.image.codes,
+        official = SpeechTokenizerConfig.official()
+        official = replace(official, codebook_size=sizes.flow.vocab_size)
+        voice = GlmVoiceConfig(official, sizes.flow, sizes.vocoder)
+    backbone = DreamConfig.from_upstream(data, sizes.hearing.dim)
+    if not is_omni_diffusion(folder):
+        vocabulary = Vocabulary(
+            text_size=len(read_json(folder / "vocab.json")),
+            speech_size=voice.tokenizer.codebook_size,
+            image_size=sizes.image.codes,
         )
         backbone = replace(backbone, vocab_size=vocabulary.size)
-    suite = SuiteConfig(sizes.image, sizes.hearing)
-    return Told(backbone, suite, voice, _stored_dtype(data))
+    return PublishedConfigs(backbone, sizes.suite, voice, _stored_dtype(data))
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether the tokens are Omni-Diffusion's, not Dream-7B's; where they are not told, yes."""
+def is_omni_diffusion(folder: Path) -> bool:
+    """Whether the tokens are Omni-Diffusion's, not Dream-7B's; True if no file lists them."""
     try:
-        return FIRST_OWN in _added(folder)
+        return FIRST_NEW_TOKEN in _added_tokens(folder)
     except ModelError:
         return True
 
 
-def read(
+def load(
     folder: Path,
-    parts: Parts,
+    sources: CodecSources,
     dtype: torch.dtype | None,
     device: torch.device,
     *,
     quantization: Quantization | None = None,
     mapped: bool = False,
-) -> Opened:
-    """Open Omni-Diffusion's or Dream-7B's folder together with its other parts.
+) -> LoadedParts:
+    """Load a checkpoint of Omni-Diffusion or Dream-7B with its codecs.
 
-    dtype is the backbone's, None = as stored; the backbone stays on the CPU. device: where the
-    codecs go, and all of it is to go, so that there must be room for it. quantization: what the
-    backbone will be. mapped: the backbone is not computed with, only written elsewhere, so that
-    its weights stay in their files. Dream-7B is widened: see `widened`. Raises ModelError for
-    another model, other ids and too little memory, all before weights are read; WeightsError for
-    weights that are missing, broken or of other sizes; ConfigError.
+    dtype: of the backbone, None = as stored. device: of the codecs. The backbone stays on the CPU,
+    but the memory check counts it on `device`, where the caller moves it. quantization: how the
+    caller will quantize the backbone, for the memory check. mapped: the backbone is only written
+    elsewhere, so its weights stay in their files. Dream-7B is extended by `extend_vocabulary`.
+
+    Raises ModelError for another model, other ids and too little memory, all before weights are
+    read; WeightsError for weights that are missing, broken or of another shape; ConfigError.
     """
-    data = _config(folder)
+    data = _read_dream_config(folder)
     text = TextCodec.from_bpe(folder / "vocab.json", folder / "merges.txt")
-    trained = _check_ids(folder, data, text)
-    found = _located(parts, with_encoder=not trained)
-    voice = _voice_sizes(Path(found.speech_tokenizer), parts.sizes)
-    vocabulary = Vocabulary.build(
-        text=text.vocabulary_size,
-        speech=voice.tokenizer.codebook_size,
-        image=parts.sizes.image.codes,
+    is_omni = _check_ids(folder, data, text)
+    local = _locate_codecs(sources, with_encoder=not is_omni)
+    voice = _voice_config(Path(local.speech_tokenizer), sources.sizes)
+    vocabulary = Vocabulary(
+        text_size=text.vocabulary_size,
+        speech_size=voice.tokenizer.codebook_size,
+        image_size=sources.sizes.image.codes,
     )
-    stored = DreamConfig.from_published(data, parts.sizes.hearing.dim)
-    _check_count(folder, vocabulary, stored, trained)
-    sizes = replace(stored, vocab_size=vocabulary.size)
-    kept = _stored_dtype(data)
-    dtype = dtype or kept
-    suite = SuiteConfig(parts.sizes.image, parts.sizes.hearing)
-    needed = needed_bytes(sizes, suite, voice, dtype)
+    stored = DreamConfig.from_upstream(data, sources.sizes.hearing.dim)
+    _check_count(folder, vocabulary, stored, is_omni)
+    config = replace(stored, vocab_size=vocabulary.size)
+    stored_dtype = _stored_dtype(data)
+    dtype = dtype or stored_dtype
+    needed = model_size(config, sources.sizes.suite, voice, dtype).bytes
     if mapped:
-        needed -= _mapped_bytes(sizes, trained, dtype)
-    if quantization is not None and (dtype == kept or device.type != "cpu"):
-        needed -= bytes_saved(sizes, dtype)  # a cast on the CPU makes them whole first
+        needed -= mapped_bytes(config, dtype, extended=not is_omni)
+    if quantization is not None and (dtype == stored_dtype or device.type != "cpu"):
+        needed -= bytes_saved(config, dtype)  # a cast on the CPU first makes the weights whole
     memory.check(needed, folder, device)
-    tensors = weights.read(folder)
-    start = tensors if trained else widened(tensors, stored, vocabulary)
-    return Opened(
-        name="omni-diffusion" if trained else "dream",
+    tensors = weights.read_tensors(folder)
+    initial = tensors if is_omni else extend_vocabulary(tensors, stored, vocabulary)
+    return LoadedParts(
+        name="omni-diffusion" if is_omni else "dream",
         vocabulary=vocabulary,
-        backbone=_backbone(start, sizes, dtype, folder),
+        backbone=_load_backbone(initial, config, dtype, folder),
         codecs=CodecSuite(
             text=text,
-            image=Magvit2.load(found.image_codec, parts.sizes.image).to(device),
-            hearing=_hearing(tensors if trained else None, found, folder).to(device),
-            speech=_voice(found, voice).to(device),
+            image=Magvit2.load(local.image_codec, sources.sizes.image).to(device),
+            hearing=_load_speech_encoder(tensors if is_omni else None, local, folder).to(device),
+            speech=_load_voice(local, voice).to(device),
         ),
     )
 
 
-def widened(
+def extend_vocabulary(
     tensors: Mapping[str, Tensor], stored: DreamConfig, vocabulary: Vocabulary
 ) -> dict[str, Tensor]:
     """Dream-7B's tensors [152064, D] with a row for each id of `vocabulary`, and an adapter.
 
-    Rows of the ids that Dream-7B has a token for stay as they are, bit by bit. All others,
-    Dream's filler rows that no token owns among them, become the mean of those that stay plus
-    normal noise of a tenth of initializer_range, drawn with a fixed seed. The adapter starts as
-    every linear layer of Dream does: normal of initializer_range, its layer norm at 1 and 0.
+    Rows of the ids that Dream-7B has a token for stay the same, bit by bit. All others, including
+    Dream's filler rows without a token, become the mean of those that stay plus normal noise of a
+    tenth of initializer_range, drawn with a fixed seed. The adapter starts like every linear layer
+    of Dream: normal with initializer_range, and layer norm at 1 and 0.
     """
     generator = torch.Generator().manual_seed(SEED)
-    grown = dict(tensors)
-    kept = vocabulary.text_size + len(DREAM_TOKENS)
+    extended = dict(tensors)
+    known = vocabulary.text_size + len(DREAM_TOKENS)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         rows = tensors.get(name)
         if rows is not None and rows.shape == (stored.vocab_size, stored.hidden_size):
             std = NOISE * stored.initializer_range
-            grown[name] = _more_rows(rows[:kept], vocabulary.size, std, generator)
+            extended[name] = _append_rows(rows[:known], vocabulary.size, std, generator)
     adapter = SpeechAdapter(stored.speech_dim, stored.hidden_size)
     for layer in adapter.mlp:
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=stored.initializer_range, generator=generator)
-    # A cast to the stored dtype is left to whoever loads them.
-    return grown | {f"model.audio_projection.{n}": t for n, t in adapter.state_dict().items()}
+    # The caller casts them to the stored dtype when it loads them.
+    return extended | {f"model.audio_projection.{n}": t for n, t in adapter.state_dict().items()}
 
 
-def _more_rows(rows: Tensor, size: int, std: float, generator: torch.Generator) -> Tensor:
+def _append_rows(rows: Tensor, size: int, std: float, generator: torch.Generator) -> Tensor:
     """Rows [n, D], then their mean plus noise, up to [size, D]; in the dtype of the rows."""
     mean = rows.mean(0, dtype=torch.float32)
     noise = torch.randn(size - len(rows), rows.shape[1], generator=generator)
     return torch.cat([rows, (mean + std * noise).to(rows.dtype)])
 
 
-def parameters(backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig) -> dict[str, int]:
-    """How many parameters each part has, by its name; a Griffin-Lim has none and no name."""
-    with torch.device("meta"):  # takes no memory
-        dream = Dream(backbone)
-        modules: dict[str, nn.Module] = {
-            "image": Magvit2(codecs.image),
-            "speech_encoder": SenseVoice(codecs.hearing),
-            "speech_tokenizer": SpeechTokenizer(voice.tokenizer),
-            "speech_flow": Flow(voice.flow),
-        }
-        if isinstance(voice.vocoder, HiFTConfig):
-            modules["speech_vocoder"] = HiFT(voice.vocoder)
-    modules["speech_projector"] = dream.model.audio_projection
-    counts = {name: _count(module) for name, module in modules.items()}
-    return {"backbone": _count(dream) - counts["speech_projector"], **counts}
+# -- the checkpoint's config and tokenizer ------------------------------------------------------
 
 
-def needed_bytes(
-    backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig, dtype: torch.dtype
-) -> int:
-    """Memory that all parts take: the backbone with its adapter in `dtype`, codecs in float32."""
-    counts = parameters(backbone, codecs, voice)
-    own = counts.pop("backbone") + counts.pop("speech_projector")
-    return own * dtype.itemsize + 4 * sum(counts.values())
-
-
-# -- what the folder says of itself -----------------------------------------------------------
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """config.json of a Dream; ModelError for that of another model."""
+def _read_dream_config(folder: Path) -> dict[str, Any]:
+    """config.json of a Dream; raises ModelError for another model."""
     path = folder / "config.json"
     data = read_json(path)
     architectures = data.get("architectures") or []
     names = [data.get("model_type"), *architectures]
     if not all(str(name).lower().startswith("dream") for name in names):
         raise ModelError(
-            f"{path} is of model_type {names[0]!r}, architectures {architectures}; give the folder"
-            " of Omni-Diffusion or Dream-7B ('Dream', ['DreamModel'])"
+            f"{path} is of model_type {names[0]!r}, architectures {architectures}",
+            value=names[0],
+            fix="give the folder of Omni-Diffusion or Dream-7B ('Dream', ['DreamModel'])",
         )
     return data
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file; raises ModelError naming the file."""
+    """The object of a JSON file; raises ModelError with its path."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"cannot read {path} ({error.strerror}); fetch it") from error
+        raise ModelError(f"cannot read {path} ({error.strerror})", fix="download it") from error
     except ValueError as error:
-        raise ModelError(f"{path} is no valid JSON ({error}); fetch it again") from error
+        raise ModelError(f"{path} is not valid JSON ({error})", fix="download it again") from error
     if not isinstance(data, dict):
-        raise ModelError(f"{path} holds {type(data).__name__}, expected an object; fetch it again")
+        raise ModelError(
+            f"{path} holds {type(data).__name__}, expected an object", fix="download it again"
+        )
     return data
 
 
 def _stored_dtype(data: Mapping[str, Any]) -> torch.dtype:
     name = str(data.get("torch_dtype") or data.get("dtype") or "float32")  # newer: "dtype"
-    if name not in DTYPES:
-        raise ModelError(f"config.json has torch_dtype {name!r}; give dtype, {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if name not in BACKBONE_DTYPES:
+        raise ModelError(
+            f"config.json has torch_dtype {name!r}",
+            field="dtype",
+            value=name,
+            fix=f"give one of {', '.join(BACKBONE_DTYPES)}",
+        )
+    return BACKBONE_DTYPES[name]
 
 
 def _check_ids(folder: Path, data: Mapping[str, Any], text: TextCodec) -> bool:
-    """Whether the folder's tokens are all those of Omni-Diffusion; False = those of Dream-7B.
+    """Whether the tokens are those of Omni-Diffusion; False = those of Dream-7B.
 
-    Raises ModelError when they are neither, or have other ids.
+    Raises ModelError if they are neither, or have other ids.
     """
     count = text.vocabulary_size
-    words = read_json(folder / "vocab.json")
-    if sorted(words.values()) != [*range(count)]:
-        raise ModelError(f"{folder / 'vocab.json'} has gaps in its ids 0..{count - 1}; fetch it")
-    added = _added(folder)
-    trained = FIRST_OWN in added
-    expected = _expected(added, count) if trained else _numbered(DREAM_TOKENS, count)
+    vocab = read_json(folder / "vocab.json")
+    if sorted(vocab.values()) != [*range(count)]:
+        raise ModelError(
+            f"{folder / 'vocab.json'} has gaps in its ids 0..{count - 1}", fix="download it again"
+        )
+    added = _added_tokens(folder)
+    is_omni = FIRST_NEW_TOKEN in added
+    expected = _expected_tokens(added, count) if is_omni else _numbered(DREAM_TOKENS, count)
     for token in (*expected, *added):
-        found, wanted = added.get(token), expected.get(token)
-        if found != wanted:
+        actual, correct = added.get(token), expected.get(token)
+        if actual != correct:
             raise ModelError(
-                f"{folder}: {token} has id {found or 'none'}, expected {wanted or 'none'};"
-                " use the tokenizer files that were published with these weights"
+                f"{folder}: {token} has id {actual or 'none'}, expected {correct or 'none'}",
+                value=actual,
+                fix="use the tokenizer files that were published with these weights",
             )
-    for field_name, token in (("mask_token_id", "<|mask|>"), ("pad_token_id", "<|endoftext|>")):
-        if data.get(field_name, expected[token]) != expected[token]:
+    for name, token in (("mask_token_id", "<|mask|>"), ("pad_token_id", "<|endoftext|>")):
+        if data.get(name, expected[token]) != expected[token]:
             raise ModelError(
-                f"{folder / 'config.json'}: {field_name} is {data[field_name]}, the tokenizer has"
-                f" {token} at {expected[token]}; use files of one model"
+                f"{folder / 'config.json'}: {name} is {data[name]}, the tokenizer has {token} at"
+                f" {expected[token]}",
+                value=data[name],
+                fix="use files of one model",
             )
-    return trained
+    return is_omni
 
 
-def _added(folder: Path) -> dict[str, int]:
+def _added_tokens(folder: Path) -> dict[str, int]:
     """Ids of the tokens beside the byte pairs: added_tokens.json, else tokenizer_config.json."""
     path = folder / "added_tokens.json"
     if path.is_file():
         return read_json(path)
-    rows: Any = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    tokens: Any = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     try:
-        return {row["content"]: int(id) for id, row in rows.items()}
+        return {token["content"]: int(id) for id, token in tokens.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder} lists no added tokens; fetch added_tokens.json") from error
+        raise ModelError(
+            f"{folder} lists no added tokens", fix="download added_tokens.json"
+        ) from error
 
 
-def _expected(added: Mapping[str, int], text_size: int) -> dict[str, int]:
-    """Every token after the byte pairs, with as many speech and image tokens as there are."""
-    vocabulary = Vocabulary.build(
-        text=text_size,
-        speech=sum(SPEECH_TOKEN.fullmatch(token) is not None for token in added),
-        image=sum(IMAGE_TOKEN.fullmatch(token) is not None for token in added),
+def _expected_tokens(added: Mapping[str, int], text_size: int) -> dict[str, int]:
+    """All tokens after the byte pairs, with as many speech and image tokens as there are."""
+    vocabulary = Vocabulary(
+        text_size=text_size,
+        speech_size=sum(SPEECH_TOKEN.fullmatch(token) is not None for token in added),
+        image_size=sum(IMAGE_TOKEN.fullmatch(token) is not None for token in added),
     )
     ids = range(vocabulary.specials.start, vocabulary.size)
     return _numbered([vocabulary.token(id) for id in ids], text_size)
@@ -400,102 +349,100 @@ def _numbered(tokens: Sequence[str], start: int) -> dict[str, int]:
     return {token: id for id, token in enumerate(tokens, start)}
 
 
-def _check_count(folder: Path, vocabulary: Vocabulary, stored: DreamConfig, trained: bool) -> None:
-    """That tokenizer, codecs and backbone count the same ids."""
-    named = vocabulary.text_size + len(_added(folder))
-    if not trained and stored.vocab_size < named:
+def _check_count(folder: Path, vocabulary: Vocabulary, stored: DreamConfig, is_omni: bool) -> None:
+    """Check that tokenizer, codecs and backbone have the same number of ids."""
+    tokens = vocabulary.text_size + len(_added_tokens(folder))
+    if not is_omni and stored.vocab_size < tokens:
         raise ModelError(
             f"{folder}: config.json has a vocab_size of {stored.vocab_size}, the tokenizer"
-            f" {named} tokens; use files of one model"
+            f" {tokens} tokens",
+            value=stored.vocab_size,
+            fix="use files of one model",
         )
-    if not trained:
+    if not is_omni:
         return
-    counts = (("config.json's vocab_size", stored.vocab_size), ("its tokenizer's count", named))
+    counts = (("config.json's vocab_size", stored.vocab_size), ("its tokenizer's count", tokens))
     for what, count in counts:
         if count != vocabulary.size:
             raise ModelError(
-                f"{folder}: {what} is {count}, with these codecs it is {vocabulary.size}; use"
-                " parts and sizes of one model"
+                f"{folder}: {what} is {count}, with these codecs it is {vocabulary.size}",
+                value=count,
+                fix="use parts and sizes of one model",
             )
 
 
-# -- the parts --------------------------------------------------------------------------------
+# -- the weights --------------------------------------------------------------------------------
 
 
-def _located(parts: Parts, with_encoder: bool) -> Parts:
-    hearing = (CMVN_FILE, ENCODER_FILE) if with_encoder else (CMVN_FILE,)
+def _locate_codecs(sources: CodecSources, with_encoder: bool) -> CodecSources:
+    """The same sources, all on this machine."""
+    encoder_files = (CMVN_FILE, ENCODER_FILE) if with_encoder else (CMVN_FILE,)
     return replace(
-        parts,
-        image_codec=locate(parts.image_codec, IMAGE_FILES),
-        speech_tokenizer=locate(parts.speech_tokenizer, TOKENIZER_FILES),
-        speech_decoder=locate(parts.speech_decoder, DECODER_FILES),
-        hearing=locate(parts.hearing, hearing),
+        sources,
+        image_codec=locate(sources.image_codec, IMAGE_FILES),
+        speech_tokenizer=locate(sources.speech_tokenizer, TOKENIZER_FILES),
+        speech_decoder=locate(sources.speech_decoder, DECODER_FILES),
+        speech_encoder=locate(sources.speech_encoder, encoder_files),
     )
 
 
-def _voice_sizes(tokenizer: Path, sizes: Sizes) -> GlmVoiceConfig:
-    """Sizes of the speech codec: the tokenizer's from its config.json, the others as given."""
+def _voice_config(tokenizer: Path, sizes: CodecConfigs) -> GlmVoiceConfig:
+    """Config of the speech codec: the tokenizer's from its config.json, the others as given."""
     path = tokenizer / "config.json"
     data = read_json(path)
-    for name, wanted in (("model_type", "whisper"), ("pooling_type", "avg")):
-        if data.get(name, wanted) != wanted:
+    for name, expected in (("model_type", "whisper"), ("pooling_type", "avg")):
+        if data.get(name, expected) != expected:
             raise ModelError(
-                f"{path} has {name} {data[name]!r}, expected {wanted!r}; give the folder of"
-                " glm-4-voice-tokenizer"
+                f"{path} has {name} {data[name]!r}, expected {expected!r}",
+                field="speech_tokenizer",
+                value=data[name],
+                fix="give the folder of glm-4-voice-tokenizer",
             )
-    told = {ours: data[theirs] for ours, theirs in TOKENIZER_FIELDS.items() if theirs in data}
-    listener = configs.from_dict(SpeechTokenizerConfig, told, where=str(path))
-    heard = SpeechTokenizerConfig.official().resampling  # whatever its sizes
-    return GlmVoiceConfig(replace(listener, resampling=heard), sizes.flow, sizes.vocoder)
+    stated = {ours: data[theirs] for ours, theirs in TOKENIZER_FIELDS.items() if theirs in data}
+    config = configs.from_dict(SpeechTokenizerConfig, stated, where=str(path))
+    resampling = SpeechTokenizerConfig.official().resampling  # whatever its sizes
+    return GlmVoiceConfig(replace(config, resampling=resampling), sizes.flow, sizes.vocoder)
 
 
-def _mapped_bytes(sizes: DreamConfig, trained: bool, dtype: torch.dtype) -> int:
-    """What of the backbone stays in its files: all, but for embeddings and head if widened."""
-    with torch.device("meta"):
-        dream = Dream(sizes)
-    grown = 0 if trained else 2 * sizes.vocab_size * sizes.hidden_size
-    return (_count(dream) - grown) * dtype.itemsize
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _backbone(
-    tensors: Mapping[str, Tensor], sizes: DreamConfig, dtype: torch.dtype, folder: Path
+def _load_backbone(
+    tensors: Mapping[str, Tensor], config: DreamConfig, dtype: torch.dtype, folder: Path
 ) -> Dream:
     with torch.device("meta"):  # no random start; the tensors of the files become the weights
-        backbone = Dream(sizes).to(dtype)
+        backbone = Dream(config).to(dtype)
     where = f"the weights at {folder}"
-    weights.load_into(backbone, tensors, rename=dream.rename, where=where)
+    weights.load_into(backbone, tensors, rename=dream.dream_name, where=where)
     return backbone
 
 
-def _hearing(tensors: Mapping[str, Tensor] | None, found: Parts, folder: Path) -> SenseVoice:
-    """The encoder: out of the backbone's tensors, or where they are None from its own folder."""
-    place, config = Path(found.hearing), found.sizes.hearing
-    path = place / CMVN_FILE if place.is_dir() else place
+def _load_speech_encoder(
+    tensors: Mapping[str, Tensor] | None, local: CodecSources, folder: Path
+) -> SenseVoice:
+    """The encoder from the backbone's tensors, or if they are None from its own folder."""
+    source, config = Path(local.speech_encoder), local.sizes.hearing
+    path = source / CMVN_FILE if source.is_dir() else source
     cmvn = fbank.read_cmvn(path)
     if cmvn.shape[1] != config.feature_width:
         raise WeightsError(
-            f"{path} is for features of {cmvn.shape[1]} values, expected {config.feature_width};"
-            " give SenseVoiceSmall's am.mvn"
+            f"{path} is for features of {cmvn.shape[1]} values, expected {config.feature_width}",
+            field="speech_encoder",
+            value=cmvn.shape[1],
+            fix="give SenseVoiceSmall's am.mvn",
         )
-    if tensors is not None:
-        # Names elsewhere are the backbone's, whose table has told of unknown ones already.
-        own = {name: t for name, t in tensors.items() if name.startswith(OMNI_PREFIX)}
-        if not own:
-            raise WeightsError(
-                f"{folder} holds no {OMNI_PREFIX}*, the hearing encoder; fetch every shard"
-            )
-        return SenseVoice.load(own, config, cmvn)
-    return SenseVoice.load(path.with_name(ENCODER_FILE), config, cmvn)
+    if tensors is None:
+        return SenseVoice.load(path.with_name(ENCODER_FILE), config, cmvn)
+    # Other names are the backbone's: loading it has already reported unknown ones.
+    encoder = {name: t for name, t in tensors.items() if name.startswith(OMNI_PREFIX)}
+    if not encoder:
+        raise WeightsError(
+            f"{folder} holds no {OMNI_PREFIX}*, the speech encoder", fix="download every shard"
+        )
+    return SenseVoice.load(encoder, config, cmvn)
 
 
-def _voice(found: Parts, sizes: GlmVoiceConfig) -> GlmVoice:
-    tokenizer, decoder = Path(found.speech_tokenizer), Path(found.speech_decoder)
+def _load_voice(local: CodecSources, config: GlmVoiceConfig) -> GlmVoice:
+    tokenizer, decoder = Path(local.speech_tokenizer), Path(local.speech_decoder)
     return GlmVoice(
-        SpeechTokenizer.load(tokenizer / "model.safetensors", sizes.tokenizer),
-        Flow.load(decoder / "flow.pt", sizes.flow),
-        HiFT.load(decoder / "hift.pt", found.sizes.vocoder),
+        SpeechTokenizer.load(tokenizer / "model.safetensors", config.tokenizer),
+        Flow.load(decoder / "flow.pt", config.flow),
+        HiFT.load(decoder / "hift.pt", local.sizes.vocoder),
     ).eval()

@@ -1,6 +1,6 @@
-"""The tasks by name, each a short record.
+"""The tasks by name.
 
-Prompts and sampling are the published ones; caption and inpaint, which have none, are our own.
+Prompts and sampling are those of the published code; caption and inpaint, which it lacks, are ours.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ HEAR = "Convert the speech to text.\n"
 SPEAK = "Convert the text to speech.\n"
 DESCRIBE = "Describe the image.\n"
 
-DRAWN = SamplingParams(repetition_penalty=1.2, position_penalty=2.0)
-SPOKEN = SamplingParams(repetition_penalty=1.2)
+IMAGE_SAMPLING = SamplingParams(repetition_penalty=1.2, position_penalty=2.0)
+SPEECH_SAMPLING = SamplingParams(repetition_penalty=1.2)
 
 TASKS = (
     Task(
@@ -41,8 +41,9 @@ TASKS = (
         template=SPEAK + "{text}",
         null_prompt=SPEAK,
         length=Length(3.5, of="text"),
-        params=SPOKEN,
+        params=SPEECH_SAMPLING,
         pace=0.5,
+        chunked=True,
     ),
     Task(
         name="t2i",
@@ -50,7 +51,7 @@ TASKS = (
         answer=("image",),
         template=DRAW + "{text}",
         null_prompt=DRAW,
-        params=DRAWN,
+        params=IMAGE_SAMPLING,
     ),
     Task(
         name="caption",
@@ -81,7 +82,7 @@ TASKS = (
         answer=("text", "speech"),
         system="Please response the input audio based on the given image.",
         template="{speech}\n{image}",
-        params=SPOKEN,
+        params=SPEECH_SAMPLING,
     ),
     Task(
         name="sqa",
@@ -89,21 +90,23 @@ TASKS = (
         answer=("text", "speech"),
         system="Please response the input audio.",
         template="\n{speech}",
-        params=SPOKEN,
+        params=SPEECH_SAMPLING,
     ),
     Task(
         name="inpaint",
-        title="Paint a part of an image anew",
+        title="Repaint a part of an image",
         answer=(),
         template=DRAW + "{text}",
         null_prompt=DRAW,
         optional=("text",),
-        params=DRAWN,
+        params=IMAGE_SAMPLING,
+        partial="image",
     ),
     Task(
         name="infill",
-        title="Fill every blank of a conversation",
+        title="Fill the masked parts of a conversation",
         answer=(),
+        partial="text",
     ),
 )
 CATALOG = {task.name: task for task in TASKS}
@@ -112,5 +115,7 @@ CATALOG = {task.name: task for task in TASKS}
 def task(name: str) -> Task:
     """The task called `name`; raises TaskError with the nearest names."""
     if name not in CATALOG:
-        raise TaskError(f"no task is called {name!r}; {nearest(name, CATALOG)}")
+        raise TaskError(
+            f"no task is called {name!r}", field="task", value=name, fix=nearest(name, CATALOG)
+        )
     return CATALOG[name]

@@ -1,7 +1,7 @@
-"""A long text cut into passages that each fit a canvas, and their sounds joined again.
+"""Cut a long text into passages that each fit a canvas, and join their recordings.
 
-Passages end with a sentence where they can, else with a clause, else with a word. Nothing is left
-out, doubled or moved. Knows no token ids and runs no model.
+Passages end with a sentence where possible, else with a clause, else with a word. No text is lost,
+repeated or moved.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from omni_diffusion.conversation import Text
+from omni_diffusion.conversation import Message, Text
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.media import Waveform
-from omni_diffusion.tasks.catalog import task
-from omni_diffusion.tasks.parts import Draft
+from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.render import Model, render
+from omni_diffusion.tasks.task import Task
 
-PAUSE = 0.25  # seconds between two passages, about that between two sentences read aloud
-# Where a text may be cut, from the best place to the worst: what matches ends a piece. Latin signs
-# end one only before white space, so that 3.14 and 10:30 stay whole.
+PASSAGE_PAUSE = 0.25  # seconds of silence between passages, as between sentences read aloud
+# Where a text may be cut, the best first: a match ends a piece. Latin punctuation ends one only
+# before white space, so that 3.14 and 10:30 stay whole.
 ENDS = (
     re.compile(r"[.!?…]+[\"'”’)\]]*\s+|[。！？]+[\"'”’」』）]*\s*|\s*\n\s*"),
     re.compile(r"[,;:]+[\"'”’)\]]*\s+|[，；：、]+\s*|\s[—–-]+\s+|—"),
@@ -29,40 +29,42 @@ ENDS = (
 )
 
 
-def spoken_passages(text: str, model: Model, *, most: int | None = None) -> tuple[str, ...]:
-    """Passages of a text that the task "tts" can speak, in order.
+def spoken_passages(
+    text: str, model: Model, *, task: Task = CATALOG["tts"], max_positions: int | None = None
+) -> tuple[str, ...]:
+    """Passages of a text that a text-to-speech task can speak, in order.
 
-    most: places of one canvas, prompt and answer together; None takes all that the model has. Give
-    fewer to a model that was trained on shorter texts. Raises TaskError for an empty text and for
-    a canvas that holds not even one character.
+    max_positions: tokens of one canvas, prompt and answer together; None takes all that the model
+    has. Give fewer to a model that was trained on shorter texts. Raises TaskError for an empty text
+    and for a canvas too short for one character.
     """
-    places = model.max_positions if most is None else min(most, model.max_positions)
+    limit = min(max_positions or model.max_positions, model.max_positions)
 
     def fits(passage: str) -> bool:
         try:
-            prepared = render(task("tts"), (Draft("user", (Text(passage),)),), model)
-        except TaskError:  # longer than the model has places
+            prepared = render(task, (Message("user", (Text(passage),)),), model)
+        except TaskError:  # longer than the model allows
             return False
-        return prepared.canvas.length <= places
+        return prepared.canvas.length <= limit
 
     return passages(text, fits)
 
 
 def passages(text: str, fits: Callable[[str], bool]) -> tuple[str, ...]:
-    """The text as pieces in order of which each `fits`, filled one by one, cut as ENDS says.
+    """Cut a text into pieces that each `fits`, as long as possible, at the best of ENDS.
 
-    White space around a piece is dropped, all else is kept. Part of what fits should fit as well.
-    Raises TaskError for an empty text, and when not even one character fits.
+    White space around a piece is dropped. A part of what fits must fit too. Raises TaskError for an
+    empty text, and when not even one character fits.
     """
     if not text.strip():
-        raise TaskError("the text is empty; give some words")
+        raise TaskError("the text is empty", field="text", fix="give some words")
     return tuple(_cut(text.strip(), fits, ENDS))
 
 
-def joined(waveforms: Sequence[Waveform], pause: float = PAUSE) -> Waveform:
+def joined(waveforms: Sequence[Waveform], pause: float = PASSAGE_PAUSE) -> Waveform:
     """The waveforms one after another with `pause` seconds of silence between them.
 
-    Raises MediaError for none at all, for differing rates or channels, and for a negative pause.
+    Raises MediaError for no waveforms, for differing rates or channels, and for a negative pause.
     """
     if not waveforms:
         raise MediaError("no waveforms to join; give at least one")
@@ -88,7 +90,9 @@ def _cut(text: str, fits: Callable[[str], bool], ends: Sequence[re.Pattern[str]]
         yield text
         return
     if not ends:
-        raise TaskError(f"not even {text!r} fits a passage; allow more places")
+        raise TaskError(
+            f"not even {text!r} fits a passage", field="max_positions", fix="allow more tokens"
+        )
     held = ""
     for piece in _pieces(text, ends[0]):
         if held and not fits((held + piece).strip()):
@@ -99,9 +103,9 @@ def _cut(text: str, fits: Callable[[str], bool], ends: Sequence[re.Pattern[str]]
 
 
 def _pieces(text: str, end: re.Pattern[str]) -> Iterator[str]:
-    """The text cut behind every match of `end`; together they are the text."""
+    """The text cut after every match of `end`."""
     start = 0
     for stop in (*(match.end() for match in end.finditer(text)), len(text)):
-        if text[start:stop].strip():  # white space alone goes to the piece behind it
+        if text[start:stop].strip():  # white space alone joins the next piece
             yield text[start:stop]
             start = stop

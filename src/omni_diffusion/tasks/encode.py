@@ -1,37 +1,35 @@
-"""The media of a conversation as codes and frames, by the codecs of one model.
+"""Encode the media of a conversation by the codecs of one model.
 
-What a user says is heard as frames, what the assistant says is codes; a user's picture is seen at
-the understanding size, any other at the generation size. Knows no global id.
+A user's speech becomes frames, the assistant's becomes codes. A user's picture is encoded at the
+understanding size, any other at the generation size. Ids are local.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TypeAlias
 
 from omni_diffusion.codecs.magvit2 import square
 from omni_diffusion.codecs.suite import CodecSuite
-from omni_diffusion.conversation import Image, Message, Speech
+from omni_diffusion.conversation import (
+    AnyPart,
+    Codes,
+    Conversation,
+    EncodedPart,
+    Frames,
+    Image,
+    Message,
+    PartialImage,
+    PartialSpeech,
+    Speech,
+    Turn,
+)
 from omni_diffusion.errors import MediaError
 from omni_diffusion.media import Picture
 from omni_diffusion.tasks.infill import partial_picture, partial_speech
-from omni_diffusion.tasks.parts import (
-    Codes,
-    Draft,
-    Frames,
-    PartialImage,
-    PartialSpeech,
-    Piece,
-    Source,
-    Turn,
-)
-
-Spoken: TypeAlias = Message | Draft | Turn
-"""A message, with or without parts that are encoded already or unknown."""
 
 
-def encode(conversation: Sequence[Spoken], codecs: CodecSuite) -> tuple[Turn, ...]:
+def encode(conversation: Conversation, codecs: CodecSuite) -> tuple[Turn, ...]:
     """Every message as a turn. Raises MediaError for media that a codec cannot take."""
     return tuple(
         Turn(message.role, tuple(_piece(part, message.role, codecs) for part in message.parts))
@@ -40,9 +38,9 @@ def encode(conversation: Sequence[Spoken], codecs: CodecSuite) -> tuple[Turn, ..
 
 
 def fitted(conversation: Sequence[Message], codecs: CodecSuite) -> tuple[Message, ...]:
-    """The messages with their pictures cut to what the codec sees, which changes no code.
+    """The messages with their pictures cropped to what the codec encodes; the codes stay the same.
 
-    It may be done ahead, in another thread. Raises MediaError for a picture that is a strip.
+    Another thread may do this ahead. Raises MediaError for a picture that is too narrow.
     """
     return tuple(
         Message(
@@ -61,10 +59,10 @@ def fitted(conversation: Sequence[Message], codecs: CodecSuite) -> tuple[Message
 def encode_together(
     conversations: Sequence[Sequence[Message]], codecs: CodecSuite, most: int
 ) -> list[tuple[Turn, ...] | MediaError]:
-    """For each conversation, as `fitted` gives it, its turns or what is wrong with its media.
+    """For each conversation, as `fitted` gives it, its turns, or the error of its media.
 
-    Pictures of one size go through the codec together, `most` at once. Sounds go one by one: those
-    of a batch are padded to one length and come out otherwise in their last bits.
+    Pictures of one size are encoded in batches of up to `most`. Recordings are encoded one by one:
+    padding to a common length would change the last bits of their frames.
     """
     pictures: dict[int, list[Picture]] = {}
     for message in chain.from_iterable(conversations):
@@ -72,19 +70,19 @@ def encode_together(
         some += [part.picture for part in message.parts if isinstance(part, Image)]
     codes = {size: _codes(some, size, codecs, most) for size, some in pictures.items()}
 
-    def seen(message: Message) -> Draft:
+    def with_codes(message: Message) -> Message:
         waiting = codes[_size(message.role, codecs)]
         parts = (next(waiting) if isinstance(part, Image) else part for part in message.parts)
-        return Draft(message.role, tuple(parts))
+        return Message(message.role, tuple(parts))
 
-    found = list[tuple[Turn, ...] | MediaError]()
+    encoded = list[tuple[Turn, ...] | MediaError]()
     for conversation in conversations:
-        drafts = [seen(message) for message in conversation]
+        messages = [with_codes(message) for message in conversation]
         try:
-            found.append(encode(drafts, codecs))
+            encoded.append(encode(messages, codecs))
         except MediaError as error:
-            found.append(error)
-    return found
+            encoded.append(error)
+    return encoded
 
 
 def _codes(
@@ -100,7 +98,7 @@ def _size(role: str, codecs: CodecSuite) -> int:
     return sizes.understanding_size if role == "user" else sizes.generation_size
 
 
-def _piece(part: Source, role: str, codecs: CodecSuite) -> Piece:
+def _piece(part: AnyPart, role: str, codecs: CodecSuite) -> EncodedPart:
     if isinstance(part, Image):
         return Codes("image", codecs.image.encode(part.picture, _size(role, codecs)).cpu())
     if isinstance(part, Speech):

@@ -1,107 +1,108 @@
-"""Named settings: how each task and benchmark is sampled, and where each number comes from.
+"""Presets: how each task and benchmark is sampled, and where each number comes from.
 
-`official` follows the paper (arXiv 2603.06577), `upstream` the published code with its quirks.
-What a task's own record says is referred to and not said again. Knows no request and no engine.
+`paper` follows the paper (arXiv 2603.06577), `upstream` the published code with its quirks. Numbers
+that the catalog has already are taken from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from omni_diffusion.conversation import Conversation
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
 from omni_diffusion.io.config import nearest
 from omni_diffusion.tasks.catalog import CATALOG
-from omni_diffusion.tasks.defaults import LEAST, Length
-from omni_diffusion.tasks.encode import Spoken, encode
-from omni_diffusion.tasks.render import Model, render, room
+from omni_diffusion.tasks.defaults import MIN_TOKENS, Length, answer_length
+from omni_diffusion.tasks.encode import encode
+from omni_diffusion.tasks.render import Model, render
 from omni_diffusion.tasks.task import Task
 
-Source = Literal["paper", "code", "ours"]
+Origin = Literal["paper", "code", "ours"]
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where the numbers of a setting come from, and what is to be said about them.
+class Provenance:
+    """Where the numbers of a setting come from.
 
-    "paper": the paper. "code": the published code. "ours": neither has a number; `note` says why
-    it is this one.
+    "paper": the paper. "code": the published code. "ours": neither gives a number; `note` says why
+    this one was chosen.
     """
 
-    places: Source
-    steps: Source
-    repetition: Source
-    position: Source
-    guidance: Source
-    drawing: Source
+    length: Origin
+    steps: Origin
+    repetition: Origin
+    position: Origin
+    guidance: Origin
+    drawing: Origin
     note: str = ""
 
 
-class Asked(NamedTuple):
-    """What a setting comes to for one conversation, in the order in which a Request takes it.
+class SettledSampling(NamedTuple):
+    """What a setting comes to for one conversation.
 
-    length: places of the answer; None where a picture or the blanks given decide.
+    max_tokens: tokens of the answer; None where a picture or the masked parts decide.
     """
 
     params: SamplingParams
-    length: int | None
+    max_tokens: int | None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How one task is sampled.
+    """How a preset samples one task.
 
-    length: the rule for the places of its answer, whatever the model's own is; None where a
-    picture or the blanks given decide. pace: steps for each place of the answer, rounded down;
-    None = the task's own, for each blank and rounded up. whole_prompt: the rule counts every
-    place before the answer, not the frames heard alone.
+    length: the rule for the length of the answer, whatever the model's own is; None where a picture
+    or the masked parts decide. pace: steps for each token of the answer, rounded down; None = the
+    task's own, for each masked token and rounded up. whole_prompt: the rule counts every token
+    before the answer, not the speech frames alone.
     """
 
     task: str
     params: SamplingParams
     length: Length | None
-    origin: Origin
+    origin: Provenance
     pace: float | None = None
     whole_prompt: bool = False
 
     def settle(
-        self, conversation: Sequence[Spoken], model: Model, length: int | None = None
-    ) -> Asked:
-        """The parameters and places for one conversation; `length` asks for other places.
+        self, conversation: Conversation, model: Model, max_tokens: int | None = None
+    ) -> SettledSampling:
+        """The parameters and answer length for one conversation; `max_tokens` sets the length.
 
-        Media are encoded here where their size is needed, and again when the request runs; hand
-        in `tasks.encode.encode`d turns to have it done once. Raises what `render` does.
+        Media are encoded where their size is needed; give turns of `tasks.encode.encode` to encode
+        them once. Raises what `render` does.
         """
-        if length is None and self.length is not None:
-            length = self._places(self.length, conversation, model)
+        if max_tokens is None and self.length is not None:
+            max_tokens = self._tokens(self.length, conversation, model)
         if self.pace is None:
-            return Asked(self.params, length)
-        size = length
-        if size is None or self.length is None:  # a picture has its size, whatever was asked
-            start, stop = self._answer(conversation, model, length)
+            return SettledSampling(self.params, max_tokens)
+        size = max_tokens
+        if size is None or self.length is None:  # a picture has a fixed size
+            start, stop = self._answer(conversation, model, max_tokens)
             size = stop - start
-        return Asked(replace(self.params, steps=max(1, int(self.pace * size))), length)
+        params = replace(self.params, steps=max(1, int(self.pace * size)))
+        return SettledSampling(params, max_tokens)
 
-    def _places(self, rule: Length, conversation: Sequence[Spoken], model: Model) -> int:
-        """The places that the rule gives, without regard to the model's own lengths."""
+    def _tokens(self, rule: Length, conversation: Conversation, model: Model) -> int:
+        """The length that the rule gives, without regard to the model's own lengths."""
         if rule.of == "nothing":
-            return rule.places({})
+            return rule.tokens({})
         if self.whole_prompt:
-            start, _ = self._answer(conversation, model, LEAST)
-            return rule.places({rule.of: start})
-        known = replace(CATALOG[self.task], length=rule)
-        return room(known, encode(conversation, model.codecs), {}, model.codecs.text)
+            start, _ = self._answer(conversation, model, MIN_TOKENS)
+            return rule.tokens({rule.of: start})
+        return answer_length(rule, encode(conversation, model.codecs), model.codecs.text)
 
     def _answer(
-        self, conversation: Sequence[Spoken], model: Model, length: int | None
+        self, conversation: Conversation, model: Model, max_tokens: int | None
     ) -> tuple[int, int]:
-        """First place of the answer, and the one behind its last."""
-        unguided = replace(self.params, guidance=0.0)  # the other branch tells nothing about it
+        """First position of the answer, and the one behind its last."""
+        unguided = replace(self.params, guidance=0.0)  # the other branch does not change it
         known = CATALOG[self.task]
-        return render(known, conversation, model, unguided, length=length).canvas.answer
+        return render(known, conversation, model, unguided, max_tokens=max_tokens).canvas.answer
 
 
 @dataclass(frozen=True)
@@ -117,26 +118,35 @@ class Preset:
 
     def of(self, name: str) -> Setting:
         """The setting of a task or a benchmark; raises TaskError with the known names."""
-        found = self.tasks.get(name) or self.benchmarks.get(name)
-        if found is None:
-            known = (*self.tasks, *self.benchmarks)
-            raise TaskError(f"preset {self.name!r} has no setting {name!r}; {nearest(name, known)}")
-        return found
+        setting = self.tasks.get(name) or self.benchmarks.get(name)
+        if setting is None:
+            raise TaskError(
+                f"preset {self.name!r} has no setting {name!r}",
+                field="preset",
+                value=name,
+                fix=nearest(name, (*self.tasks, *self.benchmarks)),
+            )
+        return setting
 
 
 def preset(name: str) -> Preset:
     """The preset called `name`; raises TaskError with the known names."""
     if name not in PRESETS:
-        raise TaskError(f"no preset is called {name!r}; {nearest(name, tuple(PRESETS))}")
+        raise TaskError(
+            f"no preset is called {name!r}",
+            field="preset",
+            value=name,
+            fix=nearest(name, tuple(PRESETS)),
+        )
     return PRESETS[name]
 
 
 def table(name: str) -> str:
     """A preset as the Markdown table of docs/generation-parameters.md."""
-    found = preset(name)
-    head = "setting task places steps repetition position guidance drawing remark".split()
+    chosen = preset(name)
+    head = "setting task length steps repetition position guidance drawing remark".split()
     rows = [head, ["---"] * len(head)]
-    for key, setting in (*found.tasks.items(), *found.benchmarks.items()):
+    for key, setting in (*chosen.tasks.items(), *chosen.benchmarks.items()):
         rows.append([f"`{key}`", f"`{setting.task}`", *_cells(setting), setting.origin.note])
     return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
 
@@ -145,12 +155,12 @@ def _cells(setting: Setting) -> list[str]:
     """The numbers of a setting, each with its source."""
     params, origin = setting.params, setting.origin
     return [
-        f"{_places_told(setting)} ({origin.places})",
-        f"{_steps_told(setting)} ({origin.steps})",
+        f"{_length_cell(setting)} ({origin.length})",
+        f"{_steps_cell(setting)} ({origin.steps})",
         f"{_weight(params.repetition_penalty, 1)} ({origin.repetition})",
         f"{_weight(params.position_penalty, 1)} ({origin.position})",
         f"{_weight(params.guidance, 0)} ({origin.guidance})",
-        f"{_drawing_told(params)} ({origin.drawing})",
+        f"{_drawing_cell(params)} ({origin.drawing})",
     ]
 
 
@@ -158,38 +168,38 @@ def _weight(value: float, off: float) -> str:
     return "off" if value == off else f"{value:g}"
 
 
-def _places_told(setting: Setting) -> str:
+def _length_cell(setting: Setting) -> str:
     rule, known = setting.length, CATALOG[setting.task]
     if rule is None:
         if not known.answer:
-            return "the blanks given"
+            return "the masked parts"
         return "the codes" if setting.params.constrain else "the codes + 4"
     if rule.of == "nothing":
         return str(rule.extra)
-    counted = "text tokens" if rule.of == "text" else "frames heard"
-    return f"{rule.factor:g} × {'places of the prompt' if setting.whole_prompt else counted}"
+    counted = "text tokens" if rule.of == "text" else "speech frames"
+    return f"{rule.factor:g} × {'tokens of the prompt' if setting.whole_prompt else counted}"
 
 
-def _steps_told(setting: Setting) -> str:
+def _steps_cell(setting: Setting) -> str:
     if setting.pace is None:
-        return f"{CATALOG[setting.task].pace:g} a blank"
-    return f"{setting.pace:g} a place"
+        return f"{CATALOG[setting.task].pace:g} a masked token"
+    return f"{setting.pace:g} a token"
 
 
-def _drawing_told(params: SamplingParams) -> str:
+def _drawing_cell(params: SamplingParams) -> str:
     limits = {"top-p": params.top_p, "top-k": params.top_k}
     kept = "".join(f", {name} {value:g}" for name, value in limits.items() if value is not None)
     return f"temperature {params.temperature:g}{kept}"
 
 
-# -------------------------------------------------------------------------------------- official
-CODE = Origin("code", "code", "code", "code", "code", "code")
-OURS = Origin("ours", "ours", "ours", "ours", "ours", "ours")
-HEARING = replace(CODE, places="paper")
-SPEAKING = replace(CODE, places="paper", steps="paper")
-PAINTING = replace(CODE, places="paper", steps="paper", position="paper")
+# ------------------------------------------------------------------------------------------ paper
+CODE = Provenance("code", "code", "code", "code", "code", "code")
+OURS = Provenance("ours", "ours", "ours", "ours", "ours", "ours")
+HEARING = replace(CODE, length="paper")
+SPEAKING = replace(CODE, length="paper", steps="paper")
+PAINTING = replace(CODE, length="paper", steps="paper", position="paper")
 WORD = Length(extra=8)
-"""Room for an answer of a word or a letter, as the published evaluation on MME gives it."""
+"""Length of an answer of a word or a letter, as in the published evaluation on MME."""
 
 
 def _sized(known: Task) -> Length | None:
@@ -197,42 +207,42 @@ def _sized(known: Task) -> Length | None:
     return None if known.answer in ((), ("image",)) else known.length
 
 
-def _official(name: str, origin: Origin, note: str = "", length: Length | None = None) -> Setting:
+def _paper(name: str, origin: Provenance, note: str = "", length: Length | None = None) -> Setting:
     """A task as the catalog has it, or with another length."""
     known = CATALOG[name]
     return Setting(name, known.params, length or _sized(known), replace(origin, note=note))
 
 
-OFFICIAL_TASKS = {
-    "chat": _official("chat", OURS, "no script answers text with text; room for a short answer"),
-    "asr": _official("asr", HEARING, "steps of the evaluation script"),
-    "tts": _official("tts", SPEAKING, "repetition of the evaluation script"),
-    "t2i": _official("t2i", PAINTING),
-    "caption": _official("caption", OURS, "as `vqa`, whose answers are as short"),
-    "vqa": _official("vqa", CODE),
-    "s2i": _official("s2i", PAINTING),
-    "svqa": _official("svqa", CODE, "speech begins after a quarter (paper)"),
-    "sqa": _official("sqa", OURS, "as `svqa`; speech begins after a quarter (paper)"),
-    "inpaint": _official("inpaint", replace(OURS, places="paper"), "penalties as `t2i`"),
-    "infill": _official("infill", OURS, "in neither; the plainest"),
+PAPER_TASKS = {
+    "chat": _paper("chat", OURS, "in no script; long enough for a short answer"),
+    "asr": _paper("asr", HEARING, "steps of the evaluation script"),
+    "tts": _paper("tts", SPEAKING, "repetition of the evaluation script"),
+    "t2i": _paper("t2i", PAINTING),
+    "caption": _paper("caption", OURS, "as `vqa`, whose answers are as short"),
+    "vqa": _paper("vqa", CODE),
+    "s2i": _paper("s2i", PAINTING),
+    "svqa": _paper("svqa", CODE, "speech begins after a quarter (paper)"),
+    "sqa": _paper("sqa", OURS, "as `svqa`; speech begins after a quarter (paper)"),
+    "inpaint": _paper("inpaint", replace(OURS, length="paper"), "penalties as `t2i`"),
+    "infill": _paper("infill", OURS, "in neither; the plainest values"),
 }
-OFFICIAL_BENCHMARKS = {
-    "librispeech": _official("asr", HEARING),
-    "libritts": _official("tts", SPEAKING),
-    "mme": _official("vqa", CODE, "the evaluation script's", WORD),
-    "pope": _official("vqa", OURS, "as `mme`, a word too", WORD),
-    "seed-bench-2-plus": _official("vqa", OURS, "as `mme`, a letter", WORD),
-    "mmmu": _official("vqa", OURS, "as `mme`, mostly a letter", WORD),
-    "coco-t2i": _official("t2i", PAINTING),
-    "clip-s2i": _official("s2i", PAINTING),
-    "spoken-mme": _official("svqa", OURS, "as `svqa`; no number is told"),
+PAPER_BENCHMARKS = {
+    "librispeech": _paper("asr", HEARING),
+    "libritts": _paper("tts", SPEAKING),
+    "mme": _paper("vqa", CODE, "the evaluation script's", WORD),
+    "pope": _paper("vqa", OURS, "as `mme`, a word too", WORD),
+    "seed-bench-2-plus": _paper("vqa", OURS, "as `mme`, a letter", WORD),
+    "mmmu": _paper("vqa", OURS, "as `mme`, mostly a letter", WORD),
+    "coco-t2i": _paper("t2i", PAINTING),
+    "clip-s2i": _paper("s2i", PAINTING),
+    "spoken-mme": _paper("svqa", OURS, "as `svqa`; no number is given"),
 }
 
 
 # -------------------------------------------------------------------------------------- upstream
 def _upstream(
     name: str,
-    origin: Origin = CODE,
+    origin: Provenance = CODE,
     note: str = "",
     *,
     length: Length | None = None,
@@ -240,9 +250,9 @@ def _upstream(
     whole_prompt: bool = False,
     **changes: float,
 ) -> Setting:
-    """A task by the published rules; what the catalog took from the scripts stands there."""
+    """A task by the published rules; the catalog has the numbers of the scripts."""
     known = CATALOG[name]
-    # top_k: in no script, but a default of the library below them, and always on.
+    # top_k: in no script; it is the default of the library below them, and always on
     quirks = replace(known.params, rules="upstream", constrain=False, top_p=0.9, top_k=50)
     params = replace(quirks, **changes)  # type: ignore[arg-type]  # changes are float fields
     rule = length or _sized(known)
@@ -252,7 +262,7 @@ def _upstream(
 UPSTREAM_TASKS = {
     "chat": _upstream(
         "chat",
-        note="no script; what `generate()` does when told nothing",
+        note="no script; the defaults of `generate()`",
         length=Length(extra=512),
         temperature=0.2,
         top_p=0.95,
@@ -266,7 +276,7 @@ UPSTREAM_TASKS = {
     "svqa": _upstream("svqa", note="speech begins after a fifth (code)"),
     "sqa": _upstream("sqa", OURS, "no script; as `svqa`, speech too"),
     "inpaint": _upstream("inpaint", OURS, "no code; as `t2i`"),
-    "infill": _upstream("infill", OURS, "no code; filters as in every script"),
+    "infill": _upstream("infill", OURS, "no code; filters of every script"),
 }
 UPSTREAM_BENCHMARKS = {
     "librispeech": _upstream("asr", length=Length(0.2, of="speech"), pace=0.5, whole_prompt=True),
@@ -278,7 +288,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         name: Preset(name, MappingProxyType({**tasks}), MappingProxyType({**benchmarks}))
         for name, tasks, benchmarks in (
-            ("official", OFFICIAL_TASKS, OFFICIAL_BENCHMARKS),
+            ("paper", PAPER_TASKS, PAPER_BENCHMARKS),
             ("upstream", UPSTREAM_TASKS, UPSTREAM_BENCHMARKS),
         )
     }

@@ -1,7 +1,7 @@
-"""A filled canvas becomes parts of a conversation again.
+"""From a filled canvas back to the parts of a conversation.
 
-Reads whatever the model wrote without ever failing: what cannot be read is left out and noted.
-Global ids are taken apart here; codecs get local ones.
+Reading never fails: what the model wrote and cannot be read is skipped and noted. Global ids become
+local ids here, which the codecs decode.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ from torch import Tensor
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.conversation import Image, Part, Speech, Text
 from omni_diffusion.tasks.infill import composite
-from omni_diffusion.tasks.layout import Section
+from omni_diffusion.tasks.layout import SegmentSpan
 from omni_diffusion.tasks.render import Model, Prepared
 from omni_diffusion.vocab import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The parts that could be read, in order, and what a reader should know, one line each."""
+    """The parts that could be read, in order, and notes for the user, a line each."""
 
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
 
 
 def read(canvas: Canvas, prepared: Prepared, model: Model) -> Answer:
-    """The answer on a canvas that came from `prepared`; places still blank are passed over."""
+    """The answer on a canvas laid out as `prepared`; tokens that are still masked are skipped."""
     parts: list[Part] = []
     notes: list[str] = []
-    for sections in _joined(prepared.sections):
-        part, note = _part(canvas, sections, prepared, model)
+    for spans in _joined(prepared.spans):
+        part, note = _part(canvas, spans, prepared, model)
         parts += [] if part is None else [part]
         notes += [] if note is None else [note]
     return Answer(tuple(parts), tuple(notes))
 
 
 def text_ids(ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Local text ids of places [n]: up to the first end of turn or pad, without specials."""
+    """Local text ids of tokens [n]: up to the first end of turn or pad, without specials."""
     ids = _before(ids, vocabulary.im_end, vocabulary.pad)
     return vocabulary.text.lower(ids[vocabulary.text.holds(ids)])
 
 
 def speech_ids(ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Local speech codes of places [n]: up to the first end of speech, of turn, or pad."""
+    """Local speech codes of tokens [n]: up to the first end of speech, of turn, or pad."""
     ids = _before(ids, vocabulary.end_of_audio, vocabulary.im_end, vocabulary.pad)
     return vocabulary.speech.lower(ids[vocabulary.speech.holds(ids)])
 
 
-def image_ids(ids: Tensor, vocabulary: Vocabulary, *, published: bool = False) -> Tensor:
-    """Local codes [n] of places [n]; a cell without one repeats the cell before.
+def image_ids(ids: Tensor, vocabulary: Vocabulary, *, upstream: bool = False) -> Tensor:
+    """Local codes [n] of tokens [n]; a cell without a code repeats the code before it.
 
-    published: what is no image code is dropped instead, so that later codes move up, and the last
-    one is repeated at the end. Without any code the row is empty.
+    upstream: tokens that are not image codes are dropped instead, so later codes move up, and the
+    last code is repeated at the end. Empty where no token is an image code.
     """
-    if published:
+    if upstream:
         held = vocabulary.image.holds(ids)
         ids = torch.cat([ids[held], ids[~held]])
     held = vocabulary.image.holds(ids)
@@ -69,11 +69,11 @@ def image_ids(ids: Tensor, vocabulary: Vocabulary, *, published: bool = False) -
 
 
 def _part(
-    canvas: Canvas, sections: Sequence[Section], prepared: Prepared, model: Model
+    canvas: Canvas, spans: Sequence[SegmentSpan], prepared: Prepared, model: Model
 ) -> tuple[Part | None, str | None]:
-    """One part and a note about it; sections are several only for text cut by blanks."""
-    vocabulary, codecs, first = model.vocabulary, model.codecs, sections[0]
-    ids = canvas.ids[first.start : sections[-1].stop]
+    """One part and a note about it; several spans only for text with gaps."""
+    vocabulary, codecs, first = model.vocabulary, model.codecs, spans[0]
+    ids = canvas.ids[first.start : spans[-1].stop]
     if first.kind == "text":
         return Text(codecs.text.decode(text_ids(ids, vocabulary))), None
     if first.kind == "speech":
@@ -81,9 +81,9 @@ def _part(
         if not len(codes):
             return None, "the answer has no speech: the model wrote no speech code"
         return Speech(codecs.speech.decode(codes)), None
-    # Where cells were given beforehand, nothing may move.
-    published = prepared.params.rules == "upstream" and bool(prepared.task.answer)
-    codes = image_ids(ids, vocabulary, published=published)
+    # Cells that were given beforehand must not move.
+    upstream = prepared.params.rules == "upstream" and bool(prepared.task.answer)
+    codes = image_ids(ids, vocabulary, upstream=upstream)
     if not len(codes):
         return None, "the answer has no picture: the model wrote no image code"
     picture = codecs.image.decode(codes)
@@ -94,15 +94,15 @@ def _part(
     return Image(picture), None if given == len(ids) else note
 
 
-def _joined(sections: Sequence[Section]) -> Iterable[list[Section]]:
-    """Sections, those of text that follow each other at once taken as one."""
-    group = list(sections[:1])
-    for before, section in pairwise(sections):
-        if before.kind == section.kind == "text" and before.stop == section.start:
-            group.append(section)
+def _joined(spans: Sequence[SegmentSpan]) -> Iterable[list[SegmentSpan]]:
+    """Spans in groups; neighbouring spans of text are one group."""
+    group = list(spans[:1])
+    for before, span in pairwise(spans):
+        if before.kind == span.kind == "text" and before.stop == span.start:
+            group.append(span)
             continue
         yield group
-        group = [section]
+        group = [span]
     if group:
         yield group
 

@@ -1,13 +1,13 @@
-"""A conversation becomes a canvas: `render` for inference, `lay` for training, both by `arrange`.
+"""From a conversation to a canvas: `render` for inference, `layout_training` for training.
 
-Media are encoded here, the answer's length is set, and guidance gets its empty prompt. Global ids
-are made in `layout` and unmade in `read`, nowhere else.
+Both go through `arrange`. `render` encodes the media, sets the length of the answer and lays out
+guidance's null prompt beside it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -15,18 +15,17 @@ from typing import Protocol
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.suite import CodecSuite
 from omni_diffusion.codecs.text import TextCodec
-from omni_diffusion.conversation import Text
+from omni_diffusion.conversation import Conversation, Turn
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
 from omni_diffusion.tasks.arrange import arrange
-from omni_diffusion.tasks.defaults import Length
-from omni_diffusion.tasks.encode import Spoken, encode
-from omni_diffusion.tasks.layout import SPEECH_AT, Section
-from omni_diffusion.tasks.parts import Frames, Turn
-from omni_diffusion.tasks.task import Answer, Task
+from omni_diffusion.tasks.defaults import GenerationConfig, Overrides, answer_length, override
+from omni_diffusion.tasks.encode import encode
+from omni_diffusion.tasks.layout import SPEECH_AT, SegmentSpan
+from omni_diffusion.tasks.task import Task
 from omni_diffusion.vocab import Vocabulary
 
-PUBLISHED_SPEECH_AT = 0.2  # where the published code lets speech begin; the paper says 0.25
+UPSTREAM_SPEECH_AT = 0.2  # where speech begins in the published code; the paper says 0.25
 
 
 class Model(Protocol):
@@ -42,86 +41,91 @@ class Model(Protocol):
 
     @property
     def max_positions(self) -> int:
-        """How many places a canvas may have."""
+        """The longest canvas, in tokens."""
 
     @property
-    def lengths(self) -> Mapping[str, tuple[float, int]]:
-        """By task name, factor and extra where the model's answers need another length."""
-
-    @property
-    def answers(self) -> Mapping[str, Answer]:
-        """By task name, what an answer is made of where it differs from the task's own."""
-
-    @property
-    def sampling(self) -> Mapping[str, SamplingParams]:
-        """By task name, where the model wants other sampling parameters."""
+    def generation(self) -> GenerationConfig:
+        """Where the model departs from the tasks' defaults."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A request laid out: all that denoising and reading need.
 
-    null: the canvas of guidance's unconditional branch, whose answer block is the same; None
-    without guidance. params: what was asked for, or the defaults of model and task; steps that
-    were left open are those of the task's pace.
+    uncond: the canvas of guidance's unconditional branch, with the same answer block; None
+    without guidance. params: the defaults of model and task with the request's overrides; steps
+    that were left open follow the task's pace. notes: what happens to the input, a line each.
     """
 
     task: Task
     canvas: Canvas
-    null: Canvas | None
+    uncond: Canvas | None
     params: SamplingParams
-    sections: tuple[Section, ...]
+    spans: tuple[SegmentSpan, ...]
+    notes: tuple[str, ...] = ()
 
 
 def render(
     task: Task,
-    conversation: Sequence[Spoken],
+    conversation: Conversation,
     model: Model,
-    params: SamplingParams | None = None,
+    overrides: Overrides = None,
     *,
-    length: int | None = None,
+    max_tokens: int | None = None,
 ) -> Prepared:
-    """Lay a conversation out with a blank or partly known answer.
+    """Lay a conversation out with a masked or partly known answer.
 
-    length: places of a text or speech answer, instead of the task's own rule. Raises TaskError
-    when the conversation does not fit the task, has nothing to fill, or is too long.
+    overrides: over the sampling parameters of model and task. max_tokens: length of a text or
+    speech answer, instead of the task's rule. Raises TaskError when the conversation does not fit
+    the task, has nothing to fill, or is too long.
     """
-    task = task.answering(model.answers)
+    task = task.answering(model.generation.answers)
     turns = encode(conversation, model.codecs)
     if turns and turns[-1].role == "assistant" and not any(turn.open for turn in turns):
-        raise TaskError("nothing is blank; let the conversation end with the user, or add a Blank")
-    chosen = params or model.sampling.get(task.name, task.params)
+        raise TaskError(
+            "no token is masked",
+            field="conversation",
+            fix="let the conversation end with the user, or add a Blank",
+        )
+    params = override(sampling_defaults(task, model), overrides)
     lay_out = partial(
         arrange,
         task,
         turns,
         model.vocabulary,
         model.codecs.text,
-        length=_length(task, turns, model, length),
+        length=_length(task, turns, model, max_tokens),
         cells=model.codecs.image.config.tokens(model.codecs.image.config.generation_size),
-        scaffold=chosen.constrain,
-        speech_at=PUBLISHED_SPEECH_AT if chosen.rules == "upstream" else SPEECH_AT,
+        scaffold=params.constrain,
+        speech_at=UPSTREAM_SPEECH_AT if params.rules == "upstream" else SPEECH_AT,
     )
-    laid = lay_out()
-    if laid.canvas.length > model.max_positions:
+    arranged = lay_out()
+    if arranged.canvas.length > model.max_positions:
         raise TaskError(
-            f"the conversation takes {laid.canvas.length} places, of them"
-            f" {laid.canvas.answer[0]} before the answer; the model has {model.max_positions},"
-            " shorten it"
+            f"the conversation takes {arranged.canvas.length} tokens, of them"
+            f" {arranged.canvas.answer[0]} before the answer; the model has {model.max_positions}",
+            field="conversation",
+            value=arranged.canvas.length,
+            fix="shorten it",
         )
-    chosen = with_steps(chosen, task, laid.canvas.blanks)
-    null = lay_out(null=True).canvas if chosen.guidance else None
-    return Prepared(task, laid.canvas, null, chosen, laid.sections)
+    params = with_steps(params, task, arranged.canvas.blanks)
+    uncond = lay_out(null=True).canvas if params.guidance else None
+    return Prepared(task, arranged.canvas, uncond, params, arranged.spans)
+
+
+def sampling_defaults(task: Task, model: Model) -> SamplingParams:
+    """How a model samples a task where nothing is asked: its own parameters, else the task's."""
+    return model.generation.sampling.get(task.name, task.params)
 
 
 def with_steps(params: SamplingParams, task: Task, blanks: int) -> SamplingParams:
-    """The parameters with steps: as given, or at the task's pace for so many blanks."""
+    """The parameters with steps: as given, or at the task's pace for so many masked tokens."""
     if params.steps is not None:
         return params
     return replace(params, steps=max(1, math.ceil(task.pace * blanks)))
 
 
-def lay(
+def layout_training(
     task: Task,
     turns: Sequence[Turn],
     vocabulary: Vocabulary,
@@ -129,46 +133,29 @@ def lay(
     *,
     length: int | None = None,
     tail: int = 0,
-    least: int = 0,
+    min_length: int = 0,
     null: bool = False,
 ) -> Canvas:
     """The canvas of a training sample: `turns` end with the assistant's true answer.
 
-    length: places of the answer; by default as few as hold it and `tail` pads, but not fewer
-    than `least`. null: replace the user's words by the task's null prompt, to teach what guidance
-    asks.
+    length: tokens of the answer; by default as few as hold it and `tail` pads, but not fewer than
+    `min_length`. null: replace the user's parts by the task's null prompt, which guidance needs.
     """
-    laid = arrange(task, turns, vocabulary, text, length=length, tail=tail, least=least, null=null)
-    return laid.canvas
-
-
-def room(
-    task: Task,
-    turns: Sequence[Turn],
-    lengths: Mapping[str, tuple[float, int]],
-    text: TextCodec,
-) -> int:
-    """The places of a blank text or speech answer: the task's rule with a model's own numbers."""
-    rule = task.length
-    if task.name in lengths:
-        factor, extra = lengths[task.name]
-        rule = Length(factor, extra, rule.of)
-    heard = [part for turn in turns if turn.role == "user" for part in turn.parts]
-    said = [part.text for part in heard if isinstance(part, Text)] if rule.of == "text" else []
-    return rule.places(
-        {
-            "text": sum(len(text.encode(each)) for each in said),
-            "speech": sum(len(part.frames) for part in heard if isinstance(part, Frames)),
-        }
+    arranged = arrange(
+        task, turns, vocabulary, text, length=length, tail=tail, min_length=min_length, null=null
     )
+    return arranged.canvas
 
 
-def _length(task: Task, turns: Sequence[Turn], model: Model, asked: int | None) -> int:
-    """The answer's places: as asked, or as many as it has room for."""
-    if asked is None:
-        return room(task, turns, model.lengths, model.codecs.text)
-    if not 1 <= asked <= model.max_positions:
+def _length(task: Task, turns: Sequence[Turn], model: Model, max_tokens: int | None) -> int:
+    if max_tokens is None:
+        other = model.generation.lengths.get(task.name)
+        return answer_length(task.length, turns, model.codecs.text, other)
+    if not 1 <= max_tokens <= model.max_positions:
         raise TaskError(
-            f"an answer of {asked} places was asked for; give 1 to {model.max_positions}"
+            f"an answer of {max_tokens} tokens",
+            field="max_tokens",
+            value=max_tokens,
+            fix=f"give 1 to {model.max_positions}",
         )
-    return asked
+    return max_tokens

@@ -1,42 +1,44 @@
-"""From the canvases of a step to masked micro-batches: all that can be made before the weights are.
+"""Masks the canvases of a step and lays them into micro-batches; needs no weights.
 
-Every canvas is masked alone, by a generator of its own, so that nothing of it depends on which
-others share its row, its micro-batch or its process.
+Every canvas is masked by its own generator. Its masks therefore do not depend on the canvases that
+share its row, its micro-batch or its process.
 
-Dimensions: B rows, L places, N masked places, G groups.
+Dimensions: B rows, L tokens, N masked tokens, G groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, get_args
 
 import torch
 from torch import Tensor
 
 from omni_diffusion.canvas import Batch, Canvas
-from omni_diffusion.data.mixture import Drawn
+from omni_diffusion.data.mixture import DrawnCanvas
 from omni_diffusion.data.packing import pack
 from omni_diffusion.diffusion.loss import Weighting, weigh
 from omni_diffusion.diffusion.masking import MaskingConfig, corrupt, ratios
-from omni_diffusion.vocab import Vocabulary
+from omni_diffusion.vocab import Kind, Vocabulary
 
 KINDS = ("text", "speech", "image", "special", "pad")
-"""What a masked token is."""
+"""Kinds of masked tokens, for metrics."""
 BUCKETS = ("0_25", "25_50", "50_75", "75_100")
-"""Per cent of an answer's real places that are masked."""
+"""Ranges, in per cent, of the masked part of an answer without its padding, for metrics."""
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
-    """A canvas with part of its answer masked, and what its masked places are and count.
+class MaskedExample:
+    """A canvas with part of its answer masked, with targets and loss weights.
 
-    weights are to be divided by the sum of `normaliser` over all examples that they are averaged
-    with. kind, bucket: of each masked place, by number in KINDS and BUCKETS.
+    canvas: holds the mask id where `masked` is true. targets, weights, kind: one entry for each
+    masked token. normaliser: the loss is sum(weights * losses) divided by the sum of `normaliser`
+    over all examples of the mean. group: index of the task's group in the step. kind: index in
+    KINDS. bucket: index in BUCKETS.
     """
 
-    canvas: Canvas  # [L], the mask id where masked
+    canvas: Canvas
     masked: Tensor  # bool [L]
     targets: Tensor  # int64 [N]
     weights: Tensor  # float32 [N]
@@ -47,28 +49,30 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Places of the canvas."""
+        """Tokens of the canvas."""
         return self.canvas.length
 
 
-def mask(
-    drawn: Drawn,
+def mask_answer(
+    drawn: DrawnCanvas,
     group: int,
     t: Tensor | None,
     masking: MaskingConfig,
     weighting: Weighting,
     vocabulary: Vocabulary,
-) -> Example:
-    """Mask a canvas; `t` are the ratios of its group, of which it takes that of its number.
+) -> MaskedExample:
+    """Mask the answer of a canvas.
 
-    A further answer of a conversation draws a ratio of its own.
+    t: mask ratios of the group, float [samples]. The canvas takes the one of its number. A further
+    answer of a conversation has no number and draws its own ratio, as does every canvas if `t` is
+    None.
     """
     canvas = drawn.canvas
     generator = torch.Generator().manual_seed(drawn.seed)
     if t is None or drawn.number is None:
-        own = ratios(masking, 1, generator)
+        ratio = ratios(masking, 1, generator)
     else:
-        own = t[drawn.number : drawn.number + 1]
+        ratio = t[drawn.number : drawn.number + 1]
     ids = canvas.ids[None]
     maskable = torch.zeros_like(ids, dtype=torch.bool)
     maskable[:, canvas.answer[0] : canvas.answer[1]] = True
@@ -80,41 +84,41 @@ def mask(
         vocabulary.mask,
         masking,
         generator,
-        t=None if masking.variant == "per_token" else own,
+        t=None if masking.variant == "per_token" else ratio,
     )
     weights = weigh(corruption, maskable, weighting)
     masked = corruption.masked[0]
     targets = canvas.ids[masked]
     real = maskable & ~pad
-    hidden = float((corruption.masked & real).sum()) / max(1, int(real.sum()))
-    return Example(
+    masked_fraction = float((corruption.masked & real).sum()) / max(1, int(real.sum()))
+    return MaskedExample(
         replace(canvas, ids=corruption.ids[0]),
         masked,
         targets,
-        weights.places,
+        weights.per_token,
         float(weights.normaliser),
         group,
         _kinds(targets, vocabulary),
-        min(int(hidden * len(BUCKETS)), len(BUCKETS) - 1),
+        min(int(masked_fraction * len(BUCKETS)), len(BUCKETS) - 1),
     )
 
 
 def _kinds(ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Numbers in KINDS."""
-    found = torch.full_like(ids, KINDS.index("special"))
-    for kind, span in (
-        ("text", vocabulary.text),
-        ("speech", vocabulary.speech),
-        ("image", vocabulary.image),
-    ):
-        found[(ids >= span.start) & (ids < span.stop)] = KINDS.index(kind)
-    found[ids == vocabulary.pad] = KINDS.index("pad")
-    return found
+    """Indices in KINDS of token ids [N], int64 [N]."""
+    kinds = torch.full_like(ids, KINDS.index("special"))
+    for kind in get_args(Kind):
+        kinds[vocabulary.span_of(kind).holds(ids)] = KINDS.index(kind)
+    kinds[ids == vocabulary.pad] = KINDS.index("pad")
+    return kinds
 
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """Rows that pass the backbone together; what is of masked places is in row-major order."""
+    """Rows that pass the backbone together.
+
+    targets, weights, group, kind, bucket: one entry for each masked token, in row-major order; the
+    last three are indices as in `MaskedExample`.
+    """
 
     batch: Batch
     masked: Tensor  # bool [B, L]
@@ -125,19 +129,22 @@ class MicroBatch:
     bucket: Tensor  # int64 [N]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[Example]], pad: int) -> Self:
-        """Lay examples into rows, one behind the other."""
-        alone = all(len(row) == 1 for row in rows)
+    def of(cls, rows: Sequence[Sequence[MaskedExample]], pad: int) -> Self:
+        """Lay the examples of each row one behind the other; `pad` fills the rows."""
+        unpacked = all(len(row) == 1 for row in rows)
         canvases = [[example.canvas for example in row] for row in rows]
-        laid = Batch.of([row[0] for row in canvases], pad) if alone else Batch.packed(canvases, pad)
-        masked = torch.zeros(laid.ids.shape, dtype=torch.bool)
+        if unpacked:
+            batch = Batch.of([row[0] for row in canvases], pad)
+        else:
+            batch = Batch.packed(canvases, pad)
+        masked = torch.zeros(batch.ids.shape, dtype=torch.bool)
         for number, row in enumerate(rows):
-            found = torch.cat([example.masked for example in row])
-            masked[number, : len(found)] = found
+            row_mask = torch.cat([example.masked for example in row])
+            masked[number, : len(row_mask)] = row_mask
         examples = [example for row in rows for example in row]
         counts = torch.tensor([len(example.targets) for example in examples])
         return cls(
-            laid,
+            batch,
             masked,
             torch.cat([example.targets for example in examples]),
             torch.cat([example.weights for example in examples]),
@@ -148,7 +155,7 @@ class MicroBatch:
 
     @classmethod
     def empty(cls, pad: int) -> Self:
-        """A row in which nothing is masked, for a process that has fewer than the others."""
+        """A row without masked tokens, for a process with fewer micro-batches than the others."""
         ids, none = torch.full((1, 2), pad), torch.zeros(0, dtype=torch.int64)
         return cls(
             Batch(ids, None, ()),
@@ -159,7 +166,7 @@ class MicroBatch:
         )
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
+        """The micro-batch on another device."""
         if device.type == "cpu":
             return self
         names = ("masked", "targets", "weights", "group", "kind", "bucket")
@@ -168,31 +175,36 @@ class MicroBatch:
 
 
 def micro_batches(
-    examples: Sequence[Example], pad: int, *, max_length: int | None, places: int | None
+    examples: Sequence[MaskedExample], pad: int, *, max_length: int | None, max_tokens: int | None
 ) -> Iterator[MicroBatch]:
-    """Lay examples into micro-batches of at most `places` places each, one row at least.
+    """Lay examples into micro-batches.
 
-    max_length: pack them into rows of so many places, whatever their group; None gives each a row
-    of its own, among those of its group. places: None lays all packed rows, or a group, together.
+    max_length: pack examples of all groups into rows of at most this many tokens. None gives each
+    example its own row and does not mix groups. max_tokens: size of a micro-batch with its padding;
+    a longer row is a micro-batch by itself. None lays all packed rows, or all rows of a group,
+    together.
     """
     if max_length is None:
-        groups: dict[int, list[list[Example]]] = {}
+        groups: dict[int, list[list[MaskedExample]]] = {}
         for example in examples:
             groups.setdefault(example.group, []).append([example])
         together = list(groups.values())
     else:
         together = [[list(row) for row in pack(examples, max_length)]] if examples else []
     for rows in together:
-        yield from (MicroBatch.of(some, pad) for some in _parts(rows, places))
+        yield from (MicroBatch.of(part, pad) for part in _split(rows, max_tokens))
 
 
-def _parts(rows: list[list[Example]], places: int | None) -> Iterator[list[list[Example]]]:
-    """Cut rows into runs that take at most so many places when laid as long as their longest."""
-    run: list[list[Example]] = []
+def _split(
+    rows: list[list[MaskedExample]], max_tokens: int | None
+) -> Iterator[list[list[MaskedExample]]]:
+    """Split rows into runs of at most `max_tokens`, padded to the longest row of the run."""
+    run: list[list[MaskedExample]] = []
     longest = 0
     for row in rows:
         length = sum(example.length for example in row)
-        if run and places is not None and max(longest, length) * (len(run) + 1) > places:
+        padded = max(longest, length) * (len(run) + 1)
+        if run and max_tokens is not None and padded > max_tokens:
             yield run
             run, longest = [], 0
         run.append(row)

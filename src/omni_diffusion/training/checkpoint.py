@@ -1,8 +1,9 @@
-"""Training states on disk: a folder of safetensors for each, there whole or not at all.
+"""Training checkpoints: a folder of safetensors for each, written atomically.
 
-One process writes one file; several write their shards side by side through torch's distributed
-checkpoint, and any number of processes reads either. A state is written into a folder of another
-name, which is renamed once every file is on the disk: what bears a state's name is whole.
+One process writes one file. Several processes write one shard each through torch's distributed
+checkpoint, and any number of processes can read either. A checkpoint is written into a folder with
+another name, which is renamed once all files are on disk: a folder with a checkpoint's name is
+complete.
 """
 
 from __future__ import annotations
@@ -31,133 +32,145 @@ from omni_diffusion.training.distributed import World
 
 NAME = re.compile(r"step-(\d{8,})")
 PARTIAL = ".partial"
-ALONE = "shard-00001-model-00001-of-00001.safetensors"  # as torch names the first of several
+SINGLE_FILE = "shard-00001-model-00001-of-00001.safetensors"  # torch's name of the first shard
 
 
 class Checkpoints:
-    """The states of a run in one folder, the newest `keep` of them.
+    """The newest `keep` checkpoints of a run, in one folder.
 
-    Raises StorageError where a state cannot be written.
+    `save` and `finish` raise StorageError if a checkpoint cannot be written.
     """
 
     def __init__(self, folder: Path, world: World | None = None, keep: int = 2) -> None:
         if keep < 1:
-            raise TrainingError(f"{keep} checkpoints are to be kept; give 1 or more")
+            raise TrainingError(
+                f"keep_checkpoints is {keep}",
+                field="keep_checkpoints",
+                value=keep,
+                fix="keep 1 or more",
+            )
         self.folder, self.world, self.keep = folder, world or World(), keep
-        self._pending: tuple[Future[Any], Path, Path] | None = None  # written where, to be named
+        # the running save, its folder, and the folder's final name
+        self._pending: tuple[Future[Any], Path, Path] | None = None
 
     def newest(self) -> Path | None:
-        """The state of the highest step; None where there is none."""
-        found = self._found()
-        return found[-1] if found else None
+        """The checkpoint of the highest step, or None."""
+        checkpoints = self._list()
+        return checkpoints[-1] if checkpoints else None
 
     def save(self, state: Mapping[str, Tensor], step: int, *, wait: bool = True) -> None:
-        """Write a state; with `wait` off it is copied now and written while the run goes on.
+        """Write the checkpoint of a step; waits for a running save first.
 
-        A save that is still being written is waited for first.
+        wait: return when it is written. If false, the state is copied now and written in the
+        background.
         """
         self.finish()
         path = self.folder / f"step-{step:08}"
         partial = path.with_name(path.name + PARTIAL)
-        if self.world.first:
+        if self.world.is_main:
             files.make_folder(self.folder)
-            for left in self.folder.glob("*" + PARTIAL):  # of a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            for stale in self.folder.glob("*" + PARTIAL):  # from a process that was killed
+                shutil.rmtree(stale, ignore_errors=True)
             files.make_folder(partial)
-        self.world.wait()
+        self.world.barrier()
         if self.world.size == 1:
-            own = {name: value.detach() for name, value in state.items()}
+            tensors = {name: value.detach() for name, value in state.items()}
             if not wait:
-                own = {name: value.to("cpu", copy=True) for name, value in own.items()}
+                tensors = {name: value.to("cpu", copy=True) for name, value in tensors.items()}
             pool = ThreadPoolExecutor(1)
-            made = pool.submit(_write, own, partial / ALONE)
+            future = pool.submit(_write, tensors, partial / SINGLE_FILE)
             pool.shutdown(wait=False)
         else:
             writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-            group = self.world.aside
-            begun = async_save(dict(state), storage_writer=writer, process_group=group)
-            assert isinstance(begun, Future)
-            made = begun
-        self._pending = (made, partial, path)
+            group = self.world.control_group
+            saving = async_save(dict(state), storage_writer=writer, process_group=group)
+            assert isinstance(saving, Future)
+            future = saving
+        self._pending = (future, partial, path)
         if wait:
             self.finish()
 
     @property
     def writing(self) -> bool:
-        """Whether a state is being written; once it is not, `finish` waits for nothing."""
+        """Whether a save is running; if not, `finish` returns at once."""
         return self._pending is not None and not self._pending[0].done()
 
     def finish(self) -> None:
-        """Wait for the save that is being written, if one is, and give it its name."""
+        """Wait for the running save, if any; rename its folder and delete old checkpoints."""
         if self._pending is None:
             return
-        (made, partial, path), self._pending = self._pending, None
+        (future, partial, path), self._pending = self._pending, None
         try:
-            made.result()
+            future.result()
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             cause = error
-            if isinstance(error, CheckpointException):  # what befell one of several processes
+            if isinstance(error, CheckpointException):  # holds the errors of all processes
                 cause, _ = next(iter(error.failures.values()))
             if isinstance(cause, OSError):
                 raise StorageError(f"cannot write {path}: {cause.strerror or cause}") from error
             raise
-        if self.world.first:
+        if self.world.is_main:
             if path.exists():
                 shutil.rmtree(path)
             files.rename(partial, path)
-            for old in self._found()[: -self.keep]:
-                # under another name first, lest a kill leaves half of a state
-                left = old.with_name(old.name + PARTIAL)
-                files.rename(old, left)
-                shutil.rmtree(left, ignore_errors=True)
-        self.world.wait()
+            for old in self._list()[: -self.keep]:
+                # renamed first: a kill during the deletion must not leave an incomplete checkpoint
+                stale = old.with_name(old.name + PARTIAL)
+                files.rename(old, stale)
+                shutil.rmtree(stale, ignore_errors=True)
+        self.world.barrier()
 
     def restore(self, path: Path, state: Mapping[str, Tensor]) -> None:
-        """Read a state into tensors of the same names and shapes, however they are sharded.
+        """Read a checkpoint into tensors of the same names and shapes, however they are sharded.
 
-        Raises TrainingError for what is no whole state, or one of another run.
+        Raises TrainingError if the checkpoint is incomplete, or has other names or shapes.
         """
         try:
             reader = HuggingFaceStorageReader(str(path))
-            found = reader.read_metadata().state_dict_metadata
-        except Exception as error:  # whatever the reader meets in a broken file
+            metadata = reader.read_metadata().state_dict_metadata
+        except Exception as error:  # torch's reader raises many types for a broken file
             raise TrainingError(
-                f"{path} is no whole training state; remove it to go on from the one before"
+                f"checkpoint {path} is incomplete",
+                value=path,
+                fix="delete it to resume from the previous one",
             ) from error
-        _check(path, state, {name: tuple(kept.size) for name, kept in found.items()})  # type: ignore[union-attr]
+        _check(path, state, {name: tuple(saved.size) for name, saved in metadata.items()})  # type: ignore[union-attr]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that one process is alone
+            warnings.simplefilter("ignore", UserWarning)  # torch warns that there is one process
             load(
                 dict(state),
                 storage_reader=reader,
-                process_group=self.world.aside,
+                process_group=self.world.control_group,
                 no_dist=self.world.size == 1,
             )
 
-    def _found(self) -> list[Path]:
+    def _list(self) -> list[Path]:
+        """All complete checkpoints by step."""
         if not self.folder.is_dir():
             return []
-        named = ((NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
-        return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
+        matches = ((NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return [path for _, path in sorted((int(m[1]), path) for m, path in matches if m)]
 
 
 def _write(state: dict[str, Tensor], file: Path) -> None:
-    """One file however large, as the reader expects of one process."""
-    weights.write(state, file, max_shard_bytes=torch.iinfo(torch.int64).max)
+    """Write one file of any size, as torch's reader expects from one process."""
+    weights.write_tensors(state, file, max_shard_bytes=torch.iinfo(torch.int64).max)
 
 
-def _check(path: Path, state: Mapping[str, Tensor], kept: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise TrainingError naming what a state lacks, has beyond, or holds in another shape."""
+def _check(path: Path, state: Mapping[str, Tensor], saved: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise TrainingError if a checkpoint misses, adds or reshapes a tensor of the state."""
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    for what, names in (
-        ("lacks", sorted(shapes.keys() - kept.keys())),
-        ("also holds", sorted(kept.keys() - shapes.keys())),
-        ("has another shape of", sorted(n for n in shapes if kept.get(n, shapes[n]) != shapes[n])),
+    for problem, names in (
+        ("lacks", sorted(shapes.keys() - saved.keys())),
+        ("also holds", sorted(saved.keys() - shapes.keys())),
+        ("has another shape of", sorted(n for n in shapes if saved.get(n, shapes[n]) != shapes[n])),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise TrainingError(
-                f"{path} {what} {names[0]}{more}: it is of another model or had other parts"
-                " trainable; train the same parts or begin in another folder"
+                f"checkpoint {path} {problem} {names[0]}{more}: it was made with another model or"
+                " other trainable weights",
+                value=path,
+                fix="resume with the same model and trainable weights, or use another folder",
             )

@@ -1,10 +1,9 @@
-"""Training the backbone to predict masked tokens: an `Objective` for the loop.
+"""The training objective: masked cross-entropy of the backbone on canvases with given answers.
 
-The paper's objective on canvases whose answers are all given: draw t, mask the answer, predict what
-was masked. Where the canvases come from is the mixture's concern, how they are masked and laid
-that of `batches`.
+The paper's objective: draw a mask ratio t, mask the answer, predict the masked tokens. The mixture
+supplies the canvases; `batches` masks them and lays them into micro-batches.
 
-Dimensions: G groups, N masked places, V vocabulary.
+Dimensions: G groups, N masked tokens, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -19,68 +18,75 @@ import torch
 from torch import Tensor, nn
 
 from omni_diffusion.backbone.dream import Dream
-from omni_diffusion.data.mixture import Group
+from omni_diffusion.data.mixture import TaskGroup
 from omni_diffusion.diffusion.loss import Weighting, token_losses
 from omni_diffusion.diffusion.masking import MaskingConfig, ratios
 from omni_diffusion.errors import TrainingError
-from omni_diffusion.training.batches import BUCKETS, KINDS, MicroBatch, mask, micro_batches
+from omni_diffusion.models.sizes import Work
+from omni_diffusion.training.batches import BUCKETS, KINDS, MicroBatch, mask_answer, micro_batches
 from omni_diffusion.training.distributed import Precision, World, is_sharded
-from omni_diffusion.training.throughput import Work, training_flops
+from omni_diffusion.training.throughput import training_flops
 from omni_diffusion.vocab import Span, Vocabulary
+
+LossAverage = Literal["task", "token"]
+"""What the loss is a mean over, see `DenoisingConfig`."""
 
 
 class Mixture(Protocol):
-    """Where a step's canvases come from."""
+    """Supplies the canvases of a step."""
 
-    def draw(self, step: int, generator: torch.Generator) -> list[Group]:
-        """The groups of a step, a function of the two alone."""
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
+        """The groups of a step; they depend only on `step` and `generator`."""
         ...
 
 
 @dataclass(frozen=True)
 class DenoisingConfig:
-    """The forward process, the weight of each masked place, and how rows are laid and computed.
+    """How answers are masked, how the loss is weighted, and how rows are laid and computed.
 
-    by_task: the forward process of tasks that have one of their own. balance: what the loss is a
-    mean of: "task", each task's mean, which counts by its share; "token", all that is weighed, of
-    whatever task (the paper). max_length: pack the canvases of a step into rows of so many places;
-    None lays each in a row of its own. micro_places: places of a micro-batch at most, though one
-    row at least; None lays all packed rows, or all rows of a task, together.
-    Weights, their sums and the loss stay in float32 whatever the precision.
+    masking: the forward process. weighting: weight of each masked token. precision: of the matrix
+    products; weights, their sums and the loss stay in float32. by_task: forward process of single
+    tasks, instead of `masking`. loss_average: "task" takes the mean of each task and weights it by
+    its share; "token" takes one mean over all tasks (the paper). max_length: pack the canvases of a
+    step into rows of this many tokens; None lays each in its own row. micro_batch_tokens: most
+    tokens of a micro-batch, though always one row; None lays all packed rows, or all rows of a
+    task, together.
     """
 
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     weighting: Weighting = "plain"
     precision: Precision = "float32"
     by_task: Mapping[str, MaskingConfig] = field(default_factory=dict)
-    balance: Literal["task", "token"] = "task"
+    loss_average: LossAverage = "task"
     max_length: int | None = None
-    micro_places: int | None = None
+    micro_batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A process's part of a step, all drawn: names and shares of its G groups, its micro-batches.
+class PreparedStep:
+    """A process's part of a step, before the weights are needed.
 
-    sums: float64 [2 G + kinds + buckets + 2], of this process: by group what its weights are to be
-    divided by; by group, kind and bucket how many places are masked; how many are laid, and how
-    many of those are no padding.
+    names, shares: of the G groups. micro_batches: of this process. sums: float64
+    [2 G + kinds + buckets + 2], of this process: the loss normaliser of each group, the number of
+    masked tokens of each group, kind and bucket, the number of tokens with padding, and without.
     """
 
     names: tuple[str, ...]
     shares: Tensor
-    micro: tuple[MicroBatch, ...]
+    micro_batches: tuple[MicroBatch, ...]
     sums: Tensor
 
 
 class DenoisingObjective:
-    """Masked cross-entropy of a step, drawn while the step before is computed.
+    """Masked cross-entropy of a step. The next step is drawn while one is computed.
 
-    Figures, over all processes: for each task its loss and `right`, the share of masked places
-    whose best token is right; the loss by kind of token and by how much of the answer is masked,
-    each place counting once; `pads`, the share of places that is padding; `tokens`, how many are
-    none; `flops` of the matrix products; `waited_seconds` for data.
-    world: the processes that train together, whose mixtures draw each its part.
+    world: the processes that train together; the mixture of each draws its part of a step.
+
+    Metrics, over all processes:
+    TASK_loss, TASK_accuracy: mean weighted loss, and top-1 accuracy on masked tokens, of each task.
+    KIND_loss, masked_BUCKET_loss: mean loss by kind of token and by masked part of the answer.
+    padding: fraction of the tokens that is padding. tokens: tokens without padding.
+    flops: of the matrix products. data_wait_s: seconds spent waiting for data.
     """
 
     def __init__(
@@ -94,120 +100,131 @@ class DenoisingObjective:
         self.backbone, self.vocabulary = backbone, vocabulary
         self.mixture, self.config, self.world = mixture, config, world or World()
         self._pool = ThreadPoolExecutor(1, "batches")
-        self._coming: dict[int, Future[Prepared]] = {}
+        self._prefetched: dict[int, Future[PreparedStep]] = {}
 
     @property
     def module(self) -> nn.Module:
         """The backbone."""
         return self.backbone
 
-    def ahead(self, step: int, generator: torch.Generator) -> None:
-        """Draw a later step in a thread of its own, in which all steps are drawn one by one."""
-        if step not in self._coming:
-            self._coming[step] = self._pool.submit(self.prepare, step, generator)
+    def prefetch(self, step: int, generator: torch.Generator) -> None:
+        """Start to draw a step in the background thread, which draws one step after another."""
+        if step not in self._prefetched:
+            self._prefetched[step] = self._pool.submit(self.prepare, step, generator)
 
     def backward(self, step: int, generator: torch.Generator) -> dict[str, float]:
-        """Add the step's gradients to the weights; see the class for its figures."""
+        """Accumulate the gradients of a step; returns the metrics of the class docstring."""
 
-        def descend(loss: Tensor) -> None:
-            # sharded gradients are a mean over the processes
+        def accumulate(loss: Tensor) -> None:
+            # FSDP averages gradients over the processes; the loss is a sum over them
             (loss * self.world.size).backward()  # type: ignore[no-untyped-call]
 
-        return self._run(step, generator, descend)
+        return self._run(step, generator, accumulate)
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """This process's loss of the whole step, with the graphs of all micro-batches; figures."""
+        """This process's part of the loss, with the graphs of all micro-batches; and metrics."""
         losses: list[Tensor] = []
-        figures = self._run(step, generator, losses.append)
-        return torch.stack(losses).sum(), figures
+        metrics = self._run(step, generator, losses.append)
+        return torch.stack(losses).sum(), metrics
 
-    def prepare(self, step: int, generator: torch.Generator) -> Prepared:
-        """Draw, mask and lay this process's part of a step; knows no weights."""
+    def prepare(self, step: int, generator: torch.Generator) -> PreparedStep:
+        """Draw, mask and lay this process's part of a step; raises DataError for bad samples."""
         config, vocabulary = self.config, self.vocabulary
         groups = self.mixture.draw(step, generator)
         examples = []
         for number, group in enumerate(groups):
             masking = config.by_task.get(group.name, config.masking)
-            # of all processes, so that antithetic ratios are even over the step
-            t = ratios(masking, group.of, generator)
+            # ratios of all processes, so that antithetic ones are even over the whole step
+            t = ratios(masking, group.total, generator)
             examples += [
-                mask(drawn, number, t, masking, config.weighting, vocabulary)
+                mask_answer(drawn, number, t, masking, config.weighting, vocabulary)
                 for drawn in group.drawn
             ]
-        micro = tuple(
+        laid = tuple(
             micro_batches(
                 examples,
                 vocabulary.pad,
                 max_length=config.max_length,
-                places=config.micro_places,
+                max_tokens=config.micro_batch_tokens,
             )
         )
         normalisers = torch.zeros(len(groups), dtype=torch.float64)
         for example in examples:
             normalisers[example.group] += example.normaliser
         counts = torch.zeros(len(groups) + len(KINDS) + len(BUCKETS), dtype=torch.float64)
-        for each in micro:
-            labels = (each.group, len(groups)), (each.kind, len(KINDS)), (each.bucket, len(BUCKETS))
+        for micro in laid:
+            labels = (
+                *((micro.group, len(groups)), (micro.kind, len(KINDS))),
+                (micro.bucket, len(BUCKETS)),
+            )
             counts += torch.cat([label.bincount(minlength=size) for label, size in labels])
-        places = (sum(m.batch.ids.numel() for m in micro), sum(e.length for e in examples))
-        sums = torch.cat([normalisers, counts, torch.tensor(places)])
-        return Prepared(
+        tokens = (sum(m.batch.ids.numel() for m in laid), sum(e.length for e in examples))
+        sums = torch.cat([normalisers, counts, torch.tensor(tokens)])
+        return PreparedStep(
             tuple(group.name for group in groups),
-            torch.tensor([group.share for group in groups]),
-            micro,
+            torch.tensor([group.weight for group in groups]),
+            laid,
             sums,
         )
 
-    def _taken(self, step: int, generator: torch.Generator) -> Prepared:
-        """The step, drawn ahead or now; what was drawn for another is forgotten."""
-        self.ahead(step, generator)
-        drawn = self._coming.pop(step)
-        self._coming = {at: coming for at, coming in self._coming.items() if at > step}
-        return drawn.result()
+    def _take(self, step: int, generator: torch.Generator) -> PreparedStep:
+        """The step, prefetched or drawn now; earlier prefetched steps are dropped."""
+        self.prefetch(step, generator)
+        prepared = self._prefetched.pop(step)
+        self._prefetched = {at: later for at, later in self._prefetched.items() if at > step}
+        return prepared.result()
 
     def _run(
-        self, step: int, generator: torch.Generator, each: Callable[[Tensor], None]
+        self, step: int, generator: torch.Generator, on_loss: Callable[[Tensor], None]
     ) -> dict[str, float]:
-        """Hand the losses of this process's micro-batches to `each`, one by one; the figures."""
+        """Pass the loss of each of this process's micro-batches to `on_loss`; return the metrics.
+
+        Raises TrainingError if the step has no usable sample.
+        """
         start = time.monotonic()
-        prepared = self._taken(step, generator)
+        prepared = self._take(step, generator)
         waited = time.monotonic() - start
         sums = self.world.sum(prepared.sums)
-        counts, (laid, tokens) = sums[:-2], sums[-2:].tolist()
-        normalisers = counts[: len(prepared.names)]
-        if not bool(normalisers.any()):
-            raise TrainingError(
-                f"none of the samples of step {step} could be used; more of them a step, or longer"
-                " rows"
-            )
-        if self.config.balance == "token":
-            factors = torch.ones_like(normalisers) / normalisers.sum()
-        else:  # a task whose samples were all left out counts nothing
-            factors = torch.where(normalisers > 0, prepared.shares / normalisers, 0.0)
-        found = torch.zeros_like(counts)
+        counts, (padded_tokens, tokens) = sums[:-2], sums[-2:].tolist()
+        factors = self._factors(step, prepared, counts[: len(prepared.names)])
+        totals = torch.zeros_like(counts)
         flops = 0
-        # every process takes as many turns as any: each gathers weights from all
-        for turn in range(self.world.most([len(prepared.micro)])[0]):
-            own = turn < len(prepared.micro)
-            micro = prepared.micro[turn] if own else MicroBatch.empty(self.vocabulary.pad)
+        # every process runs equally many passes, since each pass gathers sharded weights from all
+        for number in range(self.world.max([len(prepared.micro_batches)])[0]):
+            micro = MicroBatch.empty(self.vocabulary.pad)
+            if number < len(prepared.micro_batches):
+                micro = prepared.micro_batches[number]
             loss, parts = self._loss(micro.to(self.world.device), factors)
-            each(loss)
-            found += parts
+            on_loss(loss)
+            totals += parts
             flops += self._flops(micro)
-        found = self.world.sum(torch.cat([found, found.new_tensor([flops])]))
-        found, flops = found[:-1], int(found[-1])
-        figures = {"loss": float((factors * found[: len(factors)]).sum())}
-        for name, value, count in zip(
-            _names(prepared.names), found.tolist(), counts.tolist(), strict=True
+        totals = self.world.sum(torch.cat([totals, totals.new_tensor([flops])]))
+        totals, flops = totals[:-1], int(totals[-1])
+        metrics = {"loss": float((factors * totals[: len(factors)]).sum())}
+        for name, total, count in zip(
+            _ratio_metrics(prepared.names), totals.tolist(), counts.tolist(), strict=True
         ):
             if count:
-                figures[name] = value / count
-        return figures | {
-            "pads": 1 - tokens / laid,
+                metrics[name] = total / count
+        return metrics | {
+            "padding": 1 - tokens / padded_tokens,
             "tokens": tokens,
             "flops": float(flops),
-            "waited_seconds": waited,
+            "data_wait_s": waited,
         }
+
+    def _factors(self, step: int, prepared: PreparedStep, normalisers: Tensor) -> Tensor:
+        """What the sum of weighted losses of each group is multiplied by, [G]."""
+        if not bool(normalisers.any()):
+            raise TrainingError(
+                f"step {step} has no usable sample",
+                field="batch_size",
+                fix="use more samples a step, or longer rows",
+            )
+        if self.config.loss_average == "token":
+            return torch.ones_like(normalisers) / normalisers.sum()
+        # a task without a usable sample does not count
+        return torch.where(normalisers > 0, prepared.shares / normalisers, 0.0)
 
     def _flops(self, micro: MicroBatch) -> int:
         work = Work(
@@ -219,63 +236,66 @@ class DenoisingObjective:
         backbone = self.backbone
         frozen = not backbone.model.embed_tokens.weight.requires_grad
         return training_flops(
-            backbone.config, work, checkpointing=backbone.model.checkpointing, frozen=frozen
+            backbone.config,
+            work,
+            gradient_checkpointing=backbone.model.checkpointing,
+            frozen=frozen,
         )
 
     def _loss(self, micro: MicroBatch, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """A micro-batch's part of the loss, and of what the figures are the quotients of."""
+        """A micro-batch's part of the loss, and of the numerators of `_ratio_metrics`."""
         batch = micro.batch
-        # sharded weights are cast as they are gathered
+        # FSDP casts sharded weights itself when it gathers them
         reduced = self.config.precision == "bfloat16" and not is_sharded(self.backbone)
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=reduced):
             logits = self.backbone(
-                batch.ids, slots=batch.slots, segments=batch.segments, rows=micro.masked
+                batch.ids, slots=batch.slots, segments=batch.segments, logits_at=micro.masked
             )
         losses = token_losses(logits, micro.targets)
-        weighed = losses * micro.weights
-        loss = (weighed * factors.float().to(losses.device)[micro.group]).sum()
-        right = (logits.detach().argmax(-1) == micro.targets).double()
+        weighted = losses * micro.weights
+        loss = (weighted * factors.float().to(losses.device)[micro.group]).sum()
+        correct = (logits.detach().argmax(-1) == micro.targets).double()
         parts = [
-            _by(micro.group, weighed, len(factors)),
-            _by(micro.group, right, len(factors)),
-            _by(micro.kind, losses, len(KINDS)),
-            _by(micro.bucket, losses, len(BUCKETS)),
+            _sum_by(micro.group, weighted, len(factors)),
+            _sum_by(micro.group, correct, len(factors)),
+            _sum_by(micro.kind, losses, len(KINDS)),
+            _sum_by(micro.bucket, losses, len(BUCKETS)),
         ]
         return loss, torch.cat(parts).cpu()
 
 
-def _by(labels: Tensor, values: Tensor, size: int) -> Tensor:
-    """Sums of values [N] by label, float64 [size]."""
+def _sum_by(labels: Tensor, values: Tensor, size: int) -> Tensor:
+    """Sums of values [N] for each label, float64 [size]."""
     sums = torch.zeros(size, dtype=torch.float64, device=values.device)
     return sums.index_add(0, labels, values.detach().double())
 
 
-def _names(tasks: Sequence[str]) -> list[str]:
-    """The figures that are quotients, in their order."""
+def _ratio_metrics(tasks: Sequence[str]) -> list[str]:
+    """Names of the metrics that are a sum divided by a count, in the order of the sums."""
     return [
         *(f"{task}_loss" for task in tasks),
-        *(f"{task}_right" for task in tasks),
+        *(f"{task}_accuracy" for task in tasks),
         *(f"{kind}_loss" for kind in KINDS),
         *(f"masked_{bucket}_loss" for bucket in BUCKETS),
     ]
 
 
 @torch.no_grad()
-def give_geometry(
+def init_code_embeddings(
     backbone: Dream, span: Span, vectors: Tensor, *, scale: float, generator: torch.Generator
 ) -> None:
-    """Start a span's rows of embedding and head from its codes' own vectors [len(span), d].
+    """Initialise the embedding and head rows of a token span from its codec's code vectors.
 
-    Codes that decode alike then begin alike, so that what is learned of one is at once known of its
-    neighbours. Vectors are centred and scaled to unit variance, then projected at random to
-    the hidden size; the rows have standard deviation `scale`.
+    vectors: [len(span), d]. They are centred, divided by their standard deviation after a random
+    projection to the hidden size, and multiplied by `scale`. Codes with similar vectors therefore
+    start with similar rows, and what the model learns of a code transfers to its neighbours.
     """
     centred = vectors.float() - vectors.float().mean(0)
     width = backbone.config.hidden_size
     projection = torch.randn(centred.shape[1], width, generator=generator)
     rows = centred @ projection
     rows = rows / rows.std().clamp_min(1e-6) * scale
-    places = slice(span.start, span.stop)
-    backbone.model.embed_tokens.weight[places] = rows
+    ids = slice(span.start, span.stop)
+    backbone.model.embed_tokens.weight[ids] = rows
     if not backbone.config.tie_embeddings:
-        backbone.lm_head.weight[places] = rows
+        backbone.lm_head.weight[ids] = rows

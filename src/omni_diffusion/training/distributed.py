@@ -1,8 +1,7 @@
-"""Several processes that train one model: who they are, what they add up, how weights are sharded.
+"""Processes that train one model: their ranks, sums over them, and sharded weights.
 
-One process is a world of one, where nothing is initialised and sums are what they are, so that the
-same code trains on a laptop and on many machines. `torchrun` starts the others. Knows nothing of
-what is trained.
+With one process nothing is initialised and sums return their input, so the same code trains on one
+device and on many machines. `torchrun` starts several processes.
 """
 
 from __future__ import annotations
@@ -24,93 +23,103 @@ from torch.distributed.tensor import DTensor
 from omni_diffusion.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16"]
-PATIENCE = timedelta(days=7)
+BARRIER_TIMEOUT = timedelta(days=7)
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 @dataclass(frozen=True)
 class World:
-    """All processes of a run, as one of them sees them: it is `rank` of `size`, from 0.
+    """All processes of a run, as seen by the process `rank` of `size` (from 0).
 
-    aside: the same processes, for what goes on beside training and must not get between its sums.
+    control_group: a second group of the same processes, on gloo. Checkpoints and barriers use it,
+    so that they do not interleave with the collectives of training. None with one process.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    aside: dist.ProcessGroup | None = None
+    control_group: dist.ProcessGroup | None = None
 
     @classmethod
     def join(cls, device: str = "cpu") -> Self:
-        """Meet the other processes that `torchrun` started; alone without it.
+        """Join the processes that `torchrun` started; without it, a world of one process.
 
-        device: cpu or cuda; each process takes the GPU of its local rank. Raises TrainingError.
+        device: cpu or cuda; each process takes the GPU of its local rank. Raises TrainingError for
+        another device, too few GPUs, or environment variables that torchrun would set otherwise.
         """
         kind = torch.device(device).type
         if kind not in BACKENDS:
-            raise TrainingError(f"training on {device!r} is not supported; give cpu or cuda")
+            raise TrainingError(
+                f"training on {device!r} is not supported",
+                field="device",
+                value=device,
+                fix="use cpu or cuda",
+            )
         size = _number("WORLD_SIZE", 1)
         if size == 1:
             return cls(device=torch.device(device))
         rank, local = _number("RANK"), _number("LOCAL_RANK")
-        place = torch.device(f"cuda:{local}" if kind == "cuda" else kind)
+        local_device = torch.device(f"cuda:{local}" if kind == "cuda" else kind)
         if kind == "cuda":
             if local >= torch.cuda.device_count():
                 raise TrainingError(
-                    f"process {local} of this machine has no GPU, it has"
-                    f" {torch.cuda.device_count()}; start as many processes as there are GPUs"
+                    f"process {local} of this machine has no GPU: there are"
+                    f" {torch.cuda.device_count()}",
+                    field="device",
+                    value=device,
+                    fix="start as many processes as there are GPUs",
                 )
-            torch.cuda.set_device(place)
+            torch.cuda.set_device(local_device)
         dist.init_process_group(
             BACKENDS[kind], store=_store(size, rank), rank=rank, world_size=size
         )
-        return cls(rank, size, place, dist.new_group(backend="gloo"))
+        return cls(rank, size, local_device, dist.new_group(backend="gloo"))
 
     @property
-    def first(self) -> bool:
-        """Whether this process is the one that writes logs and names checkpoints."""
+    def is_main(self) -> bool:
+        """Whether this process writes logs and renames checkpoints (rank 0)."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Elementwise sum over all processes; each gets it."""
-        return self._reduced(values, dist.ReduceOp.SUM)
+        """Elementwise sum over all processes, on every process."""
+        return self._all_reduce(values, dist.ReduceOp.SUM)
 
-    def most(self, values: Sequence[int]) -> list[int]:
-        """Elementwise maximum over all processes; each gets it."""
-        found = self._reduced(torch.tensor(values), dist.ReduceOp.MAX).tolist()
-        return [int(value) for value in found]
+    def max(self, values: Sequence[int]) -> list[int]:
+        """Elementwise maximum over all processes, on every process."""
+        reduced = self._all_reduce(torch.tensor(values), dist.ReduceOp.MAX).tolist()
+        return [int(value) for value in reduced]
 
-    def _reduced(self, values: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
+    def _all_reduce(self, values: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size == 1:
             return values
-        found = values.to(self.device, copy=True)
-        dist.all_reduce(found, how)
-        return found.to(values.device)
+        copy = values.to(self.device, copy=True)
+        dist.all_reduce(copy, how)
+        return copy.to(values.device)
 
-    def wait(self) -> None:
-        """Until all processes are here, however long one of them takes to make what others need."""
-        if self.size > 1:  # aside, for those of GPUs give up after ten minutes
-            dist.barrier(self.aside, timeout=PATIENCE)
+    def barrier(self) -> None:
+        """Wait for all processes, up to seven days: one may have to make shards for the others."""
+        if self.size > 1:  # on gloo, because a barrier of nccl times out after ten minutes
+            dist.barrier(self.control_group, timeout=BARRIER_TIMEOUT)
 
-    def leave(self) -> None:
-        """At the end of a run, when all processes are."""
+    def close(self) -> None:
+        """Leave the process group at the end of a run, together with all other processes."""
         if self.size > 1:
-            dist.barrier()  # who leaves first would take the others' connections along
+            dist.barrier()  # a process that leaves first would close connections that others use
             dist.destroy_process_group()
 
 
 def _store(size: int, rank: int) -> Store:
-    """Where the processes find one another.
+    """The key-value store through which the processes find one another.
 
-    torchrun's own store outlives a restart, and gloo then meets the addresses of processes that
-    are no more; a prefix of its own for each attempt keeps them apart.
+    torchrun's store outlives a restart, and gloo would then read the addresses of dead processes.
+    A prefix for each attempt separates them.
     """
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    agent_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host, port = os.environ.get("MASTER_ADDR"), _number("MASTER_PORT")
     if host is None:
-        raise TrainingError("WORLD_SIZE is set and MASTER_ADDR is not; start with torchrun")
+        raise TrainingError("WORLD_SIZE is set, MASTER_ADDR is not", fix="start with torchrun")
     tcp = dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, size, is_master=rank == 0 and not kept
+        host, port, size, is_master=rank == 0 and not agent_store
     )
     return PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", tcp)
 
@@ -123,7 +132,7 @@ def _number(name: str, default: int | None = None) -> int:
         return int(value or "")
     except ValueError:
         raise TrainingError(
-            f"the environment's {name} is {value!r}, not a number; start with torchrun"
+            f"the environment variable {name} is {value!r}, not a number", fix="start with torchrun"
         ) from None
 
 
@@ -134,11 +143,12 @@ def shard(
     precision: Precision,
     mesh: DeviceMesh | None = None,
 ) -> None:
-    """Bring a module to the world's device, its weights parted among all processes (FSDP2).
+    """Move a module to the world's device and shard its weights over all processes (FSDP2).
 
-    Part by part, so that no device ever holds all of them; a world of one does.
-    blocks: parts whose weights are gathered together, one after the other. With bfloat16 they are
-    gathered and used in it, kept and reduced in float32. mesh: the processes, all by default.
+    It is moved block by block, so that no device holds all weights, unless there is one process.
+    blocks: submodules whose weights are gathered one block at a time. precision: with bfloat16,
+    weights are gathered and used in bfloat16, stored and reduced in float32. mesh: the processes,
+    all by default.
     """
     if world.size == 1:
         module.to(world.device)
@@ -151,20 +161,20 @@ def shard(
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` parted it."""
+    """Whether `shard` has sharded the module."""
     return isinstance(module, FSDPModule)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together, any other as it is; all processes must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered on every process, another as it is; all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """All tensors put together on the CPU of the first process; the others get none."""
-    found = {}
+def gather_to_main(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    """All tensors gathered on the CPU of the main process; an empty dict on the others."""
+    gathered = {}
     for name, tensor in tensors.items():
-        joined = whole(tensor.detach())
-        if world.first:
-            found[name] = joined.cpu()
-    return found
+        full = full_tensor(tensor.detach())
+        if world.is_main:
+            gathered[name] = full.cpu()
+    return gathered

@@ -1,7 +1,7 @@
-"""Train a model further on manifests or their shards: whole or by LoRA, on one process or many.
+"""Train a model on manifests or pretokenized shards: all weights, some, or LoRA factors.
 
-The result is a model folder of its own, OUT/model; OUT/training holds states and logs. A run that
-was stopped goes on with the same plan, on however many processes.
+The result is a model folder, OUT/model; OUT/training holds checkpoints and logs. A run resumes with
+the same plan, on any number of processes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from omni_diffusion.conversation import Message, Text
-from omni_diffusion.data.manifest import lines, sample_of
-from omni_diffusion.data.packing import MAX_LENGTH
-from omni_diffusion.data.pretokenize import Worker, codecs_digest
+from omni_diffusion.data.defaults import MAX_BAD_FRACTION
+from omni_diffusion.data.manifest import parse_sample, read_lines
+from omni_diffusion.data.pretokenize import Pretokenizer, codecs_digest
 from omni_diffusion.data.shard_mixture import ShardMixture, shares_of
 from omni_diffusion.data.shard_store import Shards
 from omni_diffusion.diffusion.loss import Weighting
@@ -26,307 +26,389 @@ from omni_diffusion.diffusion.masking import MaskingConfig, Variant
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import DataError, TrainingError
 from omni_diffusion.io import config, files, weights
+from omni_diffusion.models.lora import add_lora, save_adapter
 from omni_diffusion.models.omni import OmniModel
-from omni_diffusion.tasks.prompts import recognise
-from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
+from omni_diffusion.models.sizes import MAX_TRAINING_LENGTH, matmul_peak
+from omni_diffusion.tasks.prompts import detect_task
+from omni_diffusion.training import stages
+from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective, LossAverage
 from omni_diffusion.training.distributed import Precision, World, shard
-from omni_diffusion.training.logs import logs_of
+from omni_diffusion.training.logs import default_logs, open_logs
 from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.records import Log
 from omni_diffusion.training.samples import Samples
-from omni_diffusion.training.stages import paper
-from omni_diffusion.training.throughput import Meter, matmul_peak
+from omni_diffusion.training.throughput import ThroughputMeter
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
 if TYPE_CHECKING:
     from torch import nn
 
-PLAN = "plan.json"
-LOOKED = 2000  # lines among which samples to show are looked for
-LR = 1e-5  # the paper's last stage's, for a model that has learned already
-LORA_LR = 1e-4  # factors start at nothing, and few weights move
+    from omni_diffusion.backbone.dream import Dream
+
+PLAN_FILE = "plan.json"
+SEARCHED_LINES = 2000  # lines of a manifest among which sample requests are searched
+BATCH_SIZE = 32  # without a stage
+LR = 1e-5  # without a stage: the paper's last one, for a model that is already trained
+LORA_LR = 1e-4  # factors start at zero and are few
+MAX_WARMUP = 100  # steps
+SAMPLED_STEPS = 5  # how often a run answers its sample requests, by default
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run depends on; a run goes on with the plan that it was begun with.
+    """What the result of a run depends on. A run resumes only with the plan it started with.
 
-    data: folders of `data pretokenize`, or manifests, whose shards are then made in OUT/shards.
-    model: the folder to start from, None = the shipped one. stage: 1, 2 or 3, whose learning rate,
-    mix of tasks and mean over tokens are the paper's. samples: of a step, about, all processes
-    together. lr: None = the stage's; 1e-5, by LoRA 1e-4, without one. mix: by task how often it
-    comes, instead of the stage's, or of how many samples there are.
-    lora: rank of the factors at every projection of the blocks, None trains the weights themselves.
-    trainable: patterns of the names of weights that are trained, the others are frozen.
-    max_length: places of a packed row, None = 3,072 or what the model has. micro_places: of a
-    micro-batch, a row at least, None = a row's. checkpointing: keep only each block's input for the
-    way back.
-    average: decay of the moving average that ships, None keeps none. most_bad: the share of drawn
-    rows that may be left out, broken or too long.
+    data: pretokenized folders, or manifests, which are pretokenized into OUT/shards first.
+    model: folder of the model to start from; None = the shipped one.
+    stage: 1, 2 or 3; takes learning rate, batch size, task weights and loss average of the paper's
+    stage, where they are not given.
+    steps: optimizer steps.
+    batch_size: samples of a step over all processes, on average; None = 128 with a stage, else 32.
+    lr: peak learning rate; None = the stage's; without one 1e-5, or 1e-4 with LoRA.
+    warmup: steps of linear warm-up; None = a tenth of the steps, at most 100.
+    weight_decay: of matrices; biases and norms are not decayed.
+    task_weights: relative frequency of each task; empty = the stage's, or the number of samples.
+    lora: rank of the factors at every linear layer of the blocks; None trains the weights.
+    trainable: name patterns of the weights to train; the others are frozen.
+    masking, gamma: the forward process, see `MaskingConfig`.
+    weighting: weight of each masked token, see `diffusion.loss.weigh`.
+    loss_average: "token", one mean over the step, or "task", see `DenoisingConfig`; None = token
+    with a stage, else task.
+    precision: of the matrix products.
+    max_length: tokens of a packed row; None = 3,072, or the most that the model takes.
+    micro_batch_tokens: most tokens of a micro-batch, though always one row; None = one row.
+    gradient_checkpointing: keep only the input of each block and recompute the rest backward.
+    ema_decay: decay of the moving average of the weights, which is the result; 0 or None = the
+    result is the last weights.
+    max_bad_fraction: fraction of the samples drawn so far that may be broken or too long.
+    seed: of the order of samples, of the masks and of new LoRA factors.
     """
 
     data: tuple[Path, ...]
     model: Path | None = None
     stage: int | None = None
     steps: int = 1000
-    samples: int = 32
+    batch_size: int | None = None
     lr: float | None = None
     warmup: int | None = None
-    weight_decay: float = 0.0
-    mix: dict[str, float] = field(default_factory=dict)
+    weight_decay: float = OptimConfig.weight_decay
+    task_weights: dict[str, float] = field(default_factory=dict)
     lora: int | None = None
     trainable: tuple[str, ...] = ("*",)
-    masking: Variant = "uniform"
-    gamma: float = 0.6
-    weighting: Weighting = "plain"
-    balance: Literal["task", "token"] | None = None
-    precision: Precision = "float32"
+    masking: Variant = MaskingConfig.variant
+    gamma: float = MaskingConfig.gamma
+    weighting: Weighting = DenoisingConfig.weighting
+    loss_average: LossAverage | None = None
+    precision: Precision = DenoisingConfig.precision
     max_length: int | None = None
-    micro_places: int | None = None
-    checkpointing: bool = False
-    average: float | None = 0.999
-    most_bad: float = 0.01
+    micro_batch_tokens: int | None = None
+    gradient_checkpointing: bool = False
+    ema_decay: float | None = LoopConfig.ema_decay
+    max_bad_fraction: float = MAX_BAD_FRACTION
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.samples < 1:
-            raise TrainingError(
-                f"{self.steps} steps of {self.samples} samples; give 1 or more of both"
-            )
+        for name in ("steps", "batch_size", "lora"):
+            _at_least(name, getattr(self, name), 1)
         if not self.data:
-            raise TrainingError("no data; give a folder of shards or a manifest")
+            raise TrainingError(
+                "there is no data", field="data", fix="give a manifest or a pretokenized folder"
+            )
         if self.stage is not None:
-            paper(self.stage)
-        if self.lora is not None and self.trainable != ("*",):
-            raise TrainingError("LoRA says itself what is trained; give no other trainable parts")
+            stages.paper_stage(self.stage)
+        if self.lora is not None and self.trainable != Plan.trainable:
+            raise TrainingError(
+                "LoRA trains its factors and no other weights",
+                field="trainable",
+                value=self.trainable,
+                fix="leave it out, or train without LoRA",
+            )
 
 
 @dataclass(frozen=True)
-class Saving:
-    """How a run saves and shows itself; it may be another when it goes on.
+class RunOptions:
+    """How a run saves, logs and samples. It may change when a run resumes.
 
-    logs: beside metrics.jsonl, by name. sample_every: steps between answers to the first sample of
-    each task, None shows none. measure: this machine's rate of matrix products, of which the log
-    then says what share is reached.
+    log_every: steps between log records. save_seconds: time between checkpoints. save_steps:
+    additional checkpoints every so many steps. keep_checkpoints: number of checkpoints kept.
+    report_to: names of logs besides metrics.jsonl; None = the page, and TensorBoard if it is
+    installed. With any, the machine's matmul rate is measured and MFU is logged. sample_every:
+    steps between answers to the first sample of each task; None = SAMPLED_STEPS times in a run,
+    0 = never.
     """
 
     log_every: int = 10
     save_seconds: float = 600.0
     save_steps: int | None = None
-    keep: int = 2
-    logs: tuple[str, ...] = ()
+    keep_checkpoints: int = LoopConfig.keep_checkpoints
+    report_to: tuple[str, ...] | None = None
     sample_every: int | None = None
-    measure: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_steps", "sample_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise TrainingError(f"{name} is {value}; give 1 or more")
+        for name, least in (("log_every", 1), ("save_steps", 1), ("sample_every", 0)):
+            _at_least(name, getattr(self, name), least)
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise TrainingError(
+            f"{name} is {value}", field=name, value=value, fix=f"give {least} or more"
+        )
 
 
 def train(
     plan: Plan,
     out: Path,
     *,
-    saving: Saving | None = None,
+    options: RunOptions | None = None,
     resume: Path | None = None,
     world: World | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
-    told: Callable[[str], None] | None = None,
+    on_bad_sample: Callable[[str], None] | None = None,
 ) -> None:
-    """Train to the last step; the first process writes OUT/model, by LoRA OUT/adapter too.
+    """Train to the last step; the main process writes OUT/model, and OUT/adapter with LoRA.
 
-    resume: a state to go on from, by default the newest of OUT. report: sees every logged row.
-    told: hears of samples that are bad or too long, which are left out; without it they raise
-    DataError.
+    resume: checkpoint to resume from; None = the newest of OUT, if any. report: gets every logged
+    step and its metrics. on_bad_sample: gets a message for each sample that is broken or too long
+    and therefore left out; without it such a sample raises DataError.
     """
     world = world or World()
-    trainer = begin(plan, out, told, saving=saving, resume=resume, world=world)
+    trainer = build_trainer(
+        plan, out, options=options, resume=resume, world=world, on_bad_sample=on_bad_sample
+    )
     trainer.fit(report)
     trained = trainer.weights()
-    if world.first:
+    if world.is_main:
         _write(plan, trained, out)
-    world.wait()
+    world.barrier()
 
 
-def begin(
+def build_trainer(
     plan: Plan,
     out: Path,
-    told: Callable[[str], None] | None = None,
     *,
-    saving: Saving | None = None,
+    options: RunOptions | None = None,
     resume: Path | None = None,
     world: World | None = None,
+    on_bad_sample: Callable[[str], None] | None = None,
 ) -> Trainer:
-    """The trainer, at the start or where OUT was stopped.
+    """The trainer of a run, new or resumed; parameters as for `train`.
 
-    Raises DataError for shards of other codecs, TrainingError where OUT has another plan.
+    Raises DataError for shards that were made with other codecs, TrainingError if OUT belongs to
+    another plan.
     """
-    world, saving = world or World(), saving or Saving()
-    stage = None if plan.stage is None else paper(plan.stage)
-    lr = plan.lr or (stage.lr if stage else LORA_LR if plan.lora else LR)
-    warmup = min(100, plan.steps // 10) if plan.warmup is None else plan.warmup
-    optim = OptimConfig(lr=lr, warmup=warmup, weight_decay=plan.weight_decay)
+    world, options = world or World(), options or RunOptions()
+    loop = _loop_config(plan, options)
     masking = MaskingConfig(plan.masking, gamma=plan.gamma)
     model = OmniModel.open(plan.model)
-    _check(plan.data, model)
-    if world.first:
-        _keep(plan, out)
-    world.wait()
-    shards = _shards(plan.data, out, model, world)
-    most = min(plan.max_length or MAX_LENGTH, model.max_positions)
-    mixture = ShardMixture(
-        shares_of(shards, plan.samples, plan.mix or (stage.mix if stage else None)),
-        shards,
-        model.vocabulary,
-        model.codecs.text,
-        answers=model.answers,
-        seed=plan.seed,
-        max_length=most,
-        most_bad=plan.most_bad,
-        rank=world.rank,
-        ranks=world.size,
-        report=told,
-    )
+    _check_data(plan.data, model)
+    if world.is_main:
+        _claim_folder(plan, out)
+    world.barrier()
+    shards = _open_shards(plan.data, out, model, world)
+    max_length = min(plan.max_length or MAX_TRAINING_LENGTH, model.max_positions)
+    mixture = _mixture(plan, shards, model, max_length, world, on_bad_sample)
     denoising = DenoisingConfig(
         masking,
         plan.weighting,
         plan.precision,
-        balance=plan.balance or ("token" if stage else "task"),
-        max_length=most,
-        micro_places=plan.micro_places or most,
+        loss_average=plan.loss_average or ("task" if plan.stage is None else "token"),
+        max_length=max_length,
+        micro_batch_tokens=plan.micro_batch_tokens or max_length,
     )
-    backbone = model.backbone
-    if plan.lora is not None:
-        torch.manual_seed(plan.seed)  # factors start at random, in all processes alike
-        _adapted(model, plan.lora)
-    _freeze(backbone, plan.trainable if plan.lora is None else ("*.lora_*",))
-    backbone.checkpointing(plan.checkpointing)
-    shard(backbone, list(backbone.model.layers), world, plan.precision)
-    loop = LoopConfig(
-        plan.steps,
-        plan.seed,
-        optim,
-        plan.average,
-        saving.log_every,
-        saving.save_seconds,
-        saving.save_steps,
-        saving.keep,
-        asynchronous=True,
-        save_frozen=False,
-    )
-    objective = DenoisingObjective(backbone, model.vocabulary, mixture, denoising, world)
-    logs = logs_of(saving.logs, out / "training") if world.first else []
-    watch = None
-    if saving.sample_every is not None:
-        asked = _requests(shards, model, [share.task for share in mixture.shares])
-        watch = Samples(model, asked).watch(saving.sample_every, logs)
-    meter = None
-    if saving.measure:
-        dtype = torch.bfloat16 if plan.precision == "bfloat16" else torch.float32
-        meter = Meter(matmul_peak(world.device, dtype) * world.size)
+    _prepare_weights(plan, model.backbone, world)
+    objective = DenoisingObjective(model.backbone, model.vocabulary, mixture, denoising, world)
+    names = default_logs() if options.report_to is None else options.report_to
+    logs = open_logs(names, out / "training") if world.is_main else []
+    tasks = [share.task for share in mixture.shares]
     trainer = Trainer(
-        objective, loop, out / "training", world=world, logs=logs, watch=watch, meter=meter
+        objective,
+        loop,
+        out / "training",
+        world=world,
+        logs=logs,
+        on_step=_sampler(plan, options, model, shards, tasks, logs) if names else None,
+        meter=_meter(plan, world) if names else None,
     )
     trainer.resume(resume)
     return trainer
 
 
-def _check(data: Sequence[Path], model: OmniModel) -> None:
+def _loop_config(plan: Plan, options: RunOptions) -> LoopConfig:
+    """Schedule, EMA and checkpoints; raises ConfigError for numbers out of range."""
+    lr = plan.lr
+    if lr is None and plan.stage is not None:
+        lr = stages.paper_stage(plan.stage).lr
+    elif lr is None:
+        lr = LR if plan.lora is None else LORA_LR
+    warmup = min(MAX_WARMUP, plan.steps // 10) if plan.warmup is None else plan.warmup
+    return LoopConfig(
+        plan.steps,
+        plan.seed,
+        OptimConfig(lr=lr, warmup=warmup, weight_decay=plan.weight_decay),
+        plan.ema_decay or None,
+        options.log_every,
+        options.save_seconds,
+        options.save_steps,
+        options.keep_checkpoints,
+        asynchronous=True,
+        save_frozen=False,
+    )
+
+
+def _mixture(
+    plan: Plan,
+    shards: Sequence[Shards],
+    model: OmniModel,
+    max_length: int,
+    world: World,
+    on_bad_sample: Callable[[str], None] | None,
+) -> ShardMixture:
+    """Draws this process's samples of a step in the plan's or the stage's proportions."""
+    batch_size, task_weights = plan.batch_size, plan.task_weights or None
+    if plan.stage is not None:
+        batch_size = batch_size or stages.BATCH_SIZE
+        task_weights = task_weights or dict(stages.paper_stage(plan.stage).task_weights)
+    return ShardMixture(
+        shares_of(shards, batch_size or BATCH_SIZE, task_weights),
+        shards,
+        model.vocabulary,
+        model.codecs.text,
+        answers=model.generation.answers,
+        seed=plan.seed,
+        max_length=max_length,
+        max_bad_fraction=plan.max_bad_fraction,
+        rank=world.rank,
+        ranks=world.size,
+        on_bad_sample=on_bad_sample,
+    )
+
+
+def _prepare_weights(plan: Plan, backbone: Dream, world: World) -> None:
+    """Add LoRA factors, freeze what is not trained, and shard the backbone over the processes."""
+    trainable = plan.trainable
+    if plan.lora is not None:
+        torch.manual_seed(plan.seed)  # random factors must be the same on all processes
+        add_lora(backbone, plan.lora)
+        trainable = ("*.lora_*",)
+    _freeze(backbone, trainable)
+    backbone.checkpointing(plan.gradient_checkpointing)
+    shard(backbone, list(backbone.model.layers), world, plan.precision)
+
+
+def _sampler(
+    plan: Plan,
+    options: RunOptions,
+    model: OmniModel,
+    shards: Sequence[Shards],
+    tasks: Sequence[str],
+    logs: Sequence[Log],
+) -> Callable[[int], None] | None:
+    """Answers a sample request of each task every few steps; None if the run takes no samples."""
+    every = options.sample_every
+    if every is None:
+        every = max(1, plan.steps // SAMPLED_STEPS)
+    if not every:
+        return None
+    return Samples(model, _sample_requests(shards, model, tasks)).every(every, logs)
+
+
+def _meter(plan: Plan, world: World) -> ThroughputMeter:
+    dtype = torch.bfloat16 if plan.precision == "bfloat16" else torch.float32
+    return ThroughputMeter(matmul_peak(world.device, dtype) * world.size)
+
+
+def _check_data(data: Sequence[Path], model: OmniModel) -> None:
     """Raise DataError for data that cannot be read or was made with other codecs."""
     digest = codecs_digest(model.codecs)
     for path in data:
         if not path.is_dir():
-            next(lines(path), None)
+            next(read_lines(path), None)
         elif Shards(path).index.shards[0].codecs != digest:
             raise DataError(
-                f"{path} was made with other codecs than those of {model.config.name}; run data"
-                " pretokenize with that model"
+                f"{path} was pretokenized with other codecs than those of {model.config.name}",
+                field="data",
+                value=path,
+                fix="pretokenize it with this model",
             )
 
 
-def _keep(plan: Plan, out: Path) -> None:
-    """Write the plan of a new run; raises TrainingError where the folder has another."""
+def _claim_folder(plan: Plan, out: Path) -> None:
+    """Write the plan of a new run; raises TrainingError if the folder belongs to another plan."""
     files.make_folder(out)
-    path = out / PLAN
+    path = out / PLAN_FILE
     if not path.exists():
         config.save(plan, path)
         return
-    begun, asked = config.to_dict(config.load(Plan, path)), config.to_dict(plan)
-    other = [name for name in asked if asked[name] != begun[name]]
-    if other:
-        name = other[0]
-        raise TrainingError(
-            f"{out} was begun with {name} {begun[name]}, not {asked[name]}; give the same or"
-            " another folder"
-        )
+    saved, given = config.to_dict(config.load(Plan, path)), config.to_dict(plan)
+    for name, value in given.items():
+        if value != saved[name]:
+            raise TrainingError(
+                f"the run in {out} has {name} {saved[name]}, not {value}",
+                field=name,
+                value=value,
+                fix="give the same plan or another folder",
+            )
 
 
-def _shards(data: Sequence[Path], out: Path, model: OmniModel, world: World) -> list[Shards]:
-    """The shards of all data; the first process makes those of manifests."""
+def _open_shards(data: Sequence[Path], out: Path, model: OmniModel, world: World) -> list[Shards]:
+    """The shards of all data; the main process pretokenizes the manifests."""
     folders = []
     for number, path in enumerate(data):
         folder = path
         if not path.is_dir():
             folder = out / "shards" / f"{number}-{path.stem}"
-            if world.first:
-                Worker(path, folder, model.codecs, answers=model.answers).run()
+            if world.is_main:
+                Pretokenizer(path, folder, model.codecs, answers=model.generation.answers).run()
         folders.append(folder)
-    world.wait()
+    world.barrier()
     return [Shards(folder) for folder in folders]
 
 
-def _requests(folders: Sequence[Shards], model: OmniModel, tasks: Sequence[str]) -> list[Request]:
-    """What the first line of each task asks, as far as the manifests are still there."""
-    found: dict[str, Request] = {}
+def _sample_requests(
+    folders: Sequence[Shards], model: OmniModel, tasks: Sequence[str]
+) -> list[Request]:
+    """The prompt of the first sample of each task, where the shards' manifests still exist."""
+    requests: dict[str, Request] = {}
     for shards in folders:
         if not shards.manifest.is_file():
             continue
-        for place, line in islice(lines(shards.manifest), LOOKED):
+        for source, line in islice(read_lines(shards.manifest), SEARCHED_LINES):
             try:
-                sample = sample_of(line, place)
-                prompt = recognise(sample.entries, model.answers)
-                if prompt is None or prompt.task.name not in tasks or prompt.task.name in found:
+                sample = parse_sample(line, source)
+                prompt = detect_task(sample.messages, model.generation.answers)
+                if prompt is None or prompt.task.name not in tasks or prompt.task.name in requests:
                     continue
                 user = sample.conversation()[-2]
-            except DataError:  # a sample that training leaves out, too
+            except DataError:  # training leaves this sample out too
                 continue
-            words = () if prompt.text is None else (Text(prompt.text),)
+            text = () if prompt.text is None else (Text(prompt.text),)
             media = tuple(part for part in user.parts if not isinstance(part, Text))
-            found[prompt.task.name] = Request(prompt.task, [Message("user", (*words, *media))])
-    return [found[task] for task in tasks if task in found]
+            requests[prompt.task.name] = Request(prompt.task, [Message("user", (*text, *media))])
+    return [requests[task] for task in tasks if task in requests]
 
 
 def _freeze(module: nn.Module, trainable: Sequence[str]) -> None:
-    """Freeze all weights but those of the patterns, of which each must name one."""
+    """Freeze all weights without a matching pattern; each pattern must match a weight."""
     names = [name for name, _ in module.named_parameters()]
     for pattern in trainable:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise TrainingError(
-                f"no weight is called {pattern!r}; names are such as {names[0]}, patterns such as"
-                " model.layers.*"
+                f"no weight matches {pattern!r}, the first weight is {names[0]}",
+                field="trainable",
+                value=pattern,
+                fix="give a pattern such as model.layers.*",
             )
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trainable))
 
 
-def _adapted(model: OmniModel, rank: int) -> Any:
-    """The model wrapped by peft, its backbone's projections with factors from now on."""
-    from omni_diffusion.integrations.peft import lora_config
-    from omni_diffusion.io.optional import need
-
-    peft = need("peft", "lora")
-    from omni_diffusion.integrations.transformers.modeling import OmniDiffusionModel
-
-    return peft.get_peft_model(OmniDiffusionModel.from_omni(model), lora_config(rank))
-
-
 def _write(plan: Plan, trained: Mapping[str, Any], out: Path) -> None:
-    """Write the model with the trained weights, factors merged into it."""
+    """Write the model with the trained weights; with LoRA, the adapter and the merged model."""
     model = OmniModel.open(plan.model)
-    adapted = None if plan.lora is None else _adapted(model, plan.lora)
+    adapted = None if plan.lora is None else add_lora(model.backbone, plan.lora)
     weights.load_into(model.backbone, trained, where="the trained weights")
     if adapted is not None:
-        adapted.save_pretrained(out / "adapter")
-        model = adapted.merge_and_unload().to_omni(model.codecs)
+        save_adapter(adapted, out / "adapter")
+        adapted.merge_and_unload()
     model.save(out / "model")

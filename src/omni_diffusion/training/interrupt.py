@@ -1,7 +1,4 @@
-"""Stopping politely: a wish to stop waits until what is running has come to a good end.
-
-Knows nothing of training.
-"""
+"""Delays SIGINT and SIGTERM until the running piece of work is finished."""
 
 from __future__ import annotations
 
@@ -15,34 +12,34 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM that come inside are obeyed at the end; the yielded call says if one came.
+def deferred_signals() -> Iterator[Callable[[], bool]]:
+    """Delay SIGINT and SIGTERM to the end of the block; yields a call that says if one arrived.
 
-    A second one is obeyed at once. What the caller ignores stays ignored, and outside of the main
-    thread, where Python hands out no signals, nothing is changed.
+    A second signal takes effect at once. Ignored signals stay ignored. Outside the main thread
+    Python delivers no signals, and nothing is changed.
     """
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in SIGNALS if _ours(number)}
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS if _deferrable(number)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(number: int, _: FrameType | None) -> None:
-        came.append(number)
+    def record(number: int, _: FrameType | None) -> None:
+        received.append(number)
         restore()
 
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         restore()
-    if came:
-        signal.raise_signal(came[0])
+    if received:
+        signal.raise_signal(received[0])
 
 
-def _ours(number: int) -> bool:
+def _deferrable(number: int) -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(number) not in (None, signal.SIG_IGN)

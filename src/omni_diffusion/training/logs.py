@@ -1,182 +1,116 @@
-"""Where a run writes what can be seen of it: figures of steps, and answers to fixed requests.
+"""Logs of a run: JSON lines, TensorBoard, Weights & Biases and an HTML page.
 
-Knows no model and no loop. A log that a killed run left is gone on with: what lies beyond the step
-that training goes on from is forgotten first.
+A resumed run continues its logs: records beyond the step that it resumes from are deleted first.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omni_diffusion.conversation import Image, Part, Speech, Text
 from omni_diffusion.errors import TrainingError
 from omni_diffusion.io import config, files, optional
+from omni_diffusion.training.page import PageLog
+from omni_diffusion.training.records import JsonLines, Log, SampleRecord
 
-FIGURES_FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb-id.txt"
 WANDB_PROJECT = "omni-diffusion"
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A request, and what the model answered.
-
-    name: tells it from the others of a step, the same at every step. notes: what a reader of the
-    answer should know. fault: why there is no answer.
-    """
-
-    name: str
-    asked: tuple[Part, ...]
-    answer: tuple[Part, ...]
-    notes: tuple[str, ...] = ()
-    fault: str | None = None
-
-
-class Log(Protocol):
-    """Takes what a run shows of itself; steps count from 1 and ascend."""
-
-    def forget(self, step: int) -> None:
-        """Drop all that is beyond `step`, and a row that was cut off in writing.
-
-        Called once, before anything is written.
-        """
-        ...
-
-    def row(self, step: int, figures: Mapping[str, float]) -> None:
-        """Figures of the steps since the last row, up to and with `step`."""
-        ...
-
-    def samples(self, step: int, shown: Sequence[Shown]) -> None:
-        """What the weights after `step` answer."""
-        ...
-
-    def close(self) -> None:
-        """Finish writing; nothing follows."""
-        ...
-
-
-class Lines:
-    """A file of JSON objects, one a line, each with its step; every line is written at once."""
-
-    def __init__(self, path: Path) -> None:
-        files.make_folder(path.parent)
-        self.path = path
-
-    def append(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add a line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | dict(values)) + "\n")
-
-    def forget(self, step: int) -> None:
-        """Drop the lines beyond `step`, and one that was cut off in writing."""
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if kept != lines:
-            files.write_text(self.path, "".join(kept))
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        if self.path.exists():
-            with self.path.open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
-
-
 class JsonLog:
-    """`metrics.jsonl` in a folder: a line for each row, figures alone."""
+    """`metrics.jsonl` in a folder: a line for each record, without samples."""
 
     def __init__(self, folder: Path) -> None:
-        self._lines = Lines(folder / FIGURES_FILE)
+        self._lines = JsonLines(folder / METRICS_FILE)
 
-    def forget(self, step: int) -> None:
-        """See `Lines.forget`."""
-        self._lines.forget(step)
+    def truncate(self, step: int) -> None:
+        """See `JsonLines.truncate`."""
+        self._lines.truncate(step)
 
-    def row(self, step: int, figures: Mapping[str, float]) -> None:
-        """Append a line; figures have six decimals."""
-        self._lines.append(step, {name: round(value, 6) for name, value in figures.items()})
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append a line; values have six decimals."""
+        self._lines.append(step, {name: round(value, 6) for name, value in metrics.items()})
 
-    def samples(self, step: int, shown: Sequence[Shown]) -> None:
-        """Nothing: a line holds figures alone."""
+    def samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Does nothing: the file holds only metrics."""
 
     def close(self) -> None:
-        """Nothing: every line is written at once."""
+        """Does nothing: every line is flushed when it is written."""
 
 
 class TensorBoardLog:
     """Event files in FOLDER/tensorboard: figures, texts, pictures and sound.
 
-    Raises ModelError where the extra `tensorboard` is not installed.
+    Raises MissingDependencyError where the extra `tensorboard` is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
-        optional.need("tensorboard", "tensorboard")
+        optional.require("tensorboard", "tensorboard")
         files.make_folder(folder)
         self._folder = folder / TENSORBOARD_FOLDER
-        self._opened: Any = None
-        self._asked: set[str] = set()
+        self._open_writer: Any = None
+        self._prompts_logged: set[str] = set()
 
-    def forget(self, step: int) -> None:
-        """TensorBoard shows nothing of earlier writers beyond `step` any more."""
+    def truncate(self, step: int) -> None:
+        """Make TensorBoard hide the records of earlier writers beyond `step`."""
         self._open(step + 1)
 
-    def row(self, step: int, figures: Mapping[str, float]) -> None:
-        """A point on the curve of each figure."""
-        for name, value in figures.items():
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to the curve of each metric."""
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def samples(self, step: int, shown: Sequence[Shown]) -> None:
-        """Every part under NAME/answer; what was asked only once, under NAME/asked."""
-        for tag, part in _tagged(shown, self._asked):
+    def samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Log answers as NAME/answer/N; prompts as NAME/prompt/N, at their first step only."""
+        for tag, part in _tagged(samples, self._prompts_logged):
             self._part(tag, part, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
-        if self._opened is not None:
-            self._opened.close()
+        """Flush and close the event file."""
+        if self._open_writer is not None:
+            self._open_writer.close()
 
     @property
     def _writer(self) -> Any:
-        if self._opened is None:
+        if self._open_writer is None:
             self._open(None)
-        return self._opened
+        return self._open_writer
 
     def _open(self, purge: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._opened = SummaryWriter(self._folder, purge_step=purge)
+        self._open_writer = SummaryWriter(self._folder, purge_step=purge)
 
     def _part(self, tag: str, part: Part, step: int) -> None:
         if isinstance(part, Text):
-            # as it stands: TensorBoard reads Markdown, in which four spaces begin a quotation
+            # preformatted, because TensorBoard reads the text as Markdown
             self._writer.add_text(tag, f"<pre>{escape(part.text)}</pre>", step)
         elif isinstance(part, Image):
             self._writer.add_image(tag, part.picture.pixels, step, dataformats="HWC")
         else:
-            sound = part.waveform.mono()
-            self._writer.add_audio(tag, sound.samples, step, sample_rate=sound.rate)
+            audio = part.waveform.mono()
+            self._writer.add_audio(tag, audio.samples, step, sample_rate=audio.rate)
 
 
 class WandbLog:
     """A run of Weights & Biases; WANDB_MODE=offline keeps it in the folder.
 
-    Its id is kept in the folder, so that a resumed run is the same one. A row that was sent cannot
-    be taken back: one that is written anew stands twice at its step. Raises ModelError where the
-    extra `wandb` is not installed.
+    The run id is stored in the folder, so that a resumed run continues the same one. Sent records
+    cannot be deleted: a step that is trained again after a crash appears twice. Raises ModelError
+    if the extra `wandb` is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._wandb = optional.need("wandb", "wandb")
+        self._wandb = optional.require("wandb", "wandb")
         files.make_folder(folder)
         path = folder / WANDB_ID_FILE
         if not path.exists():
@@ -189,22 +123,22 @@ class WandbLog:
             resume="allow",
         )
         self._run.define_metric("*", step_metric="step")
-        self._asked: set[str] = set()
+        self._prompts_logged: set[str] = set()
 
-    def forget(self, step: int) -> None:
-        """Nothing: what was sent stays."""
+    def truncate(self, step: int) -> None:
+        """Does nothing: sent records cannot be deleted."""
 
-    def row(self, step: int, figures: Mapping[str, float]) -> None:
-        """A point on the curve of each figure."""
-        self._run.log({"step": step} | dict(figures))
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to the curve of each metric."""
+        self._run.log({"step": step} | dict(metrics))
 
-    def samples(self, step: int, shown: Sequence[Shown]) -> None:
-        """Every part under NAME/answer; what was asked only once, under NAME/asked."""
-        sent = {tag: self._part(part) for tag, part in _tagged(shown, self._asked)}
+    def samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Log answers as NAME/answer/N; prompts as NAME/prompt/N, at their first step only."""
+        sent = {tag: self._part(part) for tag, part in _tagged(samples, self._prompts_logged)}
         self._run.log({"step": step} | sent)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining records and end the run."""
         self._run.finish()
 
     def _part(self, part: Part) -> Any:
@@ -213,49 +147,49 @@ class WandbLog:
         if isinstance(part, Image):
             return self._wandb.Image(part.picture.to_pil())
         assert isinstance(part, Speech)
-        sound = part.waveform.mono()
-        return self._wandb.Audio(sound.samples[0].cpu().numpy(), sample_rate=sound.rate)
+        audio = part.waveform.mono()
+        return self._wandb.Audio(audio.samples[0].cpu().numpy(), sample_rate=audio.rate)
 
 
-def _tagged(shown: Sequence[Shown], known: set[str]) -> Iterator[tuple[str, Part]]:
-    """All parts with a tag each; what was asked only where its name is not among the known."""
-    for one in shown:
-        told = [Text(said) for said in (*one.notes, one.fault) if said is not None]
-        kinds: dict[str, Sequence[Part]] = {"answer": (*one.answer, *told)}
-        if one.name not in known:
-            known.add(one.name)
-            kinds = {"asked": one.asked} | kinds
+def _tagged(samples: Sequence[SampleRecord], known: set[str]) -> Iterator[tuple[str, Part]]:
+    """All parts, each with a tag; prompts only of names that are not yet known."""
+    for sample in samples:
+        remarks = [Text(remark) for remark in (*sample.notes, sample.error) if remark is not None]
+        kinds: dict[str, Sequence[Part]] = {"answer": (*sample.answer, *remarks)}
+        if sample.name not in known:
+            known.add(sample.name)
+            kinds = {"prompt": sample.prompt} | kinds
         for kind, parts in kinds.items():
             for number, part in enumerate(parts):
-                yield f"{one.name}/{kind}/{number}", part
-
-
-def _page(folder: Path) -> Log:
-    from omni_diffusion.training.page import PageLog
-
-    return PageLog(folder)
+                yield f"{sample.name}/{kind}/{number}", part
 
 
 LOGS: Mapping[str, Callable[[Path], Log]] = {
-    "page": _page,
+    "page": PageLog,
     "tensorboard": TensorBoardLog,
     "wandb": WandbLog,
 }
 
 
-def logs_of(names: Sequence[str], folder: Path) -> list[Log]:
-    """The logs of those names, each once, all writing to one folder; besides `JsonLog`.
+def open_logs(names: Sequence[str], folder: Path) -> list[Log]:
+    """Open the named logs, all in one folder and in addition to `JsonLog`.
 
-    Raises TrainingError for an unknown name, ModelError where its library is not installed.
+    Raises TrainingError for an unknown name, ModelError if its library is not installed.
     """
     for name in names:
         if name not in LOGS:
-            raise TrainingError(f"no log is called {name!r}; {config.nearest(name, LOGS)}")
+            raise TrainingError(
+                f"there is no log {name!r}",
+                field="report_to",
+                value=name,
+                fix=config.nearest(name, LOGS),
+            )
     return [LOGS[name](folder) for name in dict.fromkeys(names)]
 
 
-def usual() -> tuple[str, ...]:
-    """What is written where nobody chose: the page, and TensorBoard where it is installed."""
-    found = find_spec("tensorboard")
-    there = found is not None and found.origin is not None  # a mere folder of that name has none
-    return ("page", "tensorboard") if there else ("page",)
+def default_logs() -> tuple[str, ...]:
+    """Names of the default logs: the page, and TensorBoard if it is installed."""
+    spec = find_spec("tensorboard")
+    # a folder of that name without code is a namespace package, which has no origin
+    installed = spec is not None and spec.origin is not None
+    return ("page", "tensorboard") if installed else ("page",)

@@ -1,7 +1,4 @@
-"""Optimizer and learning-rate schedule: AdamW with a cosine that warms up.
-
-Knows nothing of what is trained.
-"""
+"""AdamW, and a cosine learning-rate schedule with warm-up."""
 
 from __future__ import annotations
 
@@ -17,9 +14,10 @@ from omni_diffusion.errors import ConfigError
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW's numbers; the paper's are beta = (0.9, 0.95), eps = 1e-8, cosine with warm-up.
+    """AdamW and its schedule; betas, eps and the cosine with warm-up are the paper's.
 
-    `floor` is the share of the peak rate that the cosine ends on.
+    lr: peak learning rate. warmup: steps of linear warm-up. weight_decay: of matrices; biases and
+    norms are not decayed. clip: largest gradient norm. floor: the cosine ends at `floor * lr`.
     """
 
     lr: float = 1e-3
@@ -31,31 +29,35 @@ class OptimConfig:
     floor: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.warmup < 0 or not 0 <= self.floor <= 1:
-            raise ConfigError(
-                f"lr {self.lr}, warmup {self.warmup}, floor {self.floor}: expected a positive "
-                "rate, no negative warm-up and a floor between 0 and 1"
-            )
+        for name, valid, fix in (
+            ("lr", self.lr > 0, "give a positive learning rate"),
+            ("warmup", self.warmup >= 0, "give 0 or more steps"),
+            ("floor", 0 <= self.floor <= 1, "give a number from 0 to 1"),
+        ):
+            if not valid:
+                value = getattr(self, name)
+                raise ConfigError(f"{name} is {value}", field=name, value=value, fix=fix)
 
 
-def rate(step: int, steps: int, config: OptimConfig) -> float:
-    """The learning rate of a step, counted from 0: linear up, then half a cosine down."""
+def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
+    """The learning rate of a step (from 0): linear warm-up, then half a cosine to the floor."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    past = (step - config.warmup) / max(1, steps - config.warmup)
-    share = 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
-    return config.lr * (config.floor + (1 - config.floor) * share)
+    progress = (step - config.warmup) / max(1, steps - config.warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.lr * (config.floor + (1 - config.floor) * cosine)
 
 
 def adamw(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over everything that is trainable; only matrices decay."""
+    """AdamW over all trainable parameters, with its state; weight decay on matrices only."""
     trained = [p for m in modules for p in m.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
-    for parameter in trained:  # as it does itself in its first step: a saved state is always whole
+    # AdamW makes its state in the first step; made here, a state saved before it is complete too
+    for parameter in trained:
         optimizer.state[parameter] = {
             "step": torch.tensor(0.0),
             "exp_avg": torch.zeros_like(parameter),

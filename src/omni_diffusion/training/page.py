@@ -1,6 +1,6 @@
-"""A run as one HTML page that needs nothing else: curves of its figures, samples by step.
+"""A run as one self-contained HTML page: curves of its metrics, and samples by step.
 
-What the page is made of lies in FOLDER/page, so that a resumed run goes on with it.
+The page is built from files in FOLDER/page, so that a resumed run can continue it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from string import Template
 
 from omni_diffusion import html
 from omni_diffusion.io import files
-from omni_diffusion.training.logs import Lines, Shown
+from omni_diffusion.training.records import JsonLines, SampleRecord
 
 PAGE_FILE = "index.html"
 PARTS_FOLDER = "page"
-KEPT = 24  # steps whose samples stay on the page
-POINTS = 240  # of a drawn curve, at most
-PAUSE = 30.0  # seconds between two writings of the page for the sake of a row
-WIDTH, HEIGHT = 300, 80  # of a drawing
+MAX_SAMPLED_STEPS = 24  # steps whose samples stay on the page
+MAX_POINTS = 240  # of a drawn curve
+WRITE_INTERVAL = 30.0  # seconds between two writings of the page for new metrics
+WIDTH, HEIGHT = 300, 80  # of a curve
 
 Curve = list[tuple[int, float]]
 
@@ -48,7 +48,7 @@ summary { margin-top: 1.4rem; font-size: 1.15rem; font-weight: 600; cursor: poin
 <body>
 <h1>$title</h1>
 <p class="quiet">$facts</p>
-<section class="curves" aria-label="Figures">
+<section class="curves" aria-label="Metrics">
 $curves
 </section>
 <main>
@@ -60,66 +60,66 @@ $samples
 
 
 class PageLog:
-    """`index.html` in a folder, written anew with every samples and now and then with a row.
+    """`index.html` in a folder, written with all samples and at most twice a minute with metrics.
 
-    Who reads it meets a whole page always. Of many samples some stay, evenly spread over the run,
-    the first and the latest among them.
+    The file is replaced atomically. Samples of at most MAX_SAMPLED_STEPS steps are kept, evenly
+    spread over the run, with the first and the latest.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / PAGE_FILE
         self._title = folder.resolve().name
         self._parts = folder / PARTS_FOLDER
-        self._lines = Lines(self._parts / "figures.jsonl")
+        self._lines = JsonLines(self._parts / "metrics.jsonl")
         self._curves: dict[str, Curve] = {}
-        self._step, self._written = 0, 0.0
+        self._step, self._written_at = 0, 0.0
 
-    def forget(self, step: int) -> None:
-        """Drop rows and samples beyond `step`, and take up those before."""
-        self._lines.forget(step)
+    def truncate(self, step: int) -> None:
+        """Delete records and samples beyond `step`, and read those before."""
+        self._lines.truncate(step)
         for line in self._lines:
             self._add(line.pop("step"), line)
-        for number in self._sampled():
+        for number in self._sampled_steps():
             if number > step:
-                files.remove(self._sample(number))
+                files.remove(self._cards_file(number))
 
-    def row(self, step: int, figures: Mapping[str, float]) -> None:
-        """A point on each curve; the page follows within half a minute, or at the next row."""
-        finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to each curve; the page is rewritten every half minute."""
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._lines.append(step, finite)
         self._add(step, finite)
-        if time.monotonic() - self._written > PAUSE:
+        if time.monotonic() - self._written_at > WRITE_INTERVAL:
             self._write()
 
-    def samples(self, step: int, shown: Sequence[Shown]) -> None:
-        """What was asked beside what was answered; the page is written."""
-        cards = (_card(one, f"step-{step}-{number}") for number, one in enumerate(shown))
-        files.write_text(self._sample(step), "\n".join(cards))
+    def samples(self, step: int, samples: Sequence[SampleRecord]) -> None:
+        """Add prompts and answers, and write the page."""
+        cards = (_card(sample, f"step-{step}-{number}") for number, sample in enumerate(samples))
+        files.write_text(self._cards_file(step), "\n".join(cards))
         self._step = max(self._step, step)
-        while len(steps := self._sampled()) > KEPT:
-            files.remove(self._sample(_crowded(steps)))
+        while len(steps := self._sampled_steps()) > MAX_SAMPLED_STEPS:
+            files.remove(self._cards_file(_most_crowded(steps)))
         self._write()
 
     def close(self) -> None:
-        """Write the page a last time."""
+        """Write the page."""
         self._write()
 
-    def _add(self, step: int, figures: Mapping[str, float]) -> None:
+    def _add(self, step: int, metrics: Mapping[str, float]) -> None:
         self._step = max(self._step, step)
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._curves.setdefault(name, []).append((step, value))
 
-    def _sample(self, step: int) -> Path:
+    def _cards_file(self, step: int) -> Path:
         return self._parts / f"{step:09}.html"
 
-    def _sampled(self) -> list[int]:
+    def _sampled_steps(self) -> list[int]:
         return sorted(int(path.stem) for path in self._parts.glob("*.html"))
 
     def _write(self) -> None:
-        steps = self._sampled()
+        steps = self._sampled_steps()
         folds = []
         for step in reversed(steps):
-            cards = self._sample(step).read_text(encoding="utf-8")
+            cards = self._cards_file(step).read_text(encoding="utf-8")
             state = " open" if step == steps[-1] else ""
             folds.append(f"<details{state}><summary>Step {step:,}</summary>\n{cards}\n</details>")
         page = PAGE.substitute(
@@ -130,23 +130,23 @@ class PageLog:
             samples="\n".join(folds),
         )
         files.write_text(self.path, page)
-        self._written = time.monotonic()
+        self._written_at = time.monotonic()
 
 
-def _crowded(steps: Sequence[int]) -> int:
-    """The step whose neighbours lie closest together; never the first or the last."""
-    around = zip(steps, steps[1:], steps[2:], strict=False)
-    return min(around, key=lambda three: three[2] - three[0])[1]
+def _most_crowded(steps: Sequence[int]) -> int:
+    """The step whose neighbours are closest together; never the first or the last."""
+    triples = zip(steps, steps[1:], steps[2:], strict=False)
+    return min(triples, key=lambda triple: triple[2] - triple[0])[1]
 
 
-def _card(one: Shown, key: str) -> str:
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in one.notes)
-    if one.fault is not None:
-        notes += f'<p class="note fault">{escape(one.fault)}</p>'
-    return f"""<article class="card"><header><h2>{escape(one.name)}</h2></header>
+def _card(sample: SampleRecord, key: str) -> str:
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in sample.notes)
+    if sample.error is not None:
+        notes += f'<p class="note fault">{escape(sample.error)}</p>'
+    return f"""<article class="card"><header><h2>{escape(sample.name)}</h2></header>
 <div class="sides">
-<section><h3>Asked</h3>{html.parts(one.asked, key + "-in")}</section>
-<section><h3>Answer</h3>{html.parts(one.answer, key + "-out")}{notes}</section>
+<section><h3>Prompt</h3>{html.parts(sample.prompt, key + "-in")}</section>
+<section><h3>Answer</h3>{html.parts(sample.answer, key + "-out")}{notes}</section>
 </div></article>"""
 
 
@@ -166,7 +166,7 @@ def _figure(name: str, curve: Curve) -> str:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """At most POINTS points, each the mean of as many neighbours."""
-    size = math.ceil(len(curve) / POINTS)
+    """At most MAX_POINTS points, each the mean of neighbouring ones."""
+    size = math.ceil(len(curve) / MAX_POINTS)
     groups = [curve[i : i + size] for i in range(0, len(curve), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

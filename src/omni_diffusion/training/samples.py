@@ -1,7 +1,7 @@
-"""What a model in training answers to the same requests again and again.
+"""Answers of a model in training to a fixed list of requests.
 
-Answers are decoded by the engine with the weights as they stand, between two steps. Training is
-bit for bit what it is without them: no gradient, no mode and no random state is changed.
+The engine answers them between two steps with the current weights. Gradients, training modes and
+random states do not change, so training with samples equals training without bit for bit.
 """
 
 from __future__ import annotations
@@ -17,62 +17,66 @@ from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import OmniError, TrainingError
 from omni_diffusion.models.omni import OmniModel
-from omni_diffusion.training.logs import Log, Shown
+from omni_diffusion.training.records import Log, SampleRecord
 
 
 class Samples:
-    """A fixed list of requests to a model whose backbone is being trained.
+    """A fixed list of requests to a model in training.
 
-    A request is named by its id, or by its task where it has none. The same seeds are used each
-    time, so answers differ by the weights alone. Raises TrainingError for two of one name.
+    The name of a request is its id, or its task if it has no id. Seeds are the same each time, so
+    answers depend only on the weights. Raises TrainingError for two requests with one name.
     """
 
     def __init__(self, model: OmniModel, requests: Sequence[Request]) -> None:
         self.model, self.requests = model, tuple(requests)
         self._names = [request.id or request.task_name for request in requests]
-        twins = {name for name in self._names if self._names.count(name) > 1}
-        if twins:
+        duplicates = sorted({name for name in self._names if self._names.count(name) > 1})
+        if duplicates:
             raise TrainingError(
-                f"several samples are called {', '.join(sorted(twins))}; give each its own id"
+                f"several samples have the name {', '.join(duplicates)}",
+                field="requests",
+                value=duplicates,
+                fix="give each request its own id",
             )
 
-    def answers(self) -> list[Shown]:
-        """What the weights answer now; a request that fails says so and stops nobody."""
-        # one at a time, so that roundings are those of the request alone
+    def answers(self) -> list[SampleRecord]:
+        """Answer all requests; an error of one is in its record, and the others continue."""
+        # one at a time, because batching would change the rounding of an answer
         engine = Engine(self.model, max_batch=1)
         with _evaluating(self.model.backbone):
             ids = [engine.add(request) for request in self.requests]
             while engine.pending:
                 engine.step()
         results = (engine.result(id) for id in ids)
-        return [_shown(*each) for each in zip(self._names, self.requests, results, strict=True)]
+        pairs = zip(self._names, self.requests, results, strict=True)
+        return [_record(name, request, result) for name, request, result in pairs]
 
-    def watch(self, every: int, logs: Sequence[Log]) -> Callable[[int], None]:
-        """For the loop: called with a step's number, shows the logs the answers of every few.
+    def every(self, steps: int, logs: Sequence[Log]) -> Callable[[int], None]:
+        """For `Trainer.on_step`: answers the requests every so many steps and logs the answers.
 
-        Where weights are sharded all processes must answer, and the first one has the logs.
+        With sharded weights all processes must call it, and only the main one has logs.
         """
 
-        def watching(step: int) -> None:
-            if step % every == 0:
-                shown = self.answers()
+        def on_step(step: int) -> None:
+            if step % steps == 0:
+                records = self.answers()
                 for log in logs:
-                    log.samples(step, shown)
+                    log.samples(step, records)
 
-        return watching
+        return on_step
 
 
-def _shown(name: str, request: Request, result: Result) -> Shown:
-    asked = html.seen(request.conversation)
-    return Shown(name, asked, result.parts, result.notes, _fault(result.error))
+def _record(name: str, request: Request, result: Result) -> SampleRecord:
+    prompt = html.visible(request.conversation)
+    return SampleRecord(name, prompt, result.parts, result.notes, _error_text(result.error))
 
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; every part of it is put back into its own mode.
+    """Evaluation mode inside the block; afterwards every submodule has its own mode again.
 
-    Where weights are sharded, those of the outermost part stay gathered after a forward pass that
-    no backward pass follows; they are parted again.
+    A forward pass without a backward pass leaves the root weights of FSDP gathered; they are
+    sharded again.
     """
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -85,7 +89,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
                 part.reshard()
 
 
-def _fault(error: Exception | None) -> str | None:
+def _error_text(error: Exception | None) -> str | None:
     if error is None:
         return None
     return str(error) if isinstance(error, OmniError) else f"{type(error).__name__}: {error}"

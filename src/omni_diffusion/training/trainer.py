@@ -1,7 +1,7 @@
-"""The one training loop: draw, step, average, log, save. Knows nothing of what is trained.
+"""The training loop: compute a step, update the EMA, log, save.
 
-An `Objective` brings the module and the loss of a step. Every random draw of a step comes from
-(seed, step), so a run that was stopped and resumed is bit for bit the run that was not.
+An `Objective` supplies the module and the loss. All random numbers of a step follow from
+(seed, step), so a run that was stopped and resumed equals the uninterrupted run bit for bit.
 """
 
 from __future__ import annotations
@@ -18,68 +18,70 @@ from torch import Tensor, nn
 
 from omni_diffusion.errors import TrainingError
 from omni_diffusion.training.checkpoint import Checkpoints
-from omni_diffusion.training.distributed import World, gathered, whole
-from omni_diffusion.training.interrupt import deferred
-from omni_diffusion.training.logs import JsonLog, Log
-from omni_diffusion.training.optim import OptimConfig, adamw, rate
-from omni_diffusion.training.throughput import Meter
+from omni_diffusion.training.distributed import World, full_tensor, gather_to_main
+from omni_diffusion.training.interrupt import deferred_signals
+from omni_diffusion.training.logs import JsonLog
+from omni_diffusion.training.optim import OptimConfig, adamw, learning_rate
+from omni_diffusion.training.records import Log
+from omni_diffusion.training.throughput import ThroughputMeter
 
 
 class Objective(Protocol):
-    """What is trained, and how a step's loss is made."""
+    """A module to train, and the loss of a step."""
 
     @property
     def module(self) -> nn.Module:
-        """Holds every weight of the run; frozen ones have requires_grad off."""
+        """Holds all weights of the run; frozen ones have requires_grad off."""
         ...
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one step (a scalar that carries gradients) and figures to log."""
+        """The loss of a step (a scalar with gradients), and metrics to log."""
         ...
 
 
 @runtime_checkable
-class PartedObjective(Objective, Protocol):
-    """One whose steps are made in parts: in micro-batches, by several processes."""
+class AccumulatingObjective(Objective, Protocol):
+    """An objective that accumulates the gradients of a step itself, and draws steps in advance."""
 
-    def ahead(self, step: int, generator: torch.Generator) -> None:
-        """Begin to prepare a step that comes later, while another one runs."""
+    def prefetch(self, step: int, generator: torch.Generator) -> None:
+        """Start to prepare a later step in the background."""
         ...
 
     def backward(self, step: int, generator: torch.Generator) -> dict[str, float]:
-        """Add a step's gradients to the weights; its figures, "loss" first, over all processes."""
+        """Accumulate the gradients of a step; returns metrics over all processes, with "loss"."""
         ...
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long a run is, where its seeds start, how often it logs and saves.
+    """Length of a run, its seed, and how often it logs and saves.
 
-    average: decay of the moving average of the trained weights, which is what ships; None keeps
-    none, and the weights ship as they are. save_steps: save after so many steps, beside the time.
-    keep: how many states. asynchronous: go on training while a state is written. save_frozen:
-    states hold frozen weights too, which an objective may change by itself, as a codebook; without
-    them their sum tells whether a run goes on with the same.
+    ema_decay: decay of the exponential moving average (EMA) of the weights, which is the result of
+    the run; None keeps no average, and the result is the last weights. log_every: steps between log
+    records. save_seconds: time between checkpoints. save_steps: additional checkpoints every so
+    many steps. keep_checkpoints: number of checkpoints kept. asynchronous: write checkpoints in the
+    background. save_frozen: checkpoints hold frozen weights too, which is needed if the objective
+    changes them itself, such as a codebook; otherwise `resume` compares their sum.
     """
 
     steps: int
     seed: int = 0
     optim: OptimConfig = field(default_factory=OptimConfig)
-    average: float | None = 0.999
+    ema_decay: float | None = 0.999
     log_every: int = 50
     save_seconds: float = 120.0
     save_steps: int | None = None
-    keep: int = 2
+    keep_checkpoints: int = 2
     asynchronous: bool = False
     save_frozen: bool = True
 
 
 class Trainer:
-    """Runs an objective; the folder holds `checkpoints` and `metrics.jsonl`.
+    """Trains an objective; its folder holds `checkpoints` and `metrics.jsonl`.
 
-    world: the processes that train together; all of them run the same. logs: further ones than
-    `metrics.jsonl`. watch: called after every step with its number, by all processes. meter: adds
-    rates to the rows of an objective that counts `tokens` and `flops`.
+    world: the processes that train together; each makes its own Trainer. logs: in addition to
+    `metrics.jsonl`. on_step: called after every step with its number, on all processes. meter: adds
+    throughput to the metrics of an objective that reports `tokens` and `flops`.
     """
 
     def __init__(
@@ -90,69 +92,74 @@ class Trainer:
         *,
         world: World | None = None,
         logs: Sequence[Log] = (),
-        watch: Callable[[int], None] | None = None,
-        meter: Meter | None = None,
+        on_step: Callable[[int], None] | None = None,
+        meter: ThroughputMeter | None = None,
     ) -> None:
         self.objective, self.config, self.folder = objective, config, folder
-        self.world, self.watch, self.meter = world or World(), watch, meter
+        self.world, self.on_step, self.meter = world or World(), on_step, meter
         folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = adamw([objective.module], config.optim)
-        self.average = {} if config.average is None else _copies(self._live())
-        self.checkpoints = Checkpoints(folder / "checkpoints", self.world, config.keep)
+        self.ema = {} if config.ema_decay is None else _float_copies(self._tracked())
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.world, config.keep_checkpoints)
         self.logs: list[Log] = [JsonLog(folder), *logs]
-        if not self.world.first:
+        if not self.world.is_main:
             self.logs = []
         self.step = 0
-        self._saved: int | None = None  # the step of the newest state
-        left = dict(objective.module.named_parameters()).keys() - self._live().keys()
-        frozen = (objective.module.get_parameter(name) for name in sorted(left))
-        self._frozen = sum(float(whole(p.abs().sum(dtype=torch.float64))) for p in frozen)
+        self._saved_step: int | None = None  # of the newest checkpoint
+        untracked = dict(objective.module.named_parameters()).keys() - self._tracked().keys()
+        frozen = (objective.module.get_parameter(name) for name in sorted(untracked))
+        self._frozen_sum = sum(float(full_tensor(p.abs().sum(dtype=torch.float64))) for p in frozen)
 
     def resume(self, path: Path | None = None) -> bool:
-        """Go on from the folder's newest state, or that at `path`; says whether there was one."""
+        """Load the newest checkpoint, or the one at `path`; returns whether there was one.
+
+        Raises TrainingError if the checkpoint does not fit the module or its frozen weights.
+        """
         path = path or self.checkpoints.newest()
         if path is None:
             return False
         state = self._state()
         frozen = float(state["frozen"])
         self.checkpoints.restore(path, state)
-        self.step = self._saved = int(state["step"])
+        self.step = self._saved_step = int(state["step"])
         if not math.isclose(frozen, float(state["frozen"]), rel_tol=1e-9):
             raise TrainingError(
-                f"{path} was made with other frozen weights than those given; start from the same"
-                " model, or begin in another folder"
+                f"checkpoint {path} was made with other frozen weights",
+                value=path,
+                fix="start from the same model, or use another folder",
             )
         return True
 
     def save(self, *, wait: bool = True) -> None:
-        """Write the state now; with `wait` off, while the run goes on."""
+        """Write a checkpoint now; with `wait` off, in the background."""
         self.checkpoints.save(self._state(), self.step, wait=wait)
-        self._saved = self.step
+        self._saved_step = self.step
 
     def weights(self) -> dict[str, Tensor]:
-        """What ships, whole, on the CPU of the first process: the average where one is kept."""
+        """The result: the EMA if there is one, gathered on the CPU of the main process."""
         state = self.objective.module.state_dict()
-        return gathered({**state, **self.average}, self.world)
+        return gather_to_main({**state, **self.ema}, self.world)
 
     def fit(self, report: Callable[[int, dict[str, float]], None] | None = None) -> None:
-        """Train to the last step; `report` sees every logged row (for a progress bar).
+        """Train to the last step; `report` gets every logged step and its metrics.
 
-        SIGINT and SIGTERM are obeyed after the running step, once the state is saved. Rows of the
-        log beyond the current step, left by a run that was killed, are dropped.
+        SIGINT and SIGTERM take effect after the running step and a checkpoint. Log records beyond
+        the current step, from a run that was killed, are deleted.
         """
         for log in self.logs:
-            log.forget(self.step)
-        with deferred() as stopping:
+            log.truncate(self.step)
+        with deferred_signals() as stopping:
             self._run(report, stopping)
-            if self._saved != self.step:
+            if self._saved_step != self.step:
                 self.save()
             self.checkpoints.finish()
         for log in self.logs:
             log.close()
-        if self.step < self.config.steps:  # the caller's handler of the signal let us go on
+        if self.step < self.config.steps:  # stopped by a signal that the caller handles itself
             raise TrainingError(
-                f"training was stopped after {self.step} of {self.config.steps} steps: "
-                f"its state is {self.checkpoints.newest()}; resume to go on"
+                f"training was stopped after {self.step} of {self.config.steps} steps, its"
+                f" checkpoint is {self.checkpoints.newest()}",
+                fix="resume it to continue",
             )
 
     def _run(
@@ -161,68 +168,82 @@ class Trainer:
         stopping: Callable[[], bool],
     ) -> None:
         config = self.config
-        saved = logged = time.monotonic()
-        sums: dict[str, float] = {}
-        count = stop = 0
+        saved_at = logged_at = time.monotonic()
+        history: list[dict[str, float]] = []
+        stop = 0
         while self.step < config.steps and not stop:
-            figures = self.advance()
-            count += 1
-            for name, value in figures.items():
-                sums[name] = sums.get(name, 0.0) + value
-                sums[f"#{name}"] = sums.get(f"#{name}", 0.0) + 1
+            history.append(self.advance())
             if self.step % config.log_every == 0 or self.step == config.steps:
                 now = time.monotonic()
-                row = {k: v / sums[f"#{k}"] for k, v in sums.items() if k[0] != "#"}
-                row["seconds_a_step"] = seconds = (now - logged) / count
-                if self.meter and {"tokens", "flops"} <= row.keys():
-                    row |= self.meter.figures(
-                        tokens=row["tokens"], flops=row["flops"], seconds=seconds
-                    )
-                for log in self.logs:
-                    log.row(self.step, row)
-                if report:
-                    report(self.step, row)
-                sums, count, logged = {}, 0, now
-            if self.watch:
+                self._log(history, now - logged_at, report)
+                history, logged_at = [], now
+            if self.on_step:
                 before = time.monotonic()
-                self.watch(self.step)
-                logged += time.monotonic() - before  # no time of a step's
-            due = time.monotonic() - saved > config.save_seconds
-            # all processes stop and save at the same step, whichever of them was told to
-            now_here = [int(stopping()), int(due), int(self.checkpoints.writing)]
-            stop, due_now, writing = self.world.most(now_here)
-            if not writing:  # named at once: what has no name is lost with the run
+                self.on_step(self.step)
+                logged_at += time.monotonic() - before  # its time is not counted as step time
+            timed = time.monotonic() - saved_at > config.save_seconds
+            # all processes stop and save at the same step, whichever got the signal
+            flags = [int(stopping()), int(timed), int(self.checkpoints.writing)]
+            stop, due, writing = self.world.max(flags)
+            if not writing:  # a checkpoint without its final name is lost if the run dies
                 self.checkpoints.finish()
-            if due_now or (config.save_steps and self.step % config.save_steps == 0):
+            if due or (config.save_steps and self.step % config.save_steps == 0):
                 self.save(wait=not config.asynchronous)
-                saved = time.monotonic()
+                saved_at = time.monotonic()
+
+    def _log(
+        self,
+        history: Sequence[dict[str, float]],
+        seconds: float,
+        report: Callable[[int, dict[str, float]], None] | None,
+    ) -> None:
+        """Log the mean of each metric over the steps that have it, and their throughput."""
+        values: dict[str, list[float]] = {}
+        for step in history:
+            for name, value in step.items():
+                values.setdefault(name, []).append(value)
+        metrics = {name: sum(column) / len(column) for name, column in values.items()}
+        metrics["seconds_per_step"] = seconds / len(history)
+        if self.meter and {"tokens", "flops"} <= metrics.keys():
+            metrics |= self.meter.metrics(
+                tokens=metrics["tokens"],
+                flops=metrics["flops"],
+                seconds=metrics["seconds_per_step"],
+            )
+        for log in self.logs:
+            log.record(self.step, metrics)
+        if report:
+            report(self.step, metrics)
 
     def advance(self) -> dict[str, float]:
-        """One optimizer step; raises TrainingError instead of stepping where nothing is finite."""
+        """One optimizer step; returns its metrics.
+
+        Raises TrainingError before the update if the loss or the gradient norm is not finite.
+        """
         config, module, objective = self.config, self.objective.module, self.objective
-        # Dropout, and whatever else draws globally, must not repeat the draws of the generator.
+        # dropout and other users of the global state must not repeat the draws of the generator
         torch.manual_seed(self._seed(self.step) + 2**40)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.step, config.steps, config.optim)
+            group["lr"] = learning_rate(self.step, config.steps, config.optim)
         module.train()
-        if isinstance(objective, PartedObjective):
-            for step in (self.step, self.step + 1):  # that of this one is there but for the first
+        if isinstance(objective, AccumulatingObjective):
+            for step in (self.step, self.step + 1):  # this step is prefetched already, but at first
                 if step < config.steps:
-                    objective.ahead(step, self._generator(step))
-            figures = objective.backward(self.step, self._generator(self.step))
+                    objective.prefetch(step, self._generator(step))
+            metrics = objective.backward(self.step, self._generator(self.step))
         else:
-            loss, figures = objective.loss(self.step, self._generator(self.step))
-            figures = {"loss": float(loss.detach())} | figures
+            loss, metrics = objective.loss(self.step, self._generator(self.step))
+            metrics = {"loss": float(loss.detach())} | metrics
             loss.backward()  # type: ignore[no-untyped-call]
-        self._check("loss", figures["loss"])
+        self._check("loss", metrics["loss"])
         trained = [p for p in module.parameters() if p.requires_grad]
-        norm = float(whole(nn.utils.clip_grad_norm_(trained, config.optim.clip)))
+        norm = float(full_tensor(nn.utils.clip_grad_norm_(trained, config.optim.clip)))
         self._check("gradient norm", norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self._average()
-        return {"loss": figures["loss"], "gradient_norm": norm} | figures
+        self._update_ema()
+        return {"loss": metrics["loss"], "gradient_norm": norm} | metrics
 
     def _seed(self, step: int) -> int:
         return self.config.seed * 1_000_003 + step
@@ -235,27 +256,27 @@ class Trainer:
             return
         self.optimizer.zero_grad(set_to_none=True)
         self.checkpoints.finish()
-        good = self.checkpoints.newest()
+        newest = self.checkpoints.newest()
         raise TrainingError(
-            f"the {name} of step {self.step} is {value}: "
-            f"{f'the last good state is {good}' if good else 'no state is saved yet'}; "
-            "lower the learning rate or look at the data"
+            f"the {name} of step {self.step} is {value}, "
+            f"{f'the last checkpoint is {newest}' if newest else 'there is no checkpoint yet'}",
+            fix="lower the learning rate or check the data",
         )
 
     @torch.no_grad()
-    def _average(self) -> None:
-        if self.config.average is None:
+    def _update_ema(self) -> None:
+        if self.config.ema_decay is None:
             return
-        # The decay grows with the step so that the first weights, which are noise, fade soon.
-        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
-        for name, value in self._live().items():
+        # the decay grows with the step, so that the random first weights fade quickly
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self._tracked().items():
             if value.is_floating_point():
-                self.average[name].lerp_(value.float(), 1 - decay)
+                self.ema[name].lerp_(value.float(), 1 - decay)
             else:
-                self.average[name].copy_(value)
+                self.ema[name].copy_(value)
 
-    def _live(self) -> dict[str, Tensor]:
-        """What states hold and averages follow: all of the module's but unsaved frozen weights."""
+    def _tracked(self) -> dict[str, Tensor]:
+        """The module's state in checkpoints and EMA: all but frozen weights that are not saved."""
         module, state = self.objective.module, self.objective.module.state_dict()
         if self.config.save_frozen:
             return state
@@ -263,20 +284,20 @@ class Trainer:
         return {name: value for name, value in state.items() if name not in frozen}
 
     def _state(self) -> dict[str, Tensor]:
-        """All that exact resume needs but unsaved frozen weights; views of the tensors in use."""
-        state = {f"model.{name}": value for name, value in self._live().items()}
-        state |= {f"average.{name}": value for name, value in self.average.items()}
+        """The state of a checkpoint, as views of the live tensors."""
+        state = {f"model.{name}": value for name, value in self._tracked().items()}
+        state |= {f"ema.{name}": value for name, value in self.ema.items()}
         for name, weight in self.objective.module.named_parameters():
             for key, value in self.optimizer.state.get(weight, {}).items():
                 state[f"optim.{name}.{key}"] = value
         state["step"] = torch.tensor(self.step)
-        state["frozen"] = torch.tensor([self._frozen], dtype=torch.float64)
-        # torch's reader parts tensors into slices, of which a scalar has none
+        state["frozen"] = torch.tensor([self._frozen_sum], dtype=torch.float64)
+        # torch's reader slices tensors, and a scalar has no dimension to slice
         return {name: value.view(1) if value.ndim == 0 else value for name, value in state.items()}
 
 
-def _copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of their own, in float32."""
+def _float_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in float32; integer tensors keep their type."""
     return {
         name: value.clone().float() if value.is_floating_point() else value.clone()
         for name, value in state.items()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from omni_diffusion.codecs.glm_voice.griffin_lim import GriffinLim, magnitudes, synthesize
-from omni_diffusion.codecs.glm_voice.mel import log_mel, mel_filters, speak_stft
+from omni_diffusion.codecs.glm_voice.mel import slaney_mel_filters, voice_log_mel, voice_stft
 from omni_diffusion.codecs.glm_voice.vocoder import Vocoder
 from omni_diffusion.errors import ConfigError
 
@@ -19,12 +19,12 @@ def voice() -> Tensor:
 
 
 def error(vocoder: Vocoder, mel: Tensor) -> float:
-    back = log_mel(vocoder.decode(mel).samples[0]).exp()
+    back = voice_log_mel(vocoder.decode(mel).samples[0]).exp()
     return ((back - mel.exp()).norm() / mel.exp().norm()).item()
 
 
 def test_the_mel_comes_back(voice: Tensor) -> None:
-    mel = log_mel(voice)
+    mel = voice_log_mel(voice)
     sound = GriffinLim().decode(mel)
     assert sound.rate == 22_050
     assert sound.samples.shape == (1, 256 * mel.shape[1])
@@ -33,20 +33,20 @@ def test_the_mel_comes_back(voice: Tensor) -> None:
 
 
 def test_synthesis_inverts_the_spectrum(voice: Tensor) -> None:
-    back = synthesize(speak_stft(voice))
+    back = synthesize(voice_stft(voice))
     torch.testing.assert_close(back, voice[: len(back)], atol=1e-5, rtol=0)
 
 
 def test_magnitudes_are_positive_and_fit_the_mel(voice: Tensor) -> None:
-    mel = log_mel(voice)
+    mel = voice_log_mel(voice)
     size = magnitudes(mel, 100)
     assert (size >= 0).all()
-    fit = mel_filters(80, 1024, 22_050, 8000.0).T @ size
+    fit = slaney_mel_filters(80, 1024, 22_050, 8000.0).T @ size
     assert (fit - mel.exp()).norm() < 0.01 * mel.exp().norm()
 
 
 def test_the_same_generator_gives_the_same_sound(voice: Tensor) -> None:
-    mel, quick = log_mel(voice)[:, :10], GriffinLim(iterations=2)
+    mel, quick = voice_log_mel(voice)[:, :10], GriffinLim(iterations=2)
     assert torch.equal(quick.decode(mel).samples, quick.decode(mel).samples)
     other = quick.decode(mel, torch.Generator().manual_seed(1))
     assert not torch.equal(quick.decode(mel).samples, other.samples)
@@ -60,7 +60,7 @@ def test_very_short_mels(frames: int) -> None:
 
 
 def test_the_tail_fades_into_the_next_sound(voice: Tensor) -> None:
-    quick, mel = GriffinLim(iterations=2), log_mel(voice)
+    quick, mel = GriffinLim(iterations=2), voice_log_mel(voice)
     _, tail = quick.decode_after(None, mel[:, :8])
     joined, _ = quick.decode_after(tail, mel[:, 7:14])
     assert torch.equal(joined.samples[:, 0], tail[:, 0])

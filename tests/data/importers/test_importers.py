@@ -1,4 +1,4 @@
-"""Every corpus in its own layout, a few rows of it, becomes a manifest without a mistake."""
+"""A few rows of every corpus, in its layout, become a manifest without mistakes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from tests.tiny import checkers, tone
 
 from omni_diffusion.data import manifest
-from omni_diffusion.data.importers import run as running
 from omni_diffusion.data.importers import speech
-from omni_diffusion.data.importers.catalog import CATALOG, importer
-from omni_diffusion.data.validate import check
-from omni_diffusion.errors import DataError, ModelError, StorageError
+from omni_diffusion.data.importers.catalog import IMPORTERS, importer
+from omni_diffusion.data.importers.run import import_corpus
+from omni_diffusion.data.validate import validate
+from omni_diffusion.errors import DataError, MissingDependencyError, StorageError
 
 HEAR = "Convert the speech to text.\n<|audio|>"
 
@@ -155,26 +155,26 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "tulu-3": tulu,
     "voiceassistant": voice_assistant,
 }
-SAID = {  # the messages of each first sample, the tasks, and what is said of skipped rows
-    "librispeech": ([HEAR, "northanger abbey"], {"asr": 2}, ["19-198-0002: it has no sound"]),
+EXPECTED = {  # the messages of each first sample, the tasks, and what is said of skipped rows
+    "librispeech": ([HEAR, "northanger abbey"], {"asr": 2}, ["19-198-0002: it has no recording"]),
     "libritts": (
         ["Convert the text to speech.\nChapter one.", "<|audio|>"],
         {"tts": 2},
-        ["103_2: it has no sound"],
+        ["103_2: it has no recording"],
     ),
-    "common-voice": ([HEAR, 'He said "no'], {"asr": 2}, ["en_3: it has no sound"]),
+    "common-voice": ([HEAR, 'He said "no'], {"asr": 2}, ["en_3: it has no recording"]),
     "gigaspeech": (
         [HEAR, "as they were, is it?"],
         {"asr": 2},
-        ["S1: it is <MUSIC>, no speech", "S4: it has no sound .*POD2.flac"],
+        ["S1: it is <MUSIC>, not speech", "S4: it has no recording .*POD2.flac"],
     ),
     "llava-onevision": (
         ["How many?\nA. 3\nB. 2\n<|image|>", "A"],
         {"vqa": 1, "chat": 2},
         [
-            "row 1: its picture is of no known format",
-            "unanswered: the roles are user; give",
-            "row 3: it speaks of several pictures",
+            "row 1: the format of its picture is unknown",
+            "unanswered: the roles are user; alternate",
+            "row 3: it has several pictures",
             "none: 'messages' is empty",
         ],
     ),
@@ -182,9 +182,9 @@ SAID = {  # the messages of each first sample, the tasks, and what is said of sk
         ["Generate an image based on the provided text description.\na tower at dusk", "<|image|>"],
         {"t2i": 2},
         [
-            "00002: it is jpg, no picture with its txt",
-            "00003: its picture is of no known format",
-            "00004: its text is no UTF-8",
+            "00002: it has jpg, not a picture with a txt",
+            "00003: the format of its picture is unknown",
+            "00004: its text is not UTF-8",
         ],
     ),
     "tulu-3": (
@@ -195,99 +195,102 @@ SAID = {  # the messages of each first sample, the tasks, and what is said of sk
     "voiceassistant": (
         ["<|audio|>", "Paris."],
         {"chat": 2},
-        ["row 2: its question is no sound of a known format"],
+        ["row 2: the audio format of its question is unknown"],
     ),
 }
 
 
-def test_every_importer_is_tried_here() -> None:
-    assert set(LAYOUTS) == set(SAID) == set(CATALOG)
+def test_every_importer_is_tested_here() -> None:
+    assert set(LAYOUTS) == set(EXPECTED) == set(IMPORTERS)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", IMPORTERS)
 def test_a_corpus_becomes_a_manifest_without_mistakes(name: str, tmp_path: Path) -> None:
     LAYOUTS[name](tmp_path / "corpus")
-    shares: list[float] = []
+    fractions: list[float] = []
     out = tmp_path / "out"
-    record = running.run(importer(name), tmp_path / "corpus", out, None, shares.append)
-    said, tasks, skipped = SAID[name]
-    first = next(manifest.read(out / "manifest.jsonl"))
-    assert [entry.content for entry in first.entries] == said
-    report = check(out / "manifest.jsonl", decode=True)
+    record = import_corpus(importer(name), tmp_path / "corpus", out, None, fractions.append)
+    said, tasks, skipped = EXPECTED[name]
+    first = next(manifest.read_samples(out / "manifest.jsonl"))
+    assert [message.content for message in first.messages] == said
+    report = validate(out / "manifest.jsonl", decode=True)
     assert report.problems == []
     assert dict(report.tasks) == tasks
     assert (record.samples, record.skipped) == (sum(tasks.values()), len(skipped))
-    told = (out / "skipped.txt").read_text().splitlines()
-    assert len(told) == len(skipped)
-    for line, reason in zip(told, skipped, strict=True):
+    reported = (out / "skipped.txt").read_text().splitlines()
+    assert len(reported) == len(skipped)
+    for line, reason in zip(reported, skipped, strict=True):
         assert re.search(": " + reason, line), line
-    assert shares[-1] == 1
+    assert fractions[-1] == 1
     assert not (out / "parts").exists()
 
 
-def test_sounds_stay_where_they_are_and_pictures_are_taken_out(tmp_path: Path) -> None:
+def test_recordings_are_referenced_and_pictures_extracted(tmp_path: Path) -> None:
     librispeech(tmp_path / "corpus")
     blip3o(tmp_path / "tars")
-    running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "heard")
-    (row, _) = (tmp_path / "heard" / "manifest.jsonl").read_text().splitlines()
+    import_corpus(importer("librispeech"), tmp_path / "corpus", tmp_path / "referenced")
+    (row, _) = (tmp_path / "referenced" / "manifest.jsonl").read_text().splitlines()
     sound = "../corpus/train-clean-100/19/198/19-198-0000.flac"
     assert json.loads(row)["audios"] == [sound]
-    running.run(importer("blip3o"), tmp_path / "tars", tmp_path / "drawn")
-    pictures = sorted(path.name for path in (tmp_path / "drawn" / "media").rglob("*.*"))
+    import_corpus(importer("blip3o"), tmp_path / "tars", tmp_path / "extracted")
+    pictures = sorted(path.name for path in (tmp_path / "extracted" / "media").rglob("*.*"))
     assert pictures == ["000000.jpg", "000001.png"]  # by what they are, not by their names
 
 
-def test_sections_are_named_and_a_split_is_chosen(tmp_path: Path) -> None:
+def test_sections_are_referenced_and_a_split_is_selected(tmp_path: Path) -> None:
     gigaspeech(tmp_path / "corpus")
-    running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "dev", "DEV")
-    (sample,) = manifest.read(tmp_path / "dev" / "manifest.jsonl")
+    import_corpus(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "dev", "DEV")
+    (sample,) = manifest.read_samples(tmp_path / "dev" / "manifest.jsonl")
     assert (sample.name, sample.media[0].section) == ("S3", (1.0, 2.5))
-    assert sample.entries[-1].content == "no"
+    assert sample.messages[-1].content == "no"
     common_voice(tmp_path / "voices")
-    running.run(importer("common-voice"), tmp_path / "voices", tmp_path / "none", "dev")
-    assert list(manifest.read(tmp_path / "none" / "manifest.jsonl")) == []
+    import_corpus(importer("common-voice"), tmp_path / "voices", tmp_path / "none", "dev")
+    assert list(manifest.read_samples(tmp_path / "none" / "manifest.jsonl")) == []
 
 
-@pytest.mark.parametrize("piece", [7, 40, 500])
-def test_a_large_json_is_read_in_pieces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+@pytest.mark.parametrize("chunk", [7, 40, 500])
+def test_a_large_json_is_read_in_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     gigaspeech(tmp_path / "corpus")
-    monkeypatch.setattr(speech, "PIECE", piece)
-    assert running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out").samples == 2
+    monkeypatch.setattr(speech, "JSON_CHUNK", chunk)
+    assert import_corpus(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out").samples == 2
 
 
-def test_an_interrupted_import_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_import_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for chapter in ("198", "200", "300"):
         folder = tmp_path / "corpus" / "19" / chapter
         folder.mkdir(parents=True)
         (folder / f"19-{chapter}.trans.txt").write_text(f"19-{chapter}-0000 WORDS\n")
         tone().write(folder / f"19-{chapter}-0000.flac")
-    whole = running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "whole")
-    asked: list[str] = []
+    whole = import_corpus(importer("librispeech"), tmp_path / "corpus", tmp_path / "whole")
+    read_files: list[str] = []
     read = speech._text
 
     def failing(path: Path) -> str:
-        asked.append(path.name)
-        if len(asked) == 2:
+        read_files.append(path.name)
+        if len(read_files) == 2:
             raise KeyboardInterrupt
         return read(path)
 
     monkeypatch.setattr(speech, "_text", failing)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        running.run(importer("librispeech"), tmp_path / "corpus", out)
+        import_corpus(importer("librispeech"), tmp_path / "corpus", out)
     assert not (out / "manifest.jsonl").exists()
     assert len(list((out / "parts").glob("*.jsonl"))) == 1
-    record = running.run(importer("librispeech"), tmp_path / "corpus", out)
-    assert asked == ["19-198.trans.txt", "19-200.trans.txt", "19-200.trans.txt", "19-300.trans.txt"]
+    record = import_corpus(importer("librispeech"), tmp_path / "corpus", out)
+    assert read_files == [
+        "19-198.trans.txt",
+        "19-200.trans.txt",
+        "19-200.trans.txt",
+        "19-300.trans.txt",
+    ]
     assert record == whole
     lines = [(out / "manifest.jsonl").read_text(), (tmp_path / "whole/manifest.jsonl").read_text()]
     assert lines[0] == lines[1]
-    running.run(importer("librispeech"), tmp_path / "corpus", out)
-    assert len(asked) == 4  # what is complete is left alone
+    import_corpus(importer("librispeech"), tmp_path / "corpus", out)
+    assert len(read_files) == 4  # what is complete is left alone
 
 
 @pytest.mark.parametrize(
@@ -303,36 +306,36 @@ def test_an_interrupted_import_goes_on_where_it_was(
 def test_a_folder_of_another_layout(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=message):
-        running.run(importer(name), tmp_path / "empty", tmp_path / "out")
+        import_corpus(importer(name), tmp_path / "empty", tmp_path / "out")
 
 
-def test_what_breaks_off_is_told(tmp_path: Path) -> None:
+def test_truncated_files_are_errors(tmp_path: Path) -> None:
     gigaspeech(tmp_path / "corpus")
     whole = (tmp_path / "corpus" / "GigaSpeech.json").read_text()
-    for length, message in ((len(whole) - 80, "breaks off"), (20, "has no list of audios")):
+    for length, message in ((len(whole) - 80, "is truncated"), (20, "has no list of audios")):
         (tmp_path / "corpus" / "GigaSpeech.json").write_text(whole[:length])
         with pytest.raises(DataError, match=message):
-            running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out")
+            import_corpus(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out")
     (tmp_path / "corpus" / "GigaSpeech.json").write_text('{"audios": [{"aid": 1}]}')
-    with pytest.raises(DataError, match=r"has other entries .'path'.; give GigaSpeech"):
-        running.run(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out")
+    with pytest.raises(DataError, match=r"has unexpected entries .'path'.; give GigaSpeech"):
+        import_corpus(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out")
     blip3o(tmp_path / "tars")
     tar = tmp_path / "tars" / "JourneyDB_000.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(DataError, match=r"cannot read .*JourneyDB_000\.tar"):
-        running.run(importer("blip3o"), tmp_path / "tars", tmp_path / "drawn")
+        import_corpus(importer("blip3o"), tmp_path / "tars", tmp_path / "extracted")
     (tmp_path / "corpus" / "train.tsv").write_text("a\tb\n")
     with pytest.raises(DataError, match="lacks the columns path and sentence"):
-        running.run(importer("common-voice"), tmp_path / "corpus", tmp_path / "voices")
+        import_corpus(importer("common-voice"), tmp_path / "corpus", tmp_path / "voices")
 
 
-def test_parquet_of_another_corpus_or_none(tmp_path: Path) -> None:
+def test_parquet_of_another_corpus_and_broken_parquet(tmp_path: Path) -> None:
     tulu(tmp_path / "corpus")
     with pytest.raises(DataError, match="lacks the columns question_audio, answer"):
-        running.run(importer("voiceassistant"), tmp_path / "corpus", tmp_path / "out")
+        import_corpus(importer("voiceassistant"), tmp_path / "corpus", tmp_path / "out")
     (tmp_path / "corpus" / "data" / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"cannot read .*broken\.parquet"):
-        running.run(importer("tulu-3"), tmp_path / "corpus", tmp_path / "again")
+        import_corpus(importer("tulu-3"), tmp_path / "corpus", tmp_path / "again")
 
 
 def test_without_pyarrow_the_extra_is_named(
@@ -340,17 +343,17 @@ def test_without_pyarrow_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "a.parquet").touch()
-    with pytest.raises(ModelError, match=r"pip install 'omni-diffusion\[data\]'"):
-        running.run(importer("tulu-3"), tmp_path, tmp_path / "out")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'omni-diffusion\[data\]'"):
+        import_corpus(importer("tulu-3"), tmp_path, tmp_path / "out")
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_contents_is_refused(tmp_path: Path) -> None:
     librispeech(tmp_path / "corpus")
-    running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "out")
+    import_corpus(importer("librispeech"), tmp_path / "corpus", tmp_path / "out")
     with pytest.raises(DataError, match=r"holds librispeech from .*; give another folder"):
-        running.run(importer("libritts"), tmp_path / "corpus", tmp_path / "out")
+        import_corpus(importer("libritts"), tmp_path / "corpus", tmp_path / "out")
     with pytest.raises(DataError, match="holds other files; give an empty folder"):
-        running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "corpus")
+        import_corpus(importer("librispeech"), tmp_path / "corpus", tmp_path / "corpus")
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot create"):
-        running.run(importer("librispeech"), tmp_path / "corpus", tmp_path / "file" / "out")
+        import_corpus(importer("librispeech"), tmp_path / "corpus", tmp_path / "file" / "out")

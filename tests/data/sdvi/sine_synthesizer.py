@@ -1,4 +1,4 @@
-"""The tones of `say` as a Python plug-in, and a recogniser that really hears them."""
+"""The tones of `speaking_program` as a Python plug-in, and an ASR model that recognises them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 import torch
 from tests.data.sdvi.speaking_program import LENGTH, RATE, STEP, WORDS, samples
 
-from omni_diffusion.data.sdvi.quality_filter import Judge
+from omni_diffusion.data.sdvi.quality_filter import AsrJudge
 from omni_diffusion.errors import EvaluationError
 from omni_diffusion.media import Waveform
-from omni_diffusion.mini.benchmark import BANK
+from omni_diffusion.mini.evaluate import BANK
 from omni_diffusion.mini.recordings import Bank
 
 said: list[tuple[str, str]] = []
@@ -68,4 +68,4 @@ def errors(text: str, hypothesis: str) -> tuple[int, int]:
     return sum(one != other for one, other in pairs), len(words)
 
 
-JUDGE = Judge("tones", lambda: transcribe, errors)
+JUDGE = AsrJudge("tones", lambda: transcribe, errors)

@@ -1,8 +1,10 @@
 """A synthesizer of the standard library alone: each word is a tone of its own, 240 ms long.
 
-As a command: `python say.py VOICE OUT [TEXT]`, else it reads the text; some words make it fail. The
-voice "mumbler" says other words than it is given, "mute" says silence.
+As a command: `python speaking_program.py VOICE OUT [TEXT]`; without TEXT it reads its input. Some
+words make it fail. The voice "mumbler" says other words than it is given, "mute" says silence.
 """
+
+from __future__ import annotations
 
 import array
 import math

@@ -1,47 +1,30 @@
-"""Which written lines are spoken, and why others are not."""
+"""Which written samples are spoken, and why others are rejected."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.data.sdvi.written_manifests import caption, vqa, written
 from tests.tiny import checkers
 
-from omni_diffusion.data.sdvi.sources import Left, Line, Sources
+from omni_diffusion.data.sdvi.sources import Rejected, Sources, WrittenSample
 from omni_diffusion.errors import DataError
-from omni_diffusion.tasks import prompts
-from omni_diffusion.tasks.catalog import CATALOG
 
 
-def vqa(text: str, answer: str, image: str = "boat.png", name: str | None = None) -> dict[str, Any]:
-    return prompts.row(CATALOG["vqa"], text=text, answer=answer, images=[image], name=name)
-
-
-def caption(text: str, image: str = "boat.png", name: str | None = None) -> dict[str, Any]:
-    return prompts.row(CATALOG["t2i"], text=text, answer="<|image|>", images=[image], name=name)
-
-
-def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
-    checkers(32).write(folder / "boat.png")
-    path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def told(folder: Path, rows: list[dict[str, Any]], **more: Any) -> list[str]:
-    """Question and answer, or why there are none."""
-    found = Sources(written(folder, "vqa.jsonl", rows), **more).lines()
-    return [f"{x.question} {x.answer}" if isinstance(x, Line) else x.reason for x in found]
+def texts(folder: Path, rows: list[dict[str, Any]], **more: Any) -> list[str]:
+    """Question and answer of each sample, or the reason of its rejection."""
+    found = Sources(written(folder, "vqa.jsonl", rows), **more).samples()
+    return [f"{x.question} {x.answer}" if isinstance(x, WrittenSample) else x.reason for x in found]
 
 
 def test_a_question_and_a_caption(tmp_path: Path) -> None:
     asked = written(tmp_path, "vqa.jsonl", [vqa("What is it?\nA. a dog\nB. a boat", "B", name="q")])
     drawn = written(tmp_path, "t2i.jsonl", [caption("a red boat", name="c")])
-    question, drawing = Sources(asked, drawn).lines()
-    assert isinstance(question, Line)
-    assert isinstance(drawing, Line)
+    question, drawing = Sources(asked, drawn).samples()
+    assert isinstance(question, WrittenSample)
+    assert isinstance(drawing, WrittenSample)
     assert (question.name, question.question, question.answer) == (
         "svqa-q-1",
         "What is it?",
@@ -51,13 +34,13 @@ def test_a_question_and_a_caption(tmp_path: Path) -> None:
     assert question.picture == drawing.picture == tmp_path / "boat.png"
 
 
-def test_a_picture_may_stand_before_its_question(tmp_path: Path) -> None:
+def test_a_picture_may_come_before_its_question(tmp_path: Path) -> None:
     row = vqa("What is it?", "A boat.")
     row["messages"][0]["content"] = "<|image|>\nWhat is it?"
-    assert told(tmp_path, [row]) == ["What is it? A boat."]
+    assert texts(tmp_path, [row]) == ["What is it? A boat."]
 
 
-def test_questions_that_are_not_spoken(tmp_path: Path) -> None:
+def test_rejected_questions(tmp_path: Path) -> None:
     checkers(8).write(tmp_path / "small.png")
     (tmp_path / "broken.png").write_bytes(b"nothing")
     blind, two, system, drawing = (vqa("What?", "A boat.") for _ in range(4))
@@ -68,7 +51,7 @@ def test_questions_that_are_not_spoken(tmp_path: Path) -> None:
         {"role": "user", "content": "A boat?"},
         {"role": "assistant", "content": "<|image|>"},
     ]
-    assert told(
+    assert texts(
         tmp_path,
         [
             vqa("Solve for y in the picture.", "2"),
@@ -91,16 +74,16 @@ def test_questions_that_are_not_spoken(tmp_path: Path) -> None:
         "the picture is too small",
         "not one picture, in the first question",
         "not one picture, in the first question",
-        "it has a system text of its own",
+        "it has a system message",
         "not one picture, in the first question",
     ]
 
 
-def test_captions_that_are_not_spoken(tmp_path: Path) -> None:
+def test_rejected_captions(tmp_path: Path) -> None:
     rows = [caption("word " * 101), caption("..."), vqa("What?", "A boat.")]
     rows.append(caption("a boat", "missing.png"))
-    found = list(Sources(None, written(tmp_path, "t2i.jsonl", rows)).lines())
-    assert [each.reason for each in found if isinstance(each, Left)] == [
+    found = list(Sources(None, written(tmp_path, "t2i.jsonl", rows)).samples())
+    assert [each.reason for each in found if isinstance(each, Rejected)] == [
         "the caption has more than 100 words",
         "there are no words to say",
         "no caption with its picture",
@@ -108,21 +91,21 @@ def test_captions_that_are_not_spoken(tmp_path: Path) -> None:
     ]
 
 
-def test_later_turns_are_taken_when_asked_for(tmp_path: Path) -> None:
+def test_later_turns_are_used_on_request(tmp_path: Path) -> None:
     row = vqa("What is it?", "A boat.", name="q")
     row["messages"] += [
         {"role": "user", "content": "What color?"},
         {"role": "assistant", "content": "Red."},
     ]
-    assert told(tmp_path, [row]) == ["What is it? A boat.", "a later turn"]
-    assert told(tmp_path, [row], later_turns=True) == ["What is it? A boat.", "What color? Red."]
+    assert texts(tmp_path, [row]) == ["What is it? A boat.", "a later turn"]
+    assert texts(tmp_path, [row], later_turns=True) == ["What is it? A boat.", "What color? Red."]
 
 
-def test_names_do_not_depend_on_the_order_and_none_comes_twice(tmp_path: Path) -> None:
+def test_names_do_not_depend_on_the_order_and_are_unique(tmp_path: Path) -> None:
     rows = [vqa("What?", "A boat."), vqa("Who?", "A dog."), vqa("Why?", "So.", name="q")]
 
     def names(rows: list[dict[str, Any]]) -> list[str]:
-        return [each.name for each in Sources(written(tmp_path, "v.jsonl", rows)).lines()]
+        return [each.name for each in Sources(written(tmp_path, "v.jsonl", rows)).samples()]
 
     assert sorted(names(rows)) == sorted(names(rows[::-1]))
     twice = names([*rows, rows[0], rows[2]])
@@ -130,7 +113,7 @@ def test_names_do_not_depend_on_the_order_and_none_comes_twice(tmp_path: Path) -
     assert twice[:3] == names(rows)
 
 
-def test_a_broken_line_is_an_error_with_its_place(tmp_path: Path) -> None:
+def test_a_broken_line_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = written(tmp_path, "vqa.jsonl", [vqa("What?", "A boat."), {"messages": []}])
     with pytest.raises(DataError, match=r"vqa\.jsonl:2: 'messages' is empty"):
-        list(Sources(path).lines())
+        list(Sources(path).samples())

@@ -1,8 +1,10 @@
-"""The paper's text rules, on questions as LLaVA-OneVision has them."""
+"""The paper's text rules on questions in the style of LLaVA-OneVision."""
+
+from __future__ import annotations
 
 import pytest
 
-from omni_diffusion.data.sdvi.text_rules import Dropped, Pair, choices, spoken
+from omni_diffusion.data.sdvi.text_rules import SpeakablePair, Unspeakable, speakable, split_options
 
 OPTIONS = """What is the man holding?
 Choices:
@@ -26,7 +28,7 @@ Answer with the option's letter from the given choices directly."""
     ],
 )
 def test_plain_questions_stay_as_they_are(question: str, answer: str) -> None:
-    assert spoken(question, answer) == Pair(question, answer)
+    assert speakable(question, answer) == SpeakablePair(question, answer)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +44,8 @@ def test_plain_questions_stay_as_they_are(question: str, answer: str) -> None:
         ("What is $x^2$ here?", "4"),
     ],
 )
-def test_mathematics_is_left_out(question: str, answer: str) -> None:
-    assert spoken(question, answer) == Dropped("mathematics")
+def test_mathematics_is_rejected(question: str, answer: str) -> None:
+    assert speakable(question, answer) == Unspeakable("mathematics")
 
 
 @pytest.mark.parametrize(
@@ -57,13 +59,13 @@ def test_mathematics_is_left_out(question: str, answer: str) -> None:
         ("Which query is it?", "SELECT name FROM people WHERE age"),
     ],
 )
-def test_programming_is_left_out(question: str, answer: str) -> None:
-    assert spoken(question, answer) == Dropped("programming")
+def test_programming_is_rejected(question: str, answer: str) -> None:
+    assert speakable(question, answer) == Unspeakable("programming")
 
 
 @pytest.mark.parametrize("answer", ["B", "B.", "(B)", "B. a bat", "The answer is B", "a bat", "b"])
 def test_multiple_choice_becomes_an_open_question(answer: str) -> None:
-    assert spoken(OPTIONS, answer) == Pair("What is the man holding?", "a bat")
+    assert speakable(OPTIONS, answer) == SpeakablePair("What is the man holding?", "a bat")
 
 
 @pytest.mark.parametrize(
@@ -80,23 +82,23 @@ def test_multiple_choice_becomes_an_open_question(answer: str) -> None:
     ],
 )
 def test_options_of_every_form(question: str, stem: str, options: list[str]) -> None:
-    found = choices(question)
+    found = split_options(question)
     assert found[0] == stem
     assert list(found[1].values()) == options
     assert list(found[1]) == list("ABC"[: len(options)])
 
 
-def test_choices_that_cannot_be_left_away_or_are_not_answered() -> None:
+def test_options_that_cannot_be_removed_or_are_not_answered() -> None:
     pointing = OPTIONS.replace("What is", "Which of the following is")
-    assert spoken(pointing, "B") == Dropped("the question points at its choices")
-    below = Pair("What is below it?", "a dog")
-    assert spoken("What is below it?\nA. a cat\nB. a dog", "B") == below
-    assert spoken(OPTIONS, "D") == Dropped("the answer is none of the choices")
-    assert spoken(OPTIONS, "Both.") == Dropped("the answer is none of the choices")
+    assert speakable(pointing, "B") == Unspeakable("the question points at its choices")
+    below = SpeakablePair("What is below it?", "a dog")
+    assert speakable("What is below it?\nA. a cat\nB. a dog", "B") == below
+    assert speakable(OPTIONS, "D") == Unspeakable("the answer is none of the choices")
+    assert speakable(OPTIONS, "Both.") == Unspeakable("the answer is none of the choices")
 
 
-def test_long_and_empty_answers_are_left_out() -> None:
-    assert isinstance(spoken("What is it?", "word " * 100), Pair)
-    too_long = Dropped("the answer has more than 100 words")
-    assert spoken("What is it?", "word " * 101) == too_long
-    assert spoken("What is it?", " ") == Dropped("the question or the answer is empty")
+def test_long_and_empty_answers_are_rejected() -> None:
+    assert isinstance(speakable("What is it?", "word " * 100), SpeakablePair)
+    too_long = Unspeakable("the answer has more than 100 words")
+    assert speakable("What is it?", "word " * 101) == too_long
+    assert speakable("What is it?", " ") == Unspeakable("the question or the answer is empty")

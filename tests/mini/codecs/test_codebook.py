@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from omni_diffusion.mini.codecs.codebook import CodebookConfig, MovingCodebook
+from omni_diffusion.mini.codecs.codebook import CodebookConfig, EmaCodebook
 
 CENTRES = torch.tensor([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0], [0.0, -4.0]])
 
@@ -17,12 +17,12 @@ def nearest(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def test_it_spreads_over_the_clusters_even_from_one_place() -> None:
     generator = torch.Generator().manual_seed(0)
-    moving = MovingCodebook(16, 2, CodebookConfig(decay=0.9, restart_every=10))
+    moving = EmaCodebook(16, 2, CodebookConfig(decay=0.9, restart_every=10))
     table = torch.zeros(16, 2)
     moving.start(table, CENTRES[:1] + torch.zeros(2, 2), generator)
     for step in range(200):
         x = vectors(generator)
-        moving.follow(table, x, nearest(table, x))
+        moving.update(table, x, nearest(table, x))
         if step < 150 and step % 10 == 0:
             moving.restart(table, x, generator)
     x = vectors(generator)
@@ -31,7 +31,7 @@ def test_it_spreads_over_the_clusters_even_from_one_place() -> None:
 
 def test_start_puts_codes_on_vectors() -> None:
     generator = torch.Generator().manual_seed(0)
-    moving = MovingCodebook(8, 2, CodebookConfig())
+    moving = EmaCodebook(8, 2, CodebookConfig())
     table = torch.zeros(8, 2)
     x = vectors(generator, 20)
     moving.start(table, x, generator)
@@ -41,13 +41,13 @@ def test_start_puts_codes_on_vectors() -> None:
 
 def test_a_code_that_is_not_chosen_stays_until_it_restarts() -> None:
     generator = torch.Generator().manual_seed(0)
-    moving = MovingCodebook(2, 2, CodebookConfig(decay=0.5))
+    moving = EmaCodebook(2, 2, CodebookConfig(decay=0.5))
     table = torch.tensor([[0.0, 0.0], [9.0, 9.0]])
     moving.use.fill_(1.0)
     moving.total.copy_(table)
     x = torch.randn(10, 2)
     for _ in range(60):
-        moving.follow(table, x, torch.zeros(10, dtype=torch.long))
+        moving.update(table, x, torch.zeros(10, dtype=torch.long))
     assert torch.allclose(table[1], torch.tensor([9.0, 9.0]))
     assert torch.allclose(table[0], x.mean(0), atol=1e-5)
     assert moving.restart(table, x, generator) == 1
@@ -56,6 +56,6 @@ def test_a_code_that_is_not_chosen_stays_until_it_restarts() -> None:
 
 
 def test_more_dead_codes_than_vectors() -> None:
-    moving = MovingCodebook(16, 2, CodebookConfig())
+    moving = EmaCodebook(16, 2, CodebookConfig())
     table = torch.zeros(16, 2)
     assert moving.restart(table, torch.randn(3, 2), torch.Generator().manual_seed(0)) == 3

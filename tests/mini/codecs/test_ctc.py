@@ -9,7 +9,7 @@ from tests.mini.codecs.tones import recorded
 
 from omni_diffusion.errors import DataError
 from omni_diffusion.mini.codecs import ctc
-from omni_diffusion.mini.codecs.ctc import Words, word_errors
+from omni_diffusion.mini.codecs.ctc import Words, edit_distance
 from omni_diffusion.mini.speech_plan import Utterance
 
 SENTENCES = st.lists(st.integers(1, 4), max_size=5)
@@ -34,12 +34,12 @@ def test_recordings_are_those_of_the_split_that_exist(tmp_path: Path) -> None:
     lines = [Utterance(i, "caption", s, "v", "low") for i, s in enumerate(["train", "test"] * 2)]
     for index in (0, 1):
         wave.write(tmp_path / f"{index:05d}.flac")
-    assert [line.index for line, _ in ctc.recordings(lines, tmp_path)] == [0]
-    assert [line.index for line, _ in ctc.recordings(lines, tmp_path, split="test")] == [1]
+    assert [line.index for line, _ in ctc.recorded_lines(lines, tmp_path)] == [0]
+    assert [line.index for line, _ in ctc.recorded_lines(lines, tmp_path, split="test")] == [1]
 
 
 def test_nothing_recorded_is_an_error() -> None:
-    with pytest.raises(DataError, match="speak the bank first"):
+    with pytest.raises(DataError, match="record the speech first"):
         ctc.clips([], Words(()), lambda wave: wave.samples)
 
 
@@ -97,7 +97,7 @@ def test_word_errors_against_the_recursive_definition(a: list[int], b: list[int]
         change = distance(a[1:], b[1:]) + (a[0] != b[0])
         return min(change, distance(a[1:], b) + 1, distance(a, b[1:]) + 1)
 
-    assert word_errors(a, b) == distance(a, b)
+    assert edit_distance(a, b) == distance(a, b)
 
 
 def test_the_error_rate_counts_words_not_clips() -> None:
@@ -116,4 +116,4 @@ def test_the_error_rate_counts_words_not_clips() -> None:
         logits[:, 0, 1] = 1.0  # always hears "low", once
         return logits, torch.tensor([5, 5])
 
-    assert ctc.word_error_rate(clips, deaf) == pytest.approx(2 / 4)
+    assert ctc.ctc_word_error_rate(clips, deaf) == pytest.approx(2 / 4)

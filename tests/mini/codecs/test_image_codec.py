@@ -11,11 +11,11 @@ from omni_diffusion.mini import scenes
 from omni_diffusion.mini.codecs.image_codec import (
     ImageCodecConfig,
     ImageCodecObjective,
-    Pair,
-    entropies,
-    ground_steady,
-    pair,
-    sprites_steady,
+    ScenePair,
+    assignment_entropies,
+    background_consistency,
+    sample_pair,
+    sprite_consistency,
 )
 from omni_diffusion.mini.scenes import Scene
 
@@ -59,22 +59,22 @@ def by_enumeration(z: Tensor, temperature: float) -> tuple[float, float]:
 @pytest.mark.parametrize("bits", [1, 2, 5])
 def test_entropies_against_all_codes(bits: int, scale: float, temperature: float) -> None:
     z = scale * torch.randn(2, bits, 3, 2)
-    each, spread = entropies(z, temperature)
+    each, spread = assignment_entropies(z, temperature)
     assert (float(each), float(spread)) == pytest.approx(by_enumeration(z, temperature), abs=2e-5)
     assert float(each) <= float(spread) + 1e-5
 
 
 def test_entropies_at_their_ends() -> None:
-    unsure = entropies(torch.zeros(1, 3, 2, 2), 1.0)
+    unsure = assignment_entropies(torch.zeros(1, 3, 2, 2), 1.0)
     assert [float(value) for value in unsure] == pytest.approx([3 * math.log(2)] * 2)
     every = torch.tensor(list(itertools.product((-20.0, 20.0), repeat=3)))  # each code once, sure
-    sure = entropies(every.T.reshape(1, 3, 2, 4), 1.0)
+    sure = assignment_entropies(every.T.reshape(1, 3, 2, 4), 1.0)
     assert [float(value) for value in sure] == pytest.approx([0.0, 3 * math.log(2)], abs=1e-6)
 
 
 def test_gradients_stay_finite_where_codes_are_sure() -> None:
     z = (50 * torch.randn(2, 4, 2, 2)).requires_grad_()
-    each, spread = entropies(z, 1.0)
+    each, spread = assignment_entropies(z, 1.0)
     (each - spread).backward()
     assert z.grad is not None
     assert bool(z.grad.isfinite().all())
@@ -83,7 +83,7 @@ def test_gradients_stay_finite_where_codes_are_sure() -> None:
 # ------------------------------------------------------------------------------------------- pairs
 def test_a_pair_shares_its_sprite_and_draws_the_rest_anew() -> None:
     rng = random.Random(0)
-    pairs, known = [pair(rng) for _ in range(400)], set(scenes.every_scene())
+    pairs, known = [sample_pair(rng) for _ in range(400)], set(scenes.every_scene())
     for each in pairs:
         (first, second), (at_first, at_second) = each.scenes, each.at
         assert first.objects[at_first] == second.objects[at_second]
@@ -100,8 +100,8 @@ def test_a_pair_shares_its_sprite_and_draws_the_rest_anew() -> None:
 
 
 def steadiness(first: Scene, second: Scene, at: tuple[int, int], z: Tensor) -> float:
-    shown = torch.stack([pixels_of(scenes.render(s), scenes.SIZE) for s in (first, second)])
-    return float(sprites_steady(z, shown, [Pair((first, second), at)]))
+    shown = torch.stack([pixels_of(scenes.render_scene(s), scenes.SIZE) for s in (first, second)])
+    return float(sprite_consistency(z, shown, [ScenePair((first, second), at)]))
 
 
 def window(scene: Scene, at: int) -> tuple[slice, slice]:
@@ -133,16 +133,16 @@ def test_where_the_background_shows_through_codes_may_differ() -> None:
 
 def test_the_ground_is_steady_where_each_colour_has_one_code() -> None:
     chosen = [Scene("row", ("dog", "cat"), ground) for ground in ("blue", "green", "blue")]
-    shown = torch.stack([pixels_of(scenes.render(s), scenes.SIZE) for s in chosen])
+    shown = torch.stack([pixels_of(scenes.render_scene(s), scenes.SIZE) for s in chosen])
     z = torch.tensor([1.0, -1.0, 1.0])[:, None, None, None].repeat(1, 4, 8, 8)
     z[:, :, 3, 1] += torch.randn(3, 4)  # within the first sprite
-    assert float(ground_steady(z, shown)) == pytest.approx(0, abs=1e-6)
+    assert float(background_consistency(z, shown)) == pytest.approx(0, abs=1e-6)
     z[2, :, 0, 0] = -1.0
-    assert float(ground_steady(z, shown)) > 0.01
+    assert float(background_consistency(z, shown)) > 0.01
 
 
 def test_a_batch_without_plain_ground_has_nothing_to_keep_steady() -> None:
-    assert float(ground_steady(torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64))) == 0
+    assert float(background_consistency(torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64))) == 0
 
 
 # -------------------------------------------------------------------------------------------- loss

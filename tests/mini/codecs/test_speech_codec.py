@@ -7,7 +7,7 @@ from tests.mini.codecs.tones import PITCHES, recorded
 
 from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
 from omni_diffusion.mini.codecs import ctc, speech_codec
-from omni_diffusion.mini.codecs.augment import Distortion
+from omni_diffusion.mini.codecs.augment import Augmentation
 from omni_diffusion.mini.codecs.codebook import CodebookConfig
 from omni_diffusion.mini.codecs.ctc import Words
 from omni_diffusion.mini.codecs.speech_codec import (
@@ -28,24 +28,24 @@ SETTINGS = TokenizerConfig(
     quantize_from=2,
     restart_until=100,
     codebook=CodebookConfig(decay=0.9, restart_every=5),
-    distortion=Distortion(chance=0.5, gaps=0),
+    augmentation=Augmentation(chance=0.5, gaps=0),
 )
 
 
 def objective(seed: int = 0, settings: TokenizerConfig = SETTINGS) -> TokenizerObjective:
     torch.manual_seed(seed)
     tokenizer = SpeechTokenizer(TINY)
-    clips = ctc.clips(recorded(), WORDS, lambda wave: speech_codec.log_mel(tokenizer, wave))
+    clips = ctc.clips(recorded(), WORDS, lambda wave: speech_codec.clip_log_mel(tokenizer, wave))
     training = TokenizerTraining(tokenizer, WORDS.size, settings.codebook, width=32)
     return TokenizerObjective(training, clips, settings)
 
 
 def test_the_codes_come_to_carry_words_and_sound(tmp_path: Path) -> None:
     heard = objective(settings=replace(SETTINGS, quantize_from=60, steady=0.1))
-    before = speech_codec.measure(heard.training.eval(), heard.clips)
+    before = speech_codec.measure_codes(heard.training.eval(), heard.clips)
     loop = LoopConfig(steps=160, optim=OptimConfig(lr=4e-3, warmup=10))
     Trainer(heard, loop, tmp_path).fit()
-    after = speech_codec.measure(heard.training.eval(), heard.clips)
+    after = speech_codec.measure_codes(heard.training.eval(), heard.clips)
     assert after["word_errors"] < 0.15
     assert after["sketch"] < 0.6 * before["sketch"]
     assert after["codes"] > 8
@@ -86,7 +86,7 @@ def test_codes_of_the_batch_are_those_of_encode() -> None:
     heard.loss(SETTINGS.quantize_from, generator)  # fills the table
     tokenizer = heard.training.tokenizer.eval()
     mels = [clip.rows for clip in heard.clips]
-    batch = speech_codec.heard_batch(tokenizer, mels, mels, [])
+    batch = speech_codec.speech_batch(tokenizer, mels, mels, [])
     ids = tokenizer(batch.given.mT, batch.frames)
     for row, keep, (_, wave) in zip(ids, batch.codes, recorded(), strict=True):
         codes = tokenizer.encode(wave)
@@ -122,6 +122,6 @@ def test_steadiness_is_nothing_where_nothing_far_is_heard() -> None:
 def test_clips_too_short_for_a_piece_cost_nothing() -> None:
     heard = objective()
     mel = torch.randn(16, 80)
-    batch = speech_codec.heard_batch(heard.training.tokenizer, [mel] * 4, [mel] * 4, [])
+    batch = speech_codec.speech_batch(heard.training.tokenizer, [mel] * 4, [mel] * 4, [])
     z = torch.randn(4, 2, TINY.d_model)
     assert float(heard._steady(batch, z, torch.Generator())) == 0

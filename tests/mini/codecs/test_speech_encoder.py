@@ -9,7 +9,10 @@ from omni_diffusion.codecs.sensevoice import SenseVoice, SenseVoiceConfig
 from omni_diffusion.errors import TrainingError
 from omni_diffusion.mini.codecs import ctc, speech_encoder
 from omni_diffusion.mini.codecs.ctc import Clip, Words
-from omni_diffusion.mini.codecs.speech_encoder import HearingConfig, HearingObjective
+from omni_diffusion.mini.codecs.speech_encoder import (
+    SpeechEncoderObjective,
+    SpeechEncoderTrainingConfig,
+)
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
@@ -18,15 +21,15 @@ TINY = SenseVoiceConfig(dim=32, heads=2, ffn=64, blocks=2, tp_blocks=1, ctc_size
 
 
 def clips() -> list[Clip]:
-    return ctc.clips(recorded(), WORDS, speech_encoder.log_mel)
+    return ctc.clips(recorded(), WORDS, speech_encoder.kaldi_log_mel)
 
 
-def objective(seed: int = 0, dropout: float = 0.1) -> HearingObjective:
+def objective(seed: int = 0, dropout: float = 0.1) -> SpeechEncoderObjective:
     torch.manual_seed(seed)
     heard = clips()
     model = SenseVoice(SenseVoiceConfig(**(TINY.__dict__ | {"dropout": dropout})))
-    model.cmvn = speech_encoder.measure_cmvn(model, heard)
-    return HearingObjective(model, heard, HearingConfig(batch=8))
+    model.cmvn = speech_encoder.clips_cmvn(model, heard)
+    return SpeechEncoderObjective(model, heard, SpeechEncoderTrainingConfig(batch=8))
 
 
 def test_it_learns_to_hear(tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
 def test_features_are_the_encoders_own() -> None:
     heard = objective()
     wave = recorded()[0][1]
-    stacked = fbank.stack_frames(speech_encoder.log_mel(wave), TINY.lfr_m, TINY.lfr_n)
+    stacked = fbank.stack_frames(speech_encoder.kaldi_log_mel(wave), TINY.lfr_m, TINY.lfr_n)
     assert heard.model.cmvn is not None
     normal = fbank.normalize(stacked, heard.model.cmvn)
     assert torch.equal(normal, heard.model.features(wave))
@@ -83,4 +86,6 @@ def test_logits_do_not_depend_on_the_batch() -> None:
 
 def test_a_model_without_head_or_cmvn_is_refused() -> None:
     with pytest.raises(TrainingError, match="head of at least"):
-        HearingObjective(SenseVoice(SenseVoiceConfig.mini()), clips(), HearingConfig())
+        SpeechEncoderObjective(
+            SenseVoice(SenseVoiceConfig.mini()), clips(), SpeechEncoderTrainingConfig()
+        )

@@ -10,7 +10,7 @@ from omni_diffusion.codecs.glm_voice.token_encoder import TokenEncoderConfig
 from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer, SpeechTokenizerConfig
 from omni_diffusion.errors import DataError
 from omni_diffusion.mini.codecs import speech_flow
-from omni_diffusion.mini.codecs.speech_flow import FlowObjective, FlowTrainingConfig, Voiced
+from omni_diffusion.mini.codecs.speech_flow import FlowClip, FlowObjective, FlowTrainingConfig
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
@@ -30,7 +30,7 @@ def objective(seed: int = 0) -> FlowObjective:
     )
     torch.manual_seed(seed)
     flow = Flow(TINY)
-    clips = speech_flow.voiced((wave for _, wave in recorded(6)), tokenizer, flow)
+    clips = speech_flow.flow_clips((wave for _, wave in recorded(6)), tokenizer, flow)
     speech_flow.start_at_mean(flow, clips)
     return FlowObjective(flow, clips, FlowTrainingConfig(batch=4))
 
@@ -44,17 +44,17 @@ def test_mels_are_as_long_as_the_decoder_draws_them() -> None:
 def test_no_clip_is_an_error() -> None:
     speak = objective()
     with pytest.raises(DataError, match="answer voice"):
-        speech_flow.voiced([], SpeechTokenizer(SpeechTokenizerConfig.mini()), speak.flow)
+        speech_flow.flow_clips([], SpeechTokenizer(SpeechTokenizerConfig.mini()), speak.flow)
 
 
 def test_it_starts_at_the_mean_spectrum_and_learns(tmp_path: Path) -> None:
     speak = objective()
     mels = torch.cat([clip.mel for clip in speak.clips], dim=1)
     from_mean = float((mels - mels.mean(1, keepdim=True)).abs().mean())
-    before = speech_flow.measure(speak.flow.eval(), speak.clips, steps=4)
+    before = speech_flow.measure_flow(speak.flow.eval(), speak.clips, steps=4)
     assert before["means"] == pytest.approx(from_mean, rel=0.2)
     Trainer(speak, LoopConfig(steps=60, optim=OptimConfig(lr=5e-3, warmup=10)), tmp_path).fit()
-    after = speech_flow.measure(speak.flow.eval(), speak.clips, steps=4)
+    after = speech_flow.measure_flow(speak.flow.eval(), speak.clips, steps=4)
     assert after["means"] < before["means"]
     assert after["drawn"] < before["drawn"]
 
@@ -75,8 +75,8 @@ def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
 
 def test_a_batch_pads_codes_and_mels() -> None:
     clips = [
-        Voiced(torch.tensor([3, 1]), torch.ones(80, 13)),
-        Voiced(torch.tensor([2]), torch.zeros(80, 6)),
+        FlowClip(torch.tensor([3, 1]), torch.ones(80, 13)),
+        FlowClip(torch.tensor([2]), torch.zeros(80, 6)),
     ]
     codes, mel, n_codes, n_frames = speech_flow.batch_of(clips)
     assert codes.tolist() == [[3, 1], [2, 0]]

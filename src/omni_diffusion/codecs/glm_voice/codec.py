@@ -1,8 +1,9 @@
 """The speech codec: a waveform to codes, and codes to a waveform.
 
-Joins tokenizer, flow decoder and vocoder, and keeps them in one folder. Knows only local codes;
-where they lie in the unified vocabulary is not known here.
+Joins tokenizer, flow decoder and vocoder, and stores them in one folder.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ VOCODER_FILE = "vocoder.safetensors"
 
 @dataclass(frozen=True)
 class GlmVoiceConfig:
-    """The three parts; a GriffinLim is its own config and has no weights."""
+    """Configs of the three parts; GriffinLim is its own config and has no weights."""
 
     tokenizer: SpeechTokenizerConfig
     flow: FlowConfig
@@ -40,28 +41,33 @@ class GlmVoiceConfig:
         if self.tokenizer.codebook_size != self.flow.vocab_size:
             raise ConfigError(
                 f"the tokenizer has {self.tokenizer.codebook_size} codes, the flow decoder "
-                f"{self.flow.vocab_size}: both must be the same"
+                f"{self.flow.vocab_size}",
+                field="codebook_size",
+                value=self.tokenizer.codebook_size,
+                fix="make them equal",
             )
         if self.tokenizer.code_rate != self.flow.code_rate:
             raise ConfigError(
                 f"the tokenizer gives {self.tokenizer.code_rate:g} codes a second, the flow "
-                f"decoder takes {self.flow.code_rate:g}: change the tokenizer's pool or the flow's "
-                "code_rate"
+                f"decoder takes {self.flow.code_rate:g}",
+                field="code_rate",
+                value=self.flow.code_rate,
+                fix="change the tokenizer's pool or the flow decoder's code_rate",
             )
 
     @classmethod
     def official(cls) -> Self:
-        """GLM-4-Voice as published."""
+        """The official sizes, those of GLM-4-Voice."""
         return cls(SpeechTokenizerConfig.official(), FlowConfig.official(), HiFTConfig.official())
 
     @classmethod
     def mini(cls) -> Self:
-        """The small codec; it speaks through Griffin-Lim."""
+        """The small codec, with Griffin-Lim as vocoder."""
         return cls(SpeechTokenizerConfig.mini(), FlowConfig.mini(), GriffinLim())
 
 
 class GlmVoice(nn.Module):
-    """Waveform <-> speech codes."""
+    """Waveform to speech codes and back."""
 
     def __init__(self, tokenizer: SpeechTokenizer, flow: Flow, vocoder: Vocoder) -> None:
         super().__init__()
@@ -71,7 +77,7 @@ class GlmVoice(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Open what `save` wrote. Raises ConfigError or WeightsError for what does not fit."""
+        """Read a folder of `save`; raises ConfigError or WeightsError for files that do not fit."""
         folder = Path(folder)
         config = configs.load(GlmVoiceConfig, folder / CONFIG_FILE)
         vocoder: Vocoder
@@ -85,54 +91,50 @@ class GlmVoice(nn.Module):
             vocoder,
         ).eval()
 
-    @classmethod
-    def load_published(cls, tokenizer: str | Path, decoder: str | Path) -> Self:
-        """Open the published folders: a tokenizer (model.safetensors), a decoder (*.pt)."""
-        return cls(
-            SpeechTokenizer.load(Path(tokenizer) / "model.safetensors"),
-            Flow.load(Path(decoder) / "flow.pt"),
-            HiFT.load(Path(decoder) / "hift.pt"),
-        ).eval()
-
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write config and weights, each file whole or not at all; `dtype`: a smaller one."""
+        """Write config and weights, each atomically; `dtype`: stored type of the weights."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights.write(self.tokenizer.state_dict(), folder / TOKENIZER_FILE, dtype=dtype)
-        weights.write(self.flow.state_dict(), folder / FLOW_FILE, dtype=dtype)
+        weights.write_tensors(self.tokenizer.state_dict(), folder / TOKENIZER_FILE, dtype=dtype)
+        weights.write_tensors(self.flow.state_dict(), folder / FLOW_FILE, dtype=dtype)
         if isinstance(self.vocoder, HiFT):
-            weights.write(self.vocoder.state_dict(), folder / VOCODER_FILE, dtype=dtype)
+            weights.write_tensors(self.vocoder.state_dict(), folder / VOCODER_FILE, dtype=dtype)
         configs.save(self.config, folder / CONFIG_FILE)
 
     @property
     def config(self) -> GlmVoiceConfig:
-        """Sizes of the three parts."""
+        """Configs of the three parts."""
         vocoder = self.vocoder
         if not isinstance(vocoder, HiFT | GriffinLim):
-            raise ConfigError(f"{type(vocoder).__name__} has no config: use HiFT or GriffinLim")
+            raise ConfigError(
+                f"{type(vocoder).__name__} has no config",
+                field="vocoder",
+                value=vocoder,
+                fix="use HiFT or GriffinLim",
+            )
         sizes = vocoder.config if isinstance(vocoder, HiFT) else vocoder
         return GlmVoiceConfig(self.tokenizer.config, self.flow.config, sizes)
 
     @property
     def vocabulary_size(self) -> int:
-        """How many local codes exist."""
+        """The number of local codes."""
         return self.flow.config.vocab_size
 
     @property
     def codes_per_second(self) -> float:
-        """12.5 as published, 25 in the small codec."""
+        """Codes per second: 12.5 official, 25 in the small codec."""
         return self.flow.config.code_rate
 
     def encode(self, waveform: Waveform) -> Tensor:
-        """Local codes int64 [n] of any waveform; channel 0 alone is heard, as published."""
+        """Local codes int64 [n] of any waveform; only channel 0 is encoded, as published."""
         return self.tokenizer.encode(waveform)
 
     @torch.no_grad()
     def decode(self, ids: Tensor, steps: int | None = None, seed: int = 42) -> Waveform:
-        """Sound at 22,050 Hz of local codes [n]; no codes give no sound.
+        """Waveform at 22,050 Hz of local codes [n]; empty for no codes.
 
-        `steps` of the flow decoder: time grows in proportion; None = as its config says. The same
-        codes, steps and seed give the same sound; 42 is the published seed.
+        steps: Euler steps of the flow decoder, to which the time is proportional; None = those of
+        its config. The result depends only on codes, steps and seed; 42 is the published seed.
         """
         ids = self.flow.checked(ids)
         generator = torch.Generator().manual_seed(seed)
@@ -143,9 +145,9 @@ class GlmVoice(nn.Module):
     def decode_stream(
         self, blocks: Iterable[Tensor], steps: int | None = None, seed: int = 42
     ) -> Iterator[Waveform]:
-        """Sound piece by piece while codes arrive in blocks [n_i]; what is given stays.
+        """Waveforms, one for each block of codes [n_i] and a last one; some may be empty.
 
-        All pieces together last as long as `decode` of all codes. Pieces may be empty.
+        Their concatenation is as long as `decode` of all codes.
         """
         stream = VoiceStream(self.flow, self.vocoder, steps=steps, seed=seed)
         for block in blocks:

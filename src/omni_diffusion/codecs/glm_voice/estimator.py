@@ -1,9 +1,12 @@
 """The velocity network of the flow decoder: a one-dimensional U-Net over mel frames.
 
-Maps a noisy mel, its time and its conditions to dx/dt. Knows nothing of codes, solvers or losses.
-Dimension key: B batch, M mel frames, T frames at either resolution, C channels. Parameter names
-are the published ones (Matcha-TTS's decoder as GLM-4-Voice configures it).
+Maps a noisy mel, its time and its conditions to dx/dt. Parameters have the published names
+(Matcha-TTS's decoder as GLM-4-Voice configures it).
+
+Dimensions: B batch, M mel frames, T frames at either resolution, C channels.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -23,9 +26,9 @@ NORM_GROUPS = 8
 class EstimatorConfig:
     """Sizes of the U-Net.
 
-    `padding` decides what padded frames do in a batch of unequal lengths: "hidden" keeps every
-    row equal to its run alone; "upstream" repeats the published code, which adds its 0/1 mask to
-    the attention scores and normalises over padding. Without padding both are the same.
+    padding: treatment of padded frames in a batch of unequal lengths. "hidden" makes rows
+    independent; "upstream" is the published code, which adds its 0/1 mask to the attention scores
+    and normalizes over padding. Without padding both are equal.
     """
 
     channels: int = 256
@@ -38,18 +41,23 @@ class EstimatorConfig:
     def __post_init__(self) -> None:
         if self.channels % NORM_GROUPS:
             raise ConfigError(
-                f"estimator channels {self.channels}: must be a multiple of {NORM_GROUPS}"
+                f"estimator channels {self.channels}",
+                field="channels",
+                value=self.channels,
+                fix=f"give a multiple of {NORM_GROUPS}",
             )
 
 
 @dataclass(frozen=True)
 class Level:
-    """Padding at one resolution."""
+    """Padding at one resolution.
+
+    mask: [B, 1, T], 1 on audio; None without padding. scores: the attention mask, boolean
+    [B, 1, 1, T] or additive [B, 1, T, T].
+    """
 
     mask: Tensor | None
-    """[B, 1, T], 1 on sound; None: nothing is padded."""
     scores: Tensor | None
-    """What attention does with it: a boolean [B, 1, 1, T] or an additive [B, 1, T, T]."""
 
 
 class Estimator(nn.Module):
@@ -82,7 +90,7 @@ class Estimator(nn.Module):
     ) -> Tensor:
         """Velocity [B, bins, M] at time t [B] of x, mu, cond [B, bins, M] and speaker [B, bins].
 
-        `mask` [B, 1, M] is 1 on sound; None when nothing is padded.
+        mask: [B, 1, M], 1 on audio; None without padding.
         """
         time = self.time_mlp(t)
         speakers = speaker[:, :, None].expand(-1, -1, x.shape[-1])
@@ -97,7 +105,7 @@ class Estimator(nn.Module):
             _, h = stage(h, time, half)
         for stage, level in zip(self.up_blocks, (half, full), strict=True):
             skip = skips.pop()
-            # Doubling a halved odd length gives one frame too many.
+            # An odd length, halved and doubled, has one frame too many.
             h = torch.cat([h[..., : skip.shape[-1]], skip], dim=1)
             _, h = stage(h, time, level)
         h = self.final_block(h, mask)
@@ -112,7 +120,7 @@ class Estimator(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """Residual block, transformers and, outside the middle, a resize: listed as published."""
+    """Residual block, transformers and, except in the middle, a resize, in the published order."""
 
     def __init__(
         self, config: EstimatorConfig, inputs: int, resize: nn.Module | None = None
@@ -122,7 +130,7 @@ class Stage(nn.ModuleList):
         super().__init__([residual, transformers, *([] if resize is None else [resize])])
 
     def forward(self, h: Tensor, time: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """[B, inputs, T] -> the stage's own output [B, C, T] and the same, resized."""
+        """[B, inputs, T] -> the output [B, C, T] before and after resizing."""
         residual, transformers, *resize = self
         assert isinstance(transformers, nn.ModuleList)
         h = residual(h, time, level.mask).transpose(1, 2)
@@ -193,7 +201,7 @@ class Transformer(nn.Module):
         self.norm1 = nn.LayerNorm(c)
         self.attn1 = FrameAttention(config)
         self.norm3 = nn.LayerNorm(c)
-        # Place 1 of the published list is a dropout of 0.
+        # Module 1 of the published list is a dropout of 0.
         net = nn.Sequential(GeluLinear(c, 4 * c), nn.Identity(), nn.Linear(4 * c, c))
         self.ff = nn.ModuleDict({"net": net})
 
@@ -217,7 +225,7 @@ class GeluLinear(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Multi-head attention whose inner width, heads x head_dim, may differ from the channels."""
+    """Multi-head attention; its inner width, heads x head_dim, may differ from the channels."""
 
     def __init__(self, config: EstimatorConfig) -> None:
         super().__init__()

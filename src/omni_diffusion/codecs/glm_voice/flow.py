@@ -1,8 +1,11 @@
-"""Speech codes -> log-mel: the token encoder and flow matching joined.
+"""Speech codes -> log-mel: the token encoder and flow matching.
 
-Knows no waveform and no vocoder. Dimension key: B batch, N codes, M mel frames, C mel bins, L
-prompt frames. Parameter names are GLM-4-Voice's published ones.
+Parameters have the names of GLM-4-Voice's published checkpoint.
+
+Dimensions: B batch, N codes, M mel frames, C mel bins, L prompt frames.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal, Self
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from omni_diffusion.codecs.glm_voice.estimator import Estimator, EstimatorConfig
 from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.matching import Conditions, FlowMatching
-from omni_diffusion.codecs.glm_voice.mel import SPEAK_HOP, SPEAK_RATE
+from omni_diffusion.codecs.glm_voice.mel import VOICE_HOP, VOICE_RATE
 from omni_diffusion.codecs.glm_voice.token_encoder import (
     LengthRegulator,
     TokenEncoder,
@@ -26,13 +29,13 @@ from omni_diffusion.errors import SamplingError, VocabularyError
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Sizes and numbers of the flow decoder.
+    """Sizes and parameters of the flow decoder.
 
-    `guidance` is the share by which the unconditional velocity is subtracted when sampling;
-    `condition_dropout` the share of training rows that learn that velocity. `temperature` scales
-    the noise that sampling starts from (Matcha-TTS); below 1 sound varies less and words are
-    clearer. 1 as published. `steps` is how many Euler steps sampling takes where none are asked
-    for, `precision` what its matrix products run in: docs/speed.md has what fewer and coarser cost.
+    guidance: scale by which the unconditional velocity is subtracted in sampling.
+    condition_dropout: fraction of training rows without conditions. temperature: scale of the noise
+    that sampling starts from (Matcha-TTS); below 1 speech varies less and is clearer; 1 as
+    published. steps: Euler steps of sampling by default. precision: of matrix products. See
+    docs/speed.md for the cost of fewer steps and lower precision.
     """
 
     vocab_size: int = 16384
@@ -50,12 +53,12 @@ class FlowConfig:
 
     @classmethod
     def official(cls) -> Self:
-        """The published GLM-4-Voice decoder (111 M parameters)."""
+        """The official GLM-4-Voice decoder (111 M parameters)."""
         return cls()
 
     @classmethod
     def mini(cls) -> Self:
-        """A decoder that trains on one CPU core: the published mel, codes at the small rate."""
+        """A decoder that trains on one CPU core: the official mel, 25 codes a second."""
         return cls(
             vocab_size=1024,
             code_rate=25.0,
@@ -68,7 +71,7 @@ class FlowConfig:
 
 
 class Flow(nn.Module):
-    """Codes -> mel. One class for the published size and the small one."""
+    """Codes -> log-mel, in any size."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -87,35 +90,37 @@ class Flow(nn.Module):
     def load(cls, source: Source, config: FlowConfig | None = None) -> Self:
         """The module in eval mode, from a weight file, a folder holding one, or open tensors.
 
-        Raises WeightsError where names or shapes disagree with `config` (default: official).
+        Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
         return fill(cls(config or FlowConfig.official()), source)
 
     def lengths(self, n_tokens: int) -> int:
-        """Mel frames drawn for so many codes.
+        """The number of mel frames of `n_tokens` codes.
 
-        Truncated in float32 as the published code does: one less than exact arithmetic in rare
-        cases (3392 and 3776 codes are the only ones up to 4000).
+        Truncated in float32 as in the published code. Up to 4000 codes this differs from exact
+        arithmetic only for 3392 and 3776, by one frame less.
         """
         seconds = torch.tensor(float(n_tokens)) / self.config.code_rate
-        return int(seconds * SPEAK_RATE / SPEAK_HOP)
+        return int(seconds * VOICE_RATE / VOICE_HOP)
 
     def checked(self, ids: Tensor) -> Tensor:
-        """Codes [n] as int64 on the decoder's device; VocabularyError for one that is none."""
+        """Codes [n] as int64 on the decoder's device; raises VocabularyError for other ids."""
         ids = ids.to(self.input_embedding.weight.device, torch.long).reshape(-1)
         size = self.config.vocab_size
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             raise VocabularyError(
-                f"speech codes run from {int(ids.min())} to {int(ids.max())}: expected local "
-                f"codes from 0 to {size - 1}; take the vocabulary's offset off first"
+                f"speech codes range from {int(ids.min())} to {int(ids.max())}, expected local "
+                f"codes from 0 to {size - 1}",
+                field="ids",
+                fix="subtract the vocabulary's offset first",
             )
         return ids
 
     def noise(self, frames: int, generator: torch.Generator | None = None) -> Tensor:
-        """Starting noise [1, C, frames]; drawn on the CPU with seed 42 when no generator is given.
+        """Initial noise [1, C, frames], drawn on the CPU; with seed 42 by default.
 
-        The published decoder reseeds with 42 on every call; a generator of our own draws the
-        same numbers and leaves the caller's random state alone.
+        The published decoder seeds torch with 42 on every call; this generator draws the same
+        numbers without changing the global random state.
         """
         generator = generator or torch.Generator().manual_seed(42)
         noise = torch.randn(1, self.config.mel_bins, frames, generator=generator)
@@ -133,12 +138,12 @@ class Flow(nn.Module):
         prompt_mel: Tensor | None = None,
         speaker: Tensor | None = None,
     ) -> Tensor:
-        """Log-mel [B, C, M - L] of codes [B, N]; every row equals its run alone.
+        """Log-mel [B, C, M - L] of codes [B, N]; each row is independent of the others.
 
-        prompt_tokens [B, P] and prompt_mel [B, C, L] are what was said before: the codes are
-        continued from it and its L frames are not returned. speaker [B, speaker_size] is a
-        voice embedding; none means the decoder's own voice. noise is [B or 1, C, M] for all M
-        frames, prompt included; by default every row starts from the same `noise(M)`.
+        prompt_tokens [B, P] and prompt_mel [B, C, L]: the speech that the codes continue; its L
+        frames are not returned. speaker: voice embedding [B, speaker_size]; None = the decoder's
+        default voice. noise: [B or 1, C, M] for all M frames, prompt included; by default every row
+        starts from the same `noise(M)`.
         """
         if prompt_tokens is not None:
             tokens = torch.cat([prompt_tokens, tokens], dim=1)
@@ -148,13 +153,18 @@ class Flow(nn.Module):
             return cond[..., known:]
         z = (self.noise(frames) if noise is None else noise).to(cond)
         if z.shape[-1] != frames:
-            raise SamplingError(f"noise of {z.shape[-1]} frames: expected {frames}, as many as mel")
-        given = Conditions(self.means(tokens, frames), self.voice(speaker, len(tokens)), cond)
+            raise SamplingError(
+                f"noise of {z.shape[-1]} frames",
+                field="noise",
+                value=z.shape[-1],
+                fix=f"give {frames}, as many as mel frames",
+            )
+        conditions = Conditions(self.means(tokens, frames), self.voice(speaker, len(tokens)), cond)
         strength = self.config.guidance if guidance is None else guidance
         steps = self.config.steps if steps is None else steps
         reduced = self.config.precision == "bfloat16"
         with torch.autocast(z.device.type, torch.bfloat16, enabled=reduced):
-            mel = self.decoder.solve(z.expand_as(cond), given, steps, strength)
+            mel = self.decoder.solve(z.expand_as(cond), conditions, steps, strength)
         return mel[..., known:]
 
     def loss(
@@ -169,21 +179,21 @@ class Flow(nn.Module):
     ) -> Tensor:
         """Training loss of codes [B, N] and their log-mel [B, C, M], a scalar.
 
-        Rows may be padded: n_tokens [B] and n_frames [B] say how much of each is real. The codes
-        are stretched to the mel's own length. Half of the rows are shown a random beginning of
-        their mel, up to 80 %; a fifth learn without any condition.
+        n_tokens [B], n_frames [B]: the lengths of padded rows. Codes are stretched to the length of
+        the mel. Half of the rows get a random beginning of their mel as a condition, up to 80 %; a
+        fifth of the rows get no condition at all.
         """
         mask = None
         if n_frames is not None:
             real = torch.arange(mel.shape[-1], device=mel.device) < n_frames[:, None]
             mask = real[:, None].to(mel)
         mu = self.means(tokens, mel.shape[-1], n_tokens, n_frames)
-        given = Conditions(
+        conditions = Conditions(
             mu, self.voice(speaker, len(tokens)), self._prompt(mel, n_frames, generator)
         )
-        return self.decoder.loss(mel, given, mask, generator)
+        return self.decoder.loss(mel, conditions, mask, generator)
 
-    forward = loss  # what wrappers for parallel training call
+    forward = loss  # called by wrappers for parallel training
 
     def means(
         self,
@@ -192,7 +202,7 @@ class Flow(nn.Module):
         n_tokens: Tensor | None = None,
         n_frames: Tensor | None = None,
     ) -> Tensor:
-        """mu [B, C, frames] from codes [B, N]; a negative code, such as a padding, is read as 0."""
+        """mu [B, C, frames] from codes [B, N]; negative codes (padding) are read as 0."""
         valid = None
         if n_tokens is not None:
             valid = torch.arange(tokens.shape[1], device=tokens.device) < n_tokens[:, None]
@@ -211,7 +221,7 @@ class Flow(nn.Module):
         return mu
 
     def voice(self, speaker: Tensor | None, rows: int) -> Tensor:
-        """Projected voice embedding [B, C]; zeros stand for the decoder's own voice."""
+        """Projected voice embedding [B, C]; None = the decoder's default voice."""
         weight = self.spk_embed_affine_layer.weight
         if speaker is None:
             speaker = torch.zeros(rows, self.config.speaker_size)
@@ -226,8 +236,10 @@ class Flow(nn.Module):
         known = prompt_mel.shape[-1]
         if known > frames:
             raise SamplingError(
-                f"a prompt of {known} mel frames, expected at most the {frames} of all codes; "
-                "give the prompt's codes as prompt_tokens"
+                f"a prompt of {known} mel frames, expected at most the {frames} of all codes",
+                field="prompt_mel",
+                value=known,
+                fix="give the prompt's codes as prompt_tokens",
             )
         cond[..., :known] = prompt_mel
         return cond, known

@@ -1,8 +1,11 @@
 """Log-mel -> waveform without learned weights: a least-squares inverse mel and Griffin-Lim.
 
-The vocoder of the small model: plain in sound, exact in its definition, nothing to train. Knows
-only `mel.log_mel`, which it inverts. Dimension key: C mel bins, M frames, K = 513 frequencies.
+The vocoder of the small model; it inverts `mel.voice_log_mel`.
+
+Dimensions: C mel bins, M frames, K = 513 frequencies.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -11,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni_diffusion.codecs.glm_voice.mel import (
-    SPEAK_FFT,
-    SPEAK_HOP,
-    SPEAK_PAD,
-    SPEAK_RATE,
-    mel_filters,
-    speak_stft,
+    VOICE_FFT,
+    VOICE_HOP,
+    VOICE_PAD,
+    VOICE_RATE,
+    slaney_mel_filters,
+    voice_stft,
 )
 from omni_diffusion.errors import ConfigError
 from omni_diffusion.media import Waveform
@@ -26,7 +29,7 @@ PEAK = 0.99
 
 @dataclass(frozen=True)
 class GriffinLim:
-    """Fast Griffin-Lim (Perraudin, Balazs and Sondergaard 2013); its own config."""
+    """Fast Griffin-Lim (Perraudin, Balazs and Sondergaard 2013); it is its own config."""
 
     iterations: int = 60
     momentum: float = 0.99
@@ -36,43 +39,43 @@ class GriffinLim:
         if self.iterations < 1 or self.mel_iterations < 0 or not 0 <= self.momentum < 1:
             raise ConfigError(
                 f"Griffin-Lim with {self.iterations} iterations, {self.mel_iterations} mel "
-                f"iterations and momentum {self.momentum}: expected at least 1, at least 0 and "
-                "a momentum in [0, 1)"
+                f"iterations and momentum {self.momentum}",
+                fix="give at least 1, at least 0 and a momentum in [0, 1)",
             )
 
     @torch.no_grad()
     def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
-        """Sound [1, 256 M] at 22,050 Hz of a log-mel [C, M]; the same for the same generator.
+        """Waveform [1, 256 M] at 22,050 Hz of a log-mel [C, M].
 
-        The generator (seed 42 by default) draws the phases to start from.
+        generator: draws the initial phases; seed 42 by default.
         """
         frames = mel.shape[-1]
         if frames == 0:
-            return Waveform(torch.zeros(1, 0), SPEAK_RATE)
+            return Waveform(torch.zeros(1, 0), VOICE_RATE)
         size = magnitudes(mel.float().cpu(), self.mel_iterations)
         generator = generator or torch.Generator().manual_seed(42)
         turns = torch.rand(size.shape, generator=generator)
         samples = synthesize(torch.polar(size, 2 * torch.pi * turns))
-        if frames > 1:  # one frame is too short to be analysed again
+        if frames > 1:  # one frame is too short for an STFT
             samples = self._improve(samples, size)
-        return Waveform(samples.clamp(-PEAK, PEAK)[None], SPEAK_RATE)
+        return Waveform(samples.clamp(-PEAK, PEAK)[None], VOICE_RATE)
 
     def decode_after(
         self, tail: Tensor | None, mel: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Waveform, Tensor]:
-        """As in `Vocoder`; the tail is the sound's, [1, 256], and fades into the new one."""
+        """As `Vocoder`. tail: [1, 256], the end of the last waveform, cross-faded."""
         samples = self.decode(mel, generator).samples
         if tail is not None:
-            fade = torch.hann_window(2 * SPEAK_HOP)
-            head = samples[:, :SPEAK_HOP] * fade[:SPEAK_HOP] + tail * fade[SPEAK_HOP:]
-            samples = torch.cat([head, samples[:, SPEAK_HOP:]], dim=1)
-        return Waveform(samples, SPEAK_RATE), samples[:, -SPEAK_HOP:]
+            fade = torch.hann_window(2 * VOICE_HOP)
+            head = samples[:, :VOICE_HOP] * fade[:VOICE_HOP] + tail * fade[VOICE_HOP:]
+            samples = torch.cat([head, samples[:, VOICE_HOP:]], dim=1)
+        return Waveform(samples, VOICE_RATE), samples[:, -VOICE_HOP:]
 
     def _improve(self, samples: Tensor, size: Tensor) -> Tensor:
-        """Alternate between consistent spectra and those of the wanted magnitudes [K, M]."""
+        """Alternate between consistent spectra and spectra of the target magnitudes [K, M]."""
         before = torch.zeros_like(size)
         for _ in range(self.iterations):
-            spectrum = speak_stft(samples)
+            spectrum = voice_stft(samples)
             ahead = spectrum + self.momentum * (spectrum - before)
             before = spectrum
             samples = synthesize(size * ahead / ahead.abs().clamp(min=1e-12))
@@ -82,29 +85,29 @@ class GriffinLim:
 def magnitudes(mel: Tensor, iterations: int) -> Tensor:
     """Non-negative magnitudes [K, M] whose mel is nearest to a log-mel [C, M].
 
-    Multiplicative updates (Lee and Seung 2000) from the clipped pseudo-inverse: they keep what
-    is positive positive. Frequencies above the highest mel band stay silent.
+    Multiplicative updates (Lee and Seung 2000) from the clipped pseudo-inverse keep them positive.
+    Frequencies above the highest mel band are silent.
     """
-    filters = mel_filters(mel.shape[0], SPEAK_FFT, SPEAK_RATE, 8000.0)  # [K, C]
-    wanted = mel.exp()
-    size: Tensor = (torch.linalg.pinv(filters.T) @ wanted).clamp(min=1e-6)
-    above = filters @ wanted
+    filters = slaney_mel_filters(mel.shape[0], VOICE_FFT, VOICE_RATE, 8000.0)  # [K, C]
+    target = mel.exp()
+    size: Tensor = (torch.linalg.pinv(filters.T) @ target).clamp(min=1e-6)
+    above = filters @ target
     for _ in range(iterations):
         size = size * above / (filters @ (filters.T @ size)).clamp(min=1e-10)
     return size
 
 
 def synthesize(spectrum: Tensor) -> Tensor:
-    """Least-squares inverse of `speak_stft`: [K, M] -> [256 M] samples."""
+    """Least-squares inverse of `voice_stft`: [K, M] -> [256 M] samples."""
     frames = spectrum.shape[-1]
-    window = torch.hann_window(SPEAK_FFT)[:, None]
-    pieces = torch.fft.irfft(spectrum, n=SPEAK_FFT, dim=0) * window
+    window = torch.hann_window(VOICE_FFT)[:, None]
+    pieces = torch.fft.irfft(spectrum, n=VOICE_FFT, dim=0) * window
     total = _overlap(pieces) / _overlap((window**2).expand(-1, frames)).clamp(min=1e-8)
-    return total[SPEAK_PAD:-SPEAK_PAD]
+    return total[VOICE_PAD:-VOICE_PAD]
 
 
 def _overlap(pieces: Tensor) -> Tensor:
     """Add windows [1024, M] at every hop: [256 (M - 1) + 1024]."""
-    length = (pieces.shape[-1] - 1) * SPEAK_HOP + SPEAK_FFT
-    added = F.fold(pieces[None], (1, length), (1, SPEAK_FFT), stride=(1, SPEAK_HOP))
+    length = (pieces.shape[-1] - 1) * VOICE_HOP + VOICE_FFT
+    added = F.fold(pieces[None], (1, length), (1, VOICE_FFT), stride=(1, VOICE_HOP))
     return added.reshape(length)

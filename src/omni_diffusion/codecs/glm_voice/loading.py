@@ -1,7 +1,6 @@
-"""Published weights into a module: opens the source and folds weight norm.
+"""Loads weights into a module: opens the source and folds weight norm."""
 
-Knows nothing of the modules but their parameter names.
-"""
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,21 +17,21 @@ Module = TypeVar("Module", bound=nn.Module)
 def fill(
     module: Module, source: Source, rename: Callable[[str], str | None] | None = None
 ) -> Module:
-    """The module with the weights of a file, of a folder holding one or of tensors; eval mode.
+    """The module with weights from a file, a folder with one, or tensors; in eval mode.
 
-    rename: a published name -> the module's, None = leave it out. Raises WeightsError where names
-    or shapes disagree with the module.
+    rename: published name -> the module's name, None = skip. Raises WeightsError if names or shapes
+    do not fit the module.
     """
     if isinstance(source, Mapping):
         tensors, where = source, "the given tensors"
     else:
-        tensors, where = weights.read(source), f"the weights at {source}"
+        tensors, where = weights.read_tensors(source), f"the weights at {source}"
     weights.load_into(module, fold_weight_norm(tensors), rename=rename, where=where)
     return module.eval()
 
 
 def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replace each pair weight_g, weight_v by weight = g v / |v|, the norm over all but dim 0."""
+    """Replace each pair weight_g, weight_v by weight = g v / |v|, normed over all but dim 0."""
     folded = dict(tensors)
     for name in tensors:
         stem = name.removesuffix("_g")

@@ -1,25 +1,27 @@
-"""What a place may see, and how padding stays out of a batch's sums.
+"""Attention masks, and masks that exclude padding from a batch.
 
-Knows only masks: [B, 1, T] with 1 on sound and 0 on padding, or None where nothing is padded.
+A padding mask is [B, 1, T], 1 on audio and 0 on padding, or None without padding.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
 
-def block_causal(places: Tensor, block: int) -> Tensor:
-    """[T] places -> [T, T], True where a query (row) may see a key: its past and its own block."""
-    query, key = places[:, None], places[None, :]
+def block_causal(positions: Tensor, block: int) -> Tensor:
+    """Positions [T] -> [T, T], True where a query (row) attends to a key: past and own block."""
+    query, key = positions[:, None], positions[None, :]
     return (key <= query) | (key // block == query // block)
 
 
 def hide(x: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, C, T] with silence on padding."""
+    """[B, C, T] with zeros on padding."""
     return x if mask is None else x * mask
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm whose mean and variance leave padding out, so that a row ignores its batch."""
+    """Group norm with mean and variance over audio only, so that rows are independent."""
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, C, T] -> [B, C, T]; without a mask this is the plain group norm."""

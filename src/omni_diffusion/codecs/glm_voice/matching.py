@@ -1,9 +1,12 @@
 """Conditional flow matching: from noise to mel along a learned velocity, and its loss.
 
-Knows conditions and frames, not where they come from. Dimension key: B batch, M mel frames, C mel
-bins. Symbols follow Lipman et al., "Flow Matching for Generative Modeling" (x_t on the straight
-path from noise z to mel x_1); guidance and time schedule follow CosyVoice's published decoder.
+Symbols follow Lipman et al., "Flow Matching for Generative Modeling" (x_t on the straight path from
+noise z to mel x_1). Guidance and time schedule follow CosyVoice's published decoder.
+
+Dimensions: B batch, M mel frames, C mel bins.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -19,28 +22,29 @@ from omni_diffusion.errors import SamplingError
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the velocity is given beside x and t."""
+    """Inputs of the velocity beside x and t.
+
+    mu: [B, C, M], from the codes. speaker: [B, C]. cond: [B, C, M], the known mel at the start,
+    zero elsewhere.
+    """
 
     mu: Tensor
-    """[B, C, M], from the codes."""
     speaker: Tensor
-    """[B, C]."""
     cond: Tensor
-    """[B, C, M], the known mel at the start; zero elsewhere."""
 
-    def keep(self, rows: Tensor) -> "Conditions":
-        """The same with every condition of the rows that are 0 in [B] put to zero."""
+    def masked(self, rows: Tensor) -> Conditions:
+        """Conditions times rows [B], which is 1 to keep those of a row and 0 to zero them."""
         wide = rows[:, None, None]
         return Conditions(self.mu * wide, self.speaker * rows[:, None], self.cond * wide)
 
-    def doubled(self) -> "Conditions":
-        """[2B, ...]: the given conditions, then none at all."""
+    def doubled(self) -> Conditions:
+        """[2B, ...]: these conditions, then zeros."""
         parts = (self.mu, self.speaker, self.cond)
         return Conditions(*(torch.cat([part, torch.zeros_like(part)]) for part in parts))
 
 
 class FlowMatching(nn.Module):
-    """The ordinary differential equation from noise to mel, and its regression loss."""
+    """The differential equation from noise to mel, and its regression loss."""
 
     def __init__(self, estimator: Estimator, sigma_min: float, condition_dropout: float) -> None:
         super().__init__()
@@ -49,16 +53,16 @@ class FlowMatching(nn.Module):
         self.condition_dropout = condition_dropout
 
     def velocity(
-        self, x: Tensor, t: Tensor, given: Conditions, mask: Tensor | None = None
+        self, x: Tensor, t: Tensor, conditions: Conditions, mask: Tensor | None = None
     ) -> Tensor:
         """dx/dt [B, C, M] at x [B, C, M] and t [B]."""
-        v: Tensor = self.estimator(x, t, given.mu, given.speaker, given.cond, mask)
+        v: Tensor = self.estimator(x, t, conditions.mu, conditions.speaker, conditions.cond, mask)
         return v
 
-    def solve(self, z: Tensor, given: Conditions, steps: int, guidance: float) -> Tensor:
-        """Euler's method from noise z [B, C, M]; v = (1 + g) v(given) - g v(nothing)."""
+    def solve(self, z: Tensor, conditions: Conditions, steps: int, guidance: float) -> Tensor:
+        """Euler's method from noise z [B, C, M]; v = (1 + g) v(conditions) - g v(zeros)."""
         points = time_points(steps).to(z)
-        both = given.doubled() if guidance else given
+        both = conditions.doubled() if guidance else conditions
         copies = 2 if guidance else 1
         x = z
         for t, following in pairwise(points):
@@ -72,7 +76,7 @@ class FlowMatching(nn.Module):
     def loss(
         self,
         mel: Tensor,
-        given: Conditions,
+        conditions: Conditions,
         mask: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
@@ -86,10 +90,10 @@ class FlowMatching(nn.Module):
         t = 1.0 - torch.cos(u * (math.pi / 2))
         z = torch.randn(mel.shape, generator=generator, device=device)
         chance = torch.rand(rows, generator=generator, device=device)
-        given = given.keep((chance > self.condition_dropout).to(mel))
+        conditions = conditions.masked((chance > self.condition_dropout).to(mel))
         shrink, wide = 1.0 - self.sigma_min, t[:, None, None]
         x_t = (1.0 - shrink * wide) * z + wide * mel
-        error = self.velocity(x_t, t, given, mask) - (mel - shrink * z)
+        error = self.velocity(x_t, t, conditions, mask) - (mel - shrink * z)
         frames = mel.shape[0] * mel.shape[2] if mask is None else mask.sum()
         return hide(error, mask).square().sum() / (frames * mel.shape[1])
 
@@ -97,5 +101,7 @@ class FlowMatching(nn.Module):
 def time_points(steps: int) -> Tensor:
     """t_k = 1 - cos(pi k / 2n) for k = 0 ... n, [steps + 1] float32."""
     if steps < 1:
-        raise SamplingError(f"{steps} steps: the flow decoder needs at least 1")
+        raise SamplingError(
+            f"{steps} steps of the flow decoder", field="steps", value=steps, fix="give at least 1"
+        )
     return 1.0 - torch.cos(torch.linspace(0, 1, steps + 1) * (0.5 * math.pi))

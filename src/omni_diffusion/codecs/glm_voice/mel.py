@@ -1,8 +1,9 @@
-"""Log-mel spectrograms: the one the tokenizer hears and the one the flow decoder draws.
+"""Log-mel spectrograms: Whisper's for the tokenizer, and the one that the flow decoder makes.
 
-Knows only samples and frames; no model, no files. Dimension key: B batch, n samples, F frames
-(10 ms hop, tokenizer side), M frames (256-sample hop, decoder side).
+Dimensions: B batch, n samples, F frames (10 ms hop, tokenizer), M frames (256-sample hop, decoder).
 """
+
+from __future__ import annotations
 
 import math
 from functools import lru_cache
@@ -12,64 +13,66 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni_diffusion.errors import MediaError
+from omni_diffusion.media import SPEECH_RATE
 
-LISTEN_RATE = 16_000
-LISTEN_FFT = 400
-LISTEN_HOP = 160
+WHISPER_FFT = 400
+WHISPER_HOP = 160
 
-SPEAK_RATE = 22_050
-SPEAK_FFT = 1024
-SPEAK_HOP = 256
-SPEAK_PAD = (SPEAK_FFT - SPEAK_HOP) // 2
+VOICE_RATE = 22_050
+VOICE_FFT = 1024
+VOICE_HOP = 256
+VOICE_PAD = (VOICE_FFT - VOICE_HOP) // 2
 
 
 def whisper_log_mel(waves: Tensor, n_mels: int = 128) -> Tensor:
     """Whisper's log-mel of 16 kHz samples: [B, n] -> [B, n_mels, n // 160].
 
     log10 of the mel power, floored 8 below each row's own maximum, then (x + 4) / 4
-    (Whisper's published front end). Every row needs more than 200 samples. Runs in float64:
-    in float32 the bins near the floor carry errors that differ from machine to machine.
+    (Whisper's published front end). Every row needs more than 200 samples. Computed in float64,
+    because in float32 the bins near the floor differ between machines.
     """
     waves = waves.double()
-    window = torch.hann_window(LISTEN_FFT, dtype=waves.dtype, device=waves.device)
-    spectrum = torch.stft(waves, LISTEN_FFT, LISTEN_HOP, window=window, return_complex=True)
+    window = torch.hann_window(WHISPER_FFT, dtype=waves.dtype, device=waves.device)
+    spectrum = torch.stft(waves, WHISPER_FFT, WHISPER_HOP, window=window, return_complex=True)
     power = spectrum[..., :-1].abs() ** 2
-    filters = mel_filters(n_mels, LISTEN_FFT, LISTEN_RATE).to(power)
+    filters = slaney_mel_filters(n_mels, WHISPER_FFT, SPEECH_RATE).to(power)
     logs = (filters.T @ power).clamp(min=1e-10).log10()
     floor = logs.amax(dim=(-2, -1), keepdim=True) - 8.0
     return ((torch.maximum(logs, floor) + 4.0) / 4.0).float()
 
 
-def log_mel(samples: Tensor, n_mels: int = 80) -> Tensor:
+def voice_log_mel(samples: Tensor, n_mels: int = 80) -> Tensor:
     """The decoder's natural-log mel of 22,050 Hz samples: [..., n] -> [..., n_mels, n // 256].
 
     Magnitudes sqrt(power + 1e-9), Slaney mels up to 8 kHz, ln with a floor of 1e-5 (the
     definition used by HiFi-GAN, Matcha-TTS and CosyVoice).
     """
-    filters = mel_filters(n_mels, SPEAK_FFT, SPEAK_RATE, 8000.0).to(samples.device)
-    power = speak_stft(samples).abs() ** 2
+    filters = slaney_mel_filters(n_mels, VOICE_FFT, VOICE_RATE, 8000.0).to(samples.device)
+    power = voice_stft(samples).abs() ** 2
     return (filters.T @ (power + 1e-9).sqrt()).clamp(min=1e-5).log()
 
 
-def speak_stft(samples: Tensor) -> Tensor:
-    """Complex spectrum [..., 513, n // 256]; frame k is centred on sample 256 k + 128."""
-    if samples.shape[-1] <= SPEAK_PAD:
+def voice_stft(samples: Tensor) -> Tensor:
+    """Complex spectrum [..., 513, n // 256]; frame k is centered on sample 256 k + 128."""
+    if samples.shape[-1] <= VOICE_PAD:
         raise MediaError(
-            f"a clip of {samples.shape[-1]} samples is too short for a mel spectrogram: "
-            f"give more than {SPEAK_PAD} samples at {SPEAK_RATE} Hz"
+            f"a clip of {samples.shape[-1]} samples is too short for a mel spectrogram",
+            field="samples",
+            value=samples.shape[-1],
+            fix=f"give more than {VOICE_PAD} samples at {VOICE_RATE} Hz",
         )
     rows = samples.reshape(-1, samples.shape[-1])
-    padded = F.pad(rows[:, None], (SPEAK_PAD, SPEAK_PAD), mode="reflect")[:, 0]
-    window = torch.hann_window(SPEAK_FFT, device=samples.device)
+    padded = F.pad(rows[:, None], (VOICE_PAD, VOICE_PAD), mode="reflect")[:, 0]
+    window = torch.hann_window(VOICE_FFT, device=samples.device)
     spectrum = torch.stft(
-        padded, SPEAK_FFT, SPEAK_HOP, window=window, center=False, return_complex=True
+        padded, VOICE_FFT, VOICE_HOP, window=window, center=False, return_complex=True
     )
     return spectrum.reshape(*samples.shape[:-1], *spectrum.shape[-2:])
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)  # the cached table must also serve a later training step
-def mel_filters(n_mels: int, n_fft: int, rate: int, high: float | None = None) -> Tensor:
+@torch.inference_mode(False)  # the cached table is also used in training
+def slaney_mel_filters(n_mels: int, n_fft: int, rate: int, high: float | None = None) -> Tensor:
     """Triangular Slaney mel filters of equal area, [n_fft // 2 + 1, n_mels] float32 on the CPU.
 
     They span 0 Hz to `high` (default: half the rate). Formula: Slaney's Auditory Toolbox.

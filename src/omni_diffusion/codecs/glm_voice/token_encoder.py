@@ -1,10 +1,13 @@
-"""Speech codes -> one vector per mel frame: the half of the flow decoder that runs once.
+"""Speech codes -> one vector per mel frame: the part of the flow decoder that runs once.
 
-A pre-norm transformer with relative positions sees blocks of codes and their past; the length
-regulator stretches its output to mel frames. Knows nothing of time steps or noise. Dimension key:
-B batch, N codes, M mel frames, D width, H heads, C mel bins. Sources: ESPnet's relative
-positions (Transformer-XL, appendix B) and GLM-4-Voice's published decoder.
+A pre-norm transformer with relative positions attends to blocks of codes and their past. The length
+regulator stretches its output to mel frames. Sources: ESPnet's relative positions (Transformer-XL,
+appendix B) and GLM-4-Voice's published decoder.
+
+Dimensions: B batch, N codes, M mel frames, D width, H heads, C mel bins.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from omni_diffusion.errors import ConfigError
 
 @dataclass(frozen=True)
 class TokenEncoderConfig:
-    """Sizes of the token encoder; `block_size` is in codes."""
+    """Sizes of the token encoder. block_size: in codes."""
 
     input_size: int = 512
     width: int = 512
@@ -31,13 +34,15 @@ class TokenEncoderConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
             raise ConfigError(
-                f"encoder width {self.width} with {self.heads} heads: "
-                "width must be even and a multiple of heads"
+                f"encoder width {self.width} with {self.heads} heads",
+                field="width",
+                value=self.width,
+                fix="give an even multiple of heads",
             )
 
 
 class TokenEncoder(nn.Module):
-    """Embedded codes -> contextual vectors; parameter names are the published ones."""
+    """Embedded codes -> contextual vectors; parameters have the published names."""
 
     def __init__(self, config: TokenEncoderConfig) -> None:
         super().__init__()
@@ -52,8 +57,8 @@ class TokenEncoder(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """[B, N, input_size] -> [B, N, D]; `valid` [B, N] is False on padding."""
         length, width = x.shape[1], self.config.width
-        places = torch.arange(length, device=x.device)
-        allowed = block_causal(places, self.config.block_size)[None, None]
+        index = torch.arange(length, device=x.device)
+        allowed = block_causal(index, self.config.block_size)[None, None]
         if valid is not None:
             allowed = allowed & valid[:, None, None, :]
         table = relative_positions(length, width).to(x)
@@ -116,8 +121,8 @@ class RelativeAttention(nn.Module):
         q, k, v = (self._split(proj(x)) for proj in (self.linear_q, self.linear_k, self.linear_v))
         positions = self._split(self.linear_pos(table)[None])  # [1, H, 2N - 1, d]
         by_offset = (q + self.pos_bias_v[:, None]) @ positions.mT / math.sqrt(q.shape[-1])
-        places = torch.arange(length, device=x.device)
-        column = length - 1 - places[:, None] + places[None, :]  # of the offset i - j
+        index = torch.arange(length, device=x.device)
+        column = length - 1 - index[:, None] + index[None, :]  # of the offset i - j
         bias = by_offset.gather(-1, column.expand(*q.shape[:2], length, length))
         bias = bias.masked_fill(~allowed, -torch.inf)
         mixed = F.scaled_dot_product_attention(q + self.pos_bias_u[:, None], k, v, attn_mask=bias)
@@ -148,7 +153,7 @@ class LengthRegulator(nn.Module):
 
 
 def stretch_rows(h: Tensor, codes: list[int], spans: list[int], frames: int) -> Tensor:
-    """Stretch row b's first codes[b] places to spans[b] frames: [B, C, N] -> [B, C, frames]."""
+    """Stretch row b, [:codes[b]], to spans[b] frames: [B, C, N] -> [B, C, frames]."""
     rows = []
     for row, n, m in zip(h, codes, spans, strict=True):
         stretched = F.interpolate(row[None, :, :n], size=m, mode="nearest")
@@ -157,7 +162,7 @@ def stretch_rows(h: Tensor, codes: list[int], spans: list[int], frames: int) -> 
 
 
 def relative_positions(length: int, width: int) -> Tensor:
-    """Sines and cosines, interleaved, of the offsets length - 1 ... -(length - 1)."""
+    """Interleaved sines and cosines of the offsets length - 1 ... -(length - 1)."""
     offsets = torch.arange(length - 1, -length, -1.0)
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angles = offsets[:, None] * rates

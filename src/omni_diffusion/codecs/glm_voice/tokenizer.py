@@ -1,9 +1,12 @@
-"""Waveform -> speech codes: a Whisper encoder with causal convolutions and a lookup table.
+"""Waveform -> speech codes: a Whisper encoder with causal convolutions and a codebook.
 
-Knows nothing of what the codes become. One class serves the published size and the small one.
-Dimension key: B batch, F mel frames (100 a second), T = F / 2 encoder frames, N = T / pool codes
-(12.5 a second as published), D width. Source: GLM-4-Voice's published tokenizer.
+Source: GLM-4-Voice's published tokenizer.
+
+Dimensions: B batch, F mel frames (100 a second), T = F / 2 encoder frames, N = T / pool codes
+(12.5 a second in the official size), D width.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Sequence
@@ -16,23 +19,22 @@ from torch import Tensor, nn
 
 from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.masks import block_causal
-from omni_diffusion.codecs.glm_voice.mel import LISTEN_HOP, LISTEN_RATE, whisper_log_mel
+from omni_diffusion.codecs.glm_voice.mel import WHISPER_HOP, whisper_log_mel
 from omni_diffusion.errors import ConfigError, MediaError
-from omni_diffusion.media import Resampling, Waveform
+from omni_diffusion.media import SPEECH_RATE, Resampling, Waveform
 
-WINDOW_SAMPLES = 30 * LISTEN_RATE
-"""Longer clips are cut into windows of this length that know nothing of one another."""
-PREFIXES = ("model.encoder.", "encoder.")  # of names where a whole Whisper was stored
+WINDOW_SAMPLES = 30 * SPEECH_RATE  # longer clips are cut into independent windows
+PREFIXES = ("model.encoder.", "encoder.")  # of names in checkpoints of a complete Whisper
 LAYER = re.compile(r"layers\.(\d+)\.")
-LEFTOVERS = ("ema_count", "ema_weight")  # running sums that only the codebook's training needs
+LEFTOVERS = ("ema_count", "ema_weight")  # running sums for training the codebook
 
 
 @dataclass(frozen=True)
 class SpeechTokenizerConfig:
-    """Sizes of the tokenizer. `block_size` is in encoder frames (50 a second).
+    """Sizes of the tokenizer.
 
-    `resampling` brings other rates to 16 kHz; codes depend on it, so it is the one that the codec
-    was trained with: "sinc" for the published one, "soxr" for the small one.
+    block_size: in encoder frames (50 a second). resampling: from other rates to 16 kHz; codes
+    depend on it, so it is the method of the codec's training: "sinc" official, "soxr" small.
     """
 
     d_model: int = 1280
@@ -49,36 +51,38 @@ class SpeechTokenizerConfig:
     def __post_init__(self) -> None:
         if self.d_model % self.heads or self.d_model % 2:
             raise ConfigError(
-                f"d_model {self.d_model} with {self.heads} heads: "
-                "d_model must be even and a multiple of heads"
+                f"d_model is {self.d_model} with {self.heads} heads",
+                field="d_model",
+                value=self.d_model,
+                fix="give an even multiple of heads",
             )
 
     @classmethod
     def official(cls) -> Self:
-        """The published GLM-4-Voice tokenizer (344 M parameters)."""
+        """The official GLM-4-Voice tokenizer (344 M parameters)."""
         return cls(resampling="sinc")
 
     @classmethod
     def mini(cls) -> Self:
-        """A tokenizer that trains on one CPU core: 1024 codes, and twice as many a second.
+        """A tokenizer that trains on one CPU core: 1024 codes at 25 a second.
 
-        At the published 12.5 a second what so few codes tell of a sound is not understood.
+        At the official 12.5 a second, 1024 codes are too few for intelligible speech.
         """
         return cls(d_model=160, heads=5, ffn=640, layers=4, n_mels=80, codebook_size=1024, pool=2)
 
     @property
     def samples_per_code(self) -> int:
-        """16 kHz samples behind one code: 2 (stride) x pool x hop, 1280 as published."""
-        return 2 * self.pool * LISTEN_HOP
+        """Samples at 16 kHz of one code: 2 (stride) x pool x hop, 1280 in the official size."""
+        return 2 * self.pool * WHISPER_HOP
 
     @property
     def code_rate(self) -> float:
-        """Codes a second."""
-        return LISTEN_RATE / self.samples_per_code
+        """Codes per second."""
+        return SPEECH_RATE / self.samples_per_code
 
 
 class SpeechTokenizer(nn.Module):
-    """Encoder, pool and nearest-neighbour lookup; parameter names are the published ones."""
+    """Encoder, pooling and nearest codebook row; parameters have the published names."""
 
     def __init__(self, config: SpeechTokenizerConfig) -> None:
         super().__init__()
@@ -94,18 +98,18 @@ class SpeechTokenizer(nn.Module):
     def load(cls, source: Source, config: SpeechTokenizerConfig | None = None) -> Self:
         """The module in eval mode, from a weight file, a folder holding one, or open tensors.
 
-        Raises WeightsError where names or shapes disagree with `config` (default: official).
+        Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
         module = cls(config or SpeechTokenizerConfig.official())
         return fill(module, source, module.rename)
 
     def rename(self, name: str) -> str | None:
-        """Name here of a tensor of a published checkpoint; None = skip.
+        """Name of a tensor of a published checkpoint here; None = skip.
 
-        Under a prefix the encoder goes on after the place where it is quantized: the layers from
-        there on and the last norm are not needed.
+        A complete Whisper (names with a prefix) has layers after the quantized one and a last norm,
+        which are skipped.
         """
-        prefix = next((each for each in PREFIXES if name.startswith(each)), "")
+        prefix = next((known for known in PREFIXES if name.startswith(known)), "")
         local = name.removeprefix(prefix)
         layer = LAYER.match(local)
         beyond = local.startswith("layer_norm.") or (
@@ -113,72 +117,70 @@ class SpeechTokenizer(nn.Module):
         )
         return None if local in LEFTOVERS or (prefix and beyond) else local
 
-    # -- from sound to codes --------------------------------------------------------------
-
     @torch.no_grad()
     def encode(self, waveform: Waveform) -> Tensor:
-        """Codes [n] of one clip, `code_rate` a second; channel 0 only, an empty clip gives none."""
+        """Codes [n] of one clip, `code_rate` a second; channel 0 only, none for an empty clip."""
         return self.encode_batch([waveform])[0]
 
     @torch.no_grad()
     def encode_batch(self, waveforms: Sequence[Waveform], batch_size: int = 16) -> list[Tensor]:
-        """Codes of each clip; windows of all clips share batches, which changes no code."""
+        """Codes of each clip, equal to those of `encode`; windows of all clips share batches."""
         windows: list[tuple[int, Tensor]] = []
         for clip, waveform in enumerate(waveforms):
             if waveform.samples.shape[1]:
-                heard = waveform.first_channel().resample(LISTEN_RATE, self.config.resampling)
-                cuts = torch.split(heard.samples[0], WINDOW_SAMPLES)
+                audio = waveform.first_channel().resample(SPEECH_RATE, self.config.resampling)
+                cuts = torch.split(audio.samples[0], WINDOW_SAMPLES)
                 windows += [(clip, cut) for cut in cuts]
         codes: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in waveforms]
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
             features, mask = self.features([window for _, window in batch])
             ids = self(features, mask).cpu()
-            kept = self.kept(mask).cpu()
-            for (clip, _), row, keep in zip(batch, ids, kept, strict=True):
-                codes[clip].append(row[keep])
+            valid = self.valid(mask).cpu()
+            for (clip, _), row, real in zip(batch, ids, valid, strict=True):
+                codes[clip].append(row[real])
         return [torch.cat(parts) for parts in codes]
 
     def features(self, waves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Log-mel [B, n_mels, F] and its mask [B, F] (True = sound) of 16 kHz clips [n].
+        """Log-mel [B, n_mels, F] and its mask [B, F] (True = audio) of 16 kHz clips [n].
 
         Clips are padded with silence to the longest, rounded up to whole codes. Computed on the
         CPU, so that codes do not depend on the device, and returned on the module's device.
         """
         longest = max((len(wave) for wave in waves), default=0)
         if longest == 0:
-            raise MediaError("no samples to compute features of: give at least one clip of sound")
+            raise MediaError("no samples", field="waves", fix="give at least one clip of audio")
         step = self.config.samples_per_code
         total = -(-longest // step) * step
         padded = torch.stack([F.pad(wave.cpu(), (0, total - len(wave))) for wave in waves])
         lengths = torch.tensor([len(wave) for wave in waves])
-        mask = torch.arange(0, total, LISTEN_HOP) < lengths[:, None]
+        mask = torch.arange(0, total, WHISPER_HOP) < lengths[:, None]
         weight = self.conv1.weight
         return whisper_log_mel(padded, self.config.n_mels).to(weight), mask.to(weight.device)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Codes [B, N] of every place, padding included; `kept` tells which are of sound."""
+        """Codes [B, N] including padding; `valid` tells which are of audio."""
         return self.quantize(self.pool(features, mask))
 
-    def kept(self, mask: Tensor) -> Tensor:
-        """Which codes [B, N] stand on sound, from the mel mask [B, F]."""
+    def valid(self, mask: Tensor) -> Tensor:
+        """Which codes [B, N] are of audio, from the mel mask [B, F]."""
         return mask[:, :: 2 * self.config.pool]
 
-    # -- the parts, for training ----------------------------------------------------------
-
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
-        """What the codebook sees, [B, N, D], from log-mel [B, n_mels, F] and its mask [B, F]."""
+        """Log-mel [B, n_mels, F] and its mask [B, F] -> inputs of the codebook [B, N, D]."""
         h = F.gelu(self.conv1(F.pad(features, (2, 0))))
         h = F.gelu(self.conv2(F.pad(h, (2, 0)))).transpose(1, 2)
         frames = h.shape[1]
         if frames > self.config.max_positions:
             raise MediaError(
-                f"{frames} frames in one window, expected at most {self.config.max_positions}: "
-                f"cut the sound into windows of {WINDOW_SAMPLES} samples"
+                f"{frames} frames in one window, expected at most {self.config.max_positions}",
+                field="features",
+                value=frames,
+                fix=f"cut the audio into windows of {WINDOW_SAMPLES} samples",
             )
         h = h + self.embed_positions.weight[:frames]
-        places = torch.arange(frames, device=h.device)
-        allowed = block_causal(places, self.config.block_size) & mask[:, None, None, ::2].bool()
+        index = torch.arange(frames, device=h.device)
+        allowed = block_causal(index, self.config.block_size) & mask[:, None, None, ::2].bool()
         for layer in self.layers:
             h = layer(h, allowed)
         width = self.config.pool
@@ -190,11 +192,6 @@ class SpeechTokenizer(nn.Module):
         book = self.codebook.weight
         distance = book.pow(2).sum(1) + pooled.pow(2).sum(-1, keepdim=True) - 2 * pooled @ book.T
         return distance.argmin(dim=-1)
-
-    def lookup(self, ids: Tensor) -> Tensor:
-        """Codebook rows plus code positions, [B, N] -> [B, N, D] (the published last state)."""
-        rows: Tensor = self.codebook(ids)
-        return rows + self.embed_positions2.weight[: ids.shape[1]]
 
 
 class EncoderLayer(nn.Module):
@@ -210,7 +207,7 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        """One layer over [B, T, D]; `allowed` [B, 1, T, T] says which keys a query may see."""
+        """[B, T, D] -> [B, T, D]; allowed: [B, 1, T, T], which keys a query attends to."""
         x = x + self.self_attn(self.self_attn_layer_norm(x), allowed)
         hidden: Tensor = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
         return x + hidden
@@ -239,7 +236,7 @@ class Attention(nn.Module):
 
 
 def _sinusoids(length: int, width: int) -> nn.Embedding:
-    """Whisper's fixed positions as a table [length, width]: sines, then cosines."""
+    """Whisper's fixed position embeddings [length, width]: sines, then cosines."""
     scale = torch.log(torch.tensor(10_000.0)) / (width // 2 - 1)
     rates = torch.exp(-scale * torch.arange(width // 2))
     angles = torch.arange(length)[:, None] * rates

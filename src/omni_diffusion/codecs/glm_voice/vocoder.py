@@ -1,10 +1,13 @@
-"""Log-mel -> waveform: the face every vocoder shows, and the published one, HiFT.
+"""Log-mel -> waveform: the protocol of vocoders, and the published one, HiFT.
 
-HiFT predicts the pitch of each frame, hums a harmonic source at that pitch and filters it with a
+HiFT predicts the pitch of each frame, makes a harmonic source at that pitch and filters it with a
 convolutional network that ends in an inverse STFT (HiFTNet, Li et al. 2023, as CosyVoice and
-GLM-4-Voice configure it). Knows nothing of speech codes. Dimension key: B batch, C mel bins, M mel
-frames, n = 256 M samples, H sines.
+GLM-4-Voice configure it).
+
+Dimensions: B batch, C mel bins, M mel frames, n = 256 M samples, H sines.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni_diffusion.codecs.glm_voice.loading import Source, fill
-from omni_diffusion.codecs.glm_voice.mel import SPEAK_HOP, SPEAK_RATE
+from omni_diffusion.codecs.glm_voice.mel import VOICE_HOP, VOICE_RATE
 from omni_diffusion.media import Waveform
 
 SINES = 9  # the pitch and eight overtones
@@ -34,26 +37,26 @@ PEAK = 0.99
 
 
 class Vocoder(Protocol):
-    """Anything that turns mel frames into sound."""
+    """Log-mel frames to a waveform."""
 
     def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
-        """Sound [1, 256 M] at 22,050 Hz of a log-mel [C, M]; the same for the same generator."""
+        """Waveform [1, 256 M] at 22,050 Hz of a log-mel [C, M]; `generator` draws its noise."""
         ...
 
     def decode_after(
         self, tail: Tensor | None, mel: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Waveform, Tensor]:
-        """The same for a mel whose first frame was the last one of the call before.
+        """Waveform of a mel whose first frame is the last one of the previous call, and its tail.
 
-        `tail` is what that call returned beside its sound, None at the beginning; the last 256
-        samples of a sound are made anew by the next call.
+        tail: that of the previous call, None at the beginning. The next call computes the last 256
+        samples again.
         """
         ...
 
 
 @dataclass(frozen=True)
 class HiFTConfig:
-    """Sizes of HiFT; its rates, kernels and source are the same at every size."""
+    """Sizes of HiFT; its rates, kernels and source are constants."""
 
     mel_bins: int = 80
     base_channels: int = 512
@@ -61,7 +64,7 @@ class HiFTConfig:
 
     @classmethod
     def official(cls) -> Self:
-        """The published GLM-4-Voice vocoder (20 M parameters)."""
+        """The official GLM-4-Voice vocoder (20 M parameters)."""
         return cls()
 
     @classmethod
@@ -72,30 +75,31 @@ class HiFTConfig:
 
 @dataclass(frozen=True)
 class Randomness:
-    """What the source draws at random."""
+    """Random inputs of the source.
+
+    phase: [B, H, 1], radians; the first sine always starts at 0. noise: [B, H, n], standard normal.
+    """
 
     phase: Tensor
-    """[B, H, 1], radians; the first sine always starts at 0."""
     noise: Tensor
-    """[B, H, n], standard normal."""
 
     @classmethod
-    def draw(cls, rows: int, frames: int, generator: torch.Generator | None = None) -> "Randomness":
-        """In the published order, on the CPU; seed 42 when no generator is given."""
+    def draw(cls, rows: int, frames: int, generator: torch.Generator | None = None) -> Randomness:
+        """Drawn in the published order, on the CPU; with seed 42 by default."""
         generator = generator or torch.Generator().manual_seed(42)
         phase = torch.rand(rows, SINES, 1, generator=generator) * (2 * math.pi) - math.pi
         samples = frames * math.prod(UP_RATES) * HOP
         return cls(phase, torch.randn(rows, SINES, samples, generator=generator))
 
     @classmethod
-    def none(cls, rows: int, frames: int) -> "Randomness":
-        """All zero."""
+    def none(cls, rows: int, frames: int) -> Randomness:
+        """Zeros."""
         samples = frames * math.prod(UP_RATES) * HOP
         return cls(torch.zeros(rows, SINES, 1), torch.zeros(rows, SINES, samples))
 
 
 class HiFT(nn.Module):
-    """The published vocoder; weight norm is folded into plain weights when loading."""
+    """The published vocoder; weight norm is folded into plain weights on loading."""
 
     def __init__(self, config: HiFTConfig) -> None:
         super().__init__()
@@ -121,35 +125,35 @@ class HiFT(nn.Module):
     def load(cls, source: Source, config: HiFTConfig | None = None) -> Self:
         """The module in eval mode, from a weight file, a folder holding one, or open tensors.
 
-        Weight norm, which the published file keeps apart, is folded.
-        Raises WeightsError where names or shapes disagree with `config` (default: official).
+        Weight norm of the published file is folded.
+        Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
         return fill(cls(config or HiFTConfig.official()), source)
 
     def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
-        """Sound [1, 256 M] at 22,050 Hz of a log-mel [C, M]; the same for the same generator."""
+        """Waveform [1, 256 M] at 22,050 Hz of a log-mel [C, M]; `generator` draws its noise."""
         if mel.shape[-1] == 0:
-            return Waveform(torch.zeros(1, 0), SPEAK_RATE)
+            return Waveform(torch.zeros(1, 0), VOICE_RATE)
         return self.decode_after(None, mel, generator)[0]
 
     @torch.no_grad()
     def decode_after(
         self, tail: Tensor | None, mel: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Waveform, Tensor]:
-        """As in `Vocoder`; the tail is the source's, [1, 1, 256]."""
+        """As `Vocoder`. tail: [1, 1, 256], the end of the last source."""
         wave, source = self(mel[None], Randomness.draw(1, mel.shape[-1], generator), tail)
-        return Waveform(wave.float().cpu(), SPEAK_RATE), source[..., -SPEAK_HOP:]
+        return Waveform(wave.float().cpu(), VOICE_RATE), source[..., -VOICE_HOP:]
 
     def forward(
-        self, mel: Tensor, randomness: Randomness, said: Tensor | None = None
+        self, mel: Tensor, randomness: Randomness, tail: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Samples [B, n] of a log-mel [B, C, M], and the source [B, 1, n] they were made from.
+        """Samples [B, n] of a log-mel [B, C, M], and their source [B, 1, n].
 
-        `said` [B, 1, k] replaces the first k samples of the source: the end of the block before.
+        tail: [B, 1, k], the end of the previous block's source, replaces the first k samples.
         """
         source = self.m_source(self.f0_predictor(mel), randomness)
-        if said is not None:
-            source = torch.cat([said, source[..., said.shape[-1] :]], dim=-1)
+        if tail is not None:
+            source = torch.cat([tail, source[..., tail.shape[-1] :]], dim=-1)
         return self.filter(mel, source), source
 
     def filter(self, mel: Tensor, source: Tensor) -> Tensor:
@@ -164,11 +168,11 @@ class HiFT(nn.Module):
         ):
             x = up(F.leaky_relu(x, SLOPE))
             if i == len(UP_RATES) - 1:
-                x = F.pad(x, (1, 0), mode="reflect")  # the STFT has one frame more
+                x = F.pad(x, (1, 0), mode="reflect")  # the STFT has one more frame
             x = x + block(down(spectrum))
             mixed = [block(x) for block in self.resblocks[kinds * i : kinds * (i + 1)]]
             x = torch.stack(mixed).mean(0)
-        x = self.conv_post(F.leaky_relu(x))  # the published code uses torch's own slope here
+        x = self.conv_post(F.leaky_relu(x))  # with torch's default slope, as published
         size = x[:, :BINS].exp().clamp(max=100.0)
         wave = torch.istft(torch.polar(size, x[:, BINS:].sin()), FFT, HOP, window=window)
         return wave.clamp(-PEAK, PEAK)
@@ -192,7 +196,7 @@ class PitchPredictor(nn.Module):
 
 
 class HarmonicSource(nn.Module):
-    """Sines at the pitch and its overtones where there is voice, hiss elsewhere, mixed to one."""
+    """Sines at the pitch and its overtones in voiced frames, noise in others, mixed to one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +206,7 @@ class HarmonicSource(nn.Module):
         """Pitch [B, M] in Hz -> source [B, 1, n]."""
         f0 = f0[:, None].repeat_interleave(math.prod(UP_RATES) * HOP, dim=-1)
         multiples = torch.arange(1, SINES + 1, device=f0.device)[:, None]
-        turns = (f0 * multiples / SPEAK_RATE).cumsum(-1) % 1
+        turns = (f0 * multiples / VOICE_RATE).cumsum(-1) % 1
         phase = randomness.phase.to(f0).clone()
         phase[:, 0] = 0.0
         voiced = (f0 > VOICED_ABOVE).to(f0)
@@ -237,7 +241,7 @@ class ResidualBlock(nn.Module):
 
 
 class Snake(nn.Module):
-    """x + sin^2(alpha x) / alpha, one alpha a channel (Ziyin et al. 2020)."""
+    """x + sin^2(alpha x) / alpha, one alpha per channel (Ziyin et al. 2020)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -250,7 +254,7 @@ class Snake(nn.Module):
 
 
 def _shrink(width: int, rate: int) -> nn.Conv1d:
-    """Bring the source's spectrum down to the frame rate of one stage."""
+    """Downsample the source's spectrum to the frame rate of one stage."""
     if rate == 1:
         return nn.Conv1d(2 * BINS, width, 1)
     return nn.Conv1d(2 * BINS, width, 2 * rate, rate, rate // 2)

@@ -1,4 +1,4 @@
-"""The corpora that can be imported, by name; docs/training-data.md tells their layouts."""
+"""The importers by corpus name; docs/training-data.md describes the layouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from omni_diffusion.data.importers.importer import Importer, matching
 from omni_diffusion.errors import DataError
 from omni_diffusion.io.config import nearest
 
-IMPORTERS = (
+_IMPORTERS = (
     Importer(
         name="librispeech",
         files=matching("*.trans.txt"),
@@ -38,7 +38,7 @@ IMPORTERS = (
     Importer(
         name="blip3o",
         files=matching("*.tar*"),
-        rows=tars.captioned,
+        rows=tars.captioned_pictures,
     ),
     Importer(
         name="tulu-3",
@@ -51,11 +51,15 @@ IMPORTERS = (
         rows=parquet.reader(("question_audio", "answer"), parquet.voice_assistant),
     ),
 )
-CATALOG = {importer.name: importer for importer in IMPORTERS}
+IMPORTERS = {importer.name: importer for importer in _IMPORTERS}
 
 
 def importer(name: str) -> Importer:
     """The importer called `name`; raises DataError with the nearest names."""
-    if name not in CATALOG:
-        raise DataError(f"no corpus is called {name!r}; {nearest(name, CATALOG)}")
-    return CATALOG[name]
+    if name not in IMPORTERS:
+        raise DataError(
+            f"no corpus is called {name!r}",
+            value=name,
+            fix=nearest(name, IMPORTERS),
+        )
+    return IMPORTERS[name]

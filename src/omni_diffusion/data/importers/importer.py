@@ -1,7 +1,4 @@
-"""What an importer is: which files of a corpus to go through, and the manifest lines of each.
-
-Knows no corpus and nothing of how lines are stored.
-"""
+"""The importer of a corpus: the files to read, and the manifest rows of each file."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any, TypeAlias
 
 from omni_diffusion.errors import DataError, StorageError
 
-SIGNATURES = (  # how the files of a format begin: (bytes, where, suffix)
+SIGNATURES = (  # magic numbers of file formats: (bytes, offset, suffix)
     (b"\xff\xd8\xff", 0, ".jpg"),
     (b"\x89PNG", 0, ".png"),
     (b"WEBP", 8, ".webp"),
@@ -30,33 +27,34 @@ SIGNATURES = (  # how the files of a format begin: (bytes, where, suffix)
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row of a corpus that becomes no sample: which one, and why."""
+    """A row of a corpus that does not become a sample; row: its name. reason: why."""
 
     row: str
     reason: str
 
 
-Row: TypeAlias = dict[str, Any]
-Found: TypeAlias = Row | Skipped
+ImportedRow: TypeAlias = dict[str, Any] | Skipped
+"""A manifest row, or why there is none."""
 
 
-class Shelf:
-    """Where the media of one file of a corpus are: left where they lie, or put into a folder.
+class MediaFolder:
+    """Paths of the media of one corpus file: referenced where they are, or extracted to a folder.
 
-    out: the folder of the manifest, which paths are relative to; name: of the folder for media.
+    out: the folder of the manifest; paths are relative to it. name: of the folder for extracted
+    media, below `out`/media.
     """
 
     def __init__(self, out: Path, name: str) -> None:
         self.out, self._name, self._count = out, name, 0
 
-    def leave(self, path: Path) -> str:
-        """The path of a file that stays where it is, as the manifest names it."""
+    def reference(self, path: Path) -> str:
+        """The path of a file that stays where it is, relative to the manifest."""
         return Path(os.path.relpath(path.resolve(), self.out.resolve())).as_posix()
 
-    def put(self, data: bytes) -> str | None:
-        """Write a medium that lies inside of another file; None if it is of no known format.
+    def extract(self, data: bytes) -> str | None:
+        """Write a medium to a file; returns its path, or None if its format is unknown.
 
-        Going through the same file again gives the same names.
+        Importing the same corpus file again gives the same names. Raises StorageError.
         """
         suffix = _suffix(data)
         if suffix is None:
@@ -64,12 +62,13 @@ class Shelf:
         name = f"media/{self._name}/{self._count:06d}{suffix}"
         path = self.out / name
         try:
-            # Plainly: were it cut off, its line would not be kept either, and both come anew.
+            # not atomic: after a crash its manifest line is missing too, and both are written again
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         except OSError as error:
-            problem = f"cannot write {path}: {error.strerror}; choose another disk"
-            raise StorageError(problem) from error
+            raise StorageError(
+                f"cannot write {path}: {error.strerror}", value=path, fix="choose another disk"
+            ) from error
         self._count += 1
         return name
 
@@ -78,32 +77,36 @@ class Shelf:
 class Importer:
     """How one corpus becomes a manifest.
 
-    files: those (or folders) to go through, given the corpus's folder and a split; each is done at
-    once or not at all. rows: the lines of one file. Both raise DataError where the layout is
-    another. split: the one that is taken where none is asked for.
+    files: the files (or folders) of a split below the corpus's folder; each is imported as a whole.
+    rows: the manifest rows of one of them. Both raise DataError for an unexpected layout. split:
+    the default split.
     """
 
     name: str
     files: Callable[[Path, str | None], Sequence[Path]]
-    rows: Callable[[Path, Shelf, str | None], Iterator[Found]]
+    rows: Callable[[Path, MediaFolder, str | None], Iterator[ImportedRow]]
     split: str | None = None
 
 
 def matching(pattern: str) -> Callable[[Path, str | None], Sequence[Path]]:
-    """All files below the corpus's folder, or its subfolder `split`, whose names match."""
+    """Lists all files below the corpus's folder, or its subfolder `split`, whose names match."""
 
     def find(source: Path, split: str | None) -> Sequence[Path]:
         folder = source if split is None else source / split
-        found = sorted(path for path in folder.rglob(pattern) if path.is_file())
-        if not found:
-            raise DataError(f"no {pattern} below {folder}; give the folder that was unpacked")
-        return found
+        paths = sorted(path for path in folder.rglob(pattern) if path.is_file())
+        if not paths:
+            raise DataError(
+                f"no {pattern} below {folder}",
+                value=folder,
+                fix="give the folder of the unpacked corpus",
+            )
+        return paths
 
     return find
 
 
 def _suffix(data: bytes) -> str | None:
-    for signature, at, suffix in SIGNATURES:
-        if data[at : at + len(signature)] == signature:
+    for signature, offset, suffix in SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
             return suffix
     return None

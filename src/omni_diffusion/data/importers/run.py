@@ -1,7 +1,7 @@
-"""Goes through a corpus file by file and writes its manifest: interrupted, it goes on where it was.
+"""Import a corpus file by file and write its manifest; an interrupted import can be resumed.
 
-What is done of a file lies in OUT/parts until all are done; then the parts become
-OUT/manifest.jsonl. Rows that become no sample are told in OUT/skipped.txt, each with its reason.
+Finished files are kept in OUT/parts. When all are done they are joined to OUT/manifest.jsonl, and
+OUT/skipped.txt lists the rows that did not become a sample, each with its reason.
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from omni_diffusion.data import manifest
-from omni_diffusion.data.importers.importer import Found, Importer, Shelf, Skipped
-from omni_diffusion.data.manifest import Place
+from omni_diffusion.data.importers.importer import ImportedRow, Importer, MediaFolder, Skipped
+from omni_diffusion.data.manifest import MANIFEST, SourceLine, parse_line
 from omni_diffusion.errors import DataError
 from omni_diffusion.io import config, files
 
-MANIFEST, SKIPPED, RECORD = "manifest.jsonl", "skipped.txt", "import.json"
+SKIPPED, IMPORT_RECORD = "skipped.txt", "import.json"
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a folder was filled with; the counts are None until all is done."""
+class ImportRecord:
+    """The import that a folder holds; the counts are None until it is complete."""
 
     corpus: str
     source: str
@@ -33,66 +32,70 @@ class Record:
     skipped: int | None = None
 
 
-def run(
+def import_corpus(
     importer: Importer,
     source: str | Path,
     out: str | Path,
     split: str | None = None,
     progress: Callable[[float], None] | None = None,
-) -> Record:
-    """Import a corpus to a folder; does nothing where it is complete.
+) -> ImportRecord:
+    """Import a corpus from the folder `source` to the folder `out`, unless `out` is complete.
 
-    progress: called with the share of files that are done. Raises DataError when the source is laid
-    out otherwise or `out` holds another import, StorageError when it cannot be written.
+    split: by default the importer's. progress: called with the fraction of files that are done.
+    Raises DataError if the source has an unexpected layout or `out` holds another import,
+    StorageError if it cannot be written.
     """
     source, out, split = Path(source), Path(out), split or importer.split
-    record = Record(importer.name, str(source.resolve()), split)
-    held = _held(out, record)
-    if held is not None and held.samples is not None:
-        return held
-    found = importer.files(source, split)
-    if held is None:
+    record = ImportRecord(importer.name, str(source.resolve()), split)
+    existing = _existing(out, record)
+    if existing is not None and existing.samples is not None:
+        return existing
+    paths = importer.files(source, split)
+    if existing is None:
         _begin(out, record)
-    names = [_name(path.relative_to(source)) for path in found]
+    names = [_part_name(path.relative_to(source)) for path in paths]
     parts = out / "parts"
     parts.mkdir(exist_ok=True)
-    for done, (path, name) in enumerate(zip(found, names, strict=True), start=1):
+    for done, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
         if not (parts / f"{name}.jsonl").exists():
-            told = str(path.relative_to(source))
-            _write_part(importer.rows(path, Shelf(out, name), split), parts / name, told, out)
+            rows = importer.rows(path, MediaFolder(out, name), split)
+            _write_part(rows, parts / name, str(path.relative_to(source)), out)
         if progress is not None:
-            progress(done / len(found))
+            progress(done / len(paths))
     skipped = _join([parts / f"{name}.txt" for name in names], out / SKIPPED)
     samples = _join([parts / f"{name}.jsonl" for name in names], out / MANIFEST)
-    record = Record(record.corpus, record.source, record.split, samples, skipped)
-    config.save(record, out / RECORD)
+    record = replace(record, samples=samples, skipped=skipped)
+    config.save(record, out / IMPORT_RECORD)
     shutil.rmtree(parts)
     return record
 
 
-def _held(out: Path, asked: Record) -> Record | None:
-    """The record of a folder that was begun; raises DataError where it is of another import."""
-    path = out / RECORD
+def _existing(out: Path, record: ImportRecord) -> ImportRecord | None:
+    """The record in a folder; raises DataError if it is of another import."""
+    path = out / IMPORT_RECORD
     if not path.exists():
         return None
-    held = config.load(Record, path)
-    if (held.corpus, held.source, held.split) != (asked.corpus, asked.source, asked.split):
+    held = config.load(ImportRecord, path)
+    if (held.corpus, held.source, held.split) != (record.corpus, record.source, record.split):
         raise DataError(
-            f"{out} holds {held.corpus} from {held.source}, split {held.split}; give another"
-            " folder or empty it"
+            f"{out} holds {held.corpus} from {held.source}, split {held.split}",
+            value=out,
+            fix="give another folder or empty it",
         )
     return held
 
 
-def _begin(out: Path, record: Record) -> None:
+def _begin(out: Path, record: ImportRecord) -> None:
     files.make_folder(out)
     if any(out.iterdir()):
-        raise DataError(f"{out} holds other files; give an empty folder or a new one")
-    config.save(record, out / RECORD)
+        raise DataError(
+            f"{out} holds other files", value=out, fix="give an empty folder or a new one"
+        )
+    config.save(record, out / IMPORT_RECORD)
 
 
-def _write_part(rows: Iterable[Found], stem: Path, told: str, out: Path) -> None:
-    """The lines of one file, and why some rows have none; both whole, the lines last."""
+def _write_part(rows: Iterable[ImportedRow], stem: Path, name: str, out: Path) -> None:
+    """Write the manifest lines of one file, and its skipped rows; both atomic, the lines last."""
     skipped: list[str] = []
     with files.atomic_path(stem.with_name(f"{stem.name}.jsonl")) as path:
         with path.open("w", encoding="utf-8") as file:
@@ -101,22 +104,23 @@ def _write_part(rows: Iterable[Found], stem: Path, told: str, out: Path) -> None
                 if reason is None:
                     file.write(line + "\n")
                 else:
-                    skipped.append(f"{told}: {reason}\n")
+                    skipped.append(f"{name}: {reason}\n")
         files.write_text(stem.with_name(f"{stem.name}.txt"), "".join(skipped))
 
 
-def _checked(row: Found, out: Path) -> tuple[str, str | None]:
-    """A row as a line, and what keeps it from being a sample."""
+def _checked(row: ImportedRow, out: Path) -> tuple[str, str | None]:
+    """A row as a manifest line, and the reason if it is not a sample."""
     if isinstance(row, Skipped):
         return "", f"{row.row}: {row.reason}"
     line = json.dumps(row, ensure_ascii=False)
-    _, problems = manifest.parse(line.encode("utf-8", "surrogatepass"), Place(out / MANIFEST, 1))
+    source = SourceLine(out / MANIFEST, 1)
+    _, problems = parse_line(line.encode("utf-8", "surrogatepass"), source)
     errors = [problem.message for problem in problems if not problem.warning]
     return line, f"{row.get('id', 'a row')}: {errors[0]}" if errors else None
 
 
 def _join(parts: Sequence[Path], path: Path) -> int:
-    """Put parts one after the other; returns how many lines they have."""
+    """Concatenate parts; returns the number of lines."""
     count = 0
     with files.atomic_path(path) as temporary, temporary.open("wb") as joined:
         for part in parts:
@@ -127,7 +131,7 @@ def _join(parts: Sequence[Path], path: Path) -> int:
     return count
 
 
-def _name(path: Path) -> str:
-    """A short name for a file of the corpus that no other one has."""
+def _part_name(path: Path) -> str:
+    """A short unique name for a file of the corpus."""
     digest = blake2b(path.as_posix().encode(), digest_size=4).hexdigest()
     return f"{path.name.partition('.')[0][:40]}-{digest}"

@@ -1,6 +1,6 @@
-"""Speech corpora whose sounds are files beside their texts; the sounds stay where they are.
+"""Speech corpora whose recordings are files beside their texts; the files stay where they are.
 
-Transcripts in capitals (LibriSpeech, GigaSpeech) are written small, as the published samples are.
+Transcripts in capitals (LibriSpeech, GigaSpeech) become lower case, like the published samples.
 """
 
 from __future__ import annotations
@@ -11,129 +11,145 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omni_diffusion.data.importers.importer import Found, Shelf, Skipped, matching
-from omni_diffusion.data.manifest import AUDIO
+from omni_diffusion.data.importers.importer import ImportedRow, MediaFolder, Skipped, matching
 from omni_diffusion.errors import DataError
-from omni_diffusion.tasks import prompts
 from omni_diffusion.tasks.catalog import CATALOG
+from omni_diffusion.tasks.prompts import AUDIO_TAG, manifest_row
 
-SOUNDS = (".flac", ".wav", ".opus", ".mp3")
-SIGNS = {  # how GigaSpeech writes what is no word
+AUDIO_SUFFIXES = (".flac", ".wav", ".opus", ".mp3")
+PUNCTUATION = {  # tags of GigaSpeech
     " <COMMA>": ",",
     " <PERIOD>": ".",
     " <QUESTIONMARK>": "?",
     " <EXCLAMATIONPOINT>": "!",
 }
 NO_SPEECH = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
-PIECE = 2**20  # characters of a large JSON file that are read at once
+JSON_CHUNK = 2**20  # characters of a large JSON file read at once
 
 
-def librispeech(transcripts: Path, shelf: Shelf, split: str | None) -> Iterator[Found]:
-    """SPEAKER-CHAPTER.trans.txt: one "NAME WORDS" a line, NAME.flac beside it."""
+def librispeech(transcripts: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
+    """SPEAKER-CHAPTER.trans.txt: lines of "NAME TEXT", with NAME.flac beside it; becomes `asr`."""
     for line in _text(transcripts).splitlines():
         name, _, words = line.partition(" ")
-        yield _heard(shelf, _sound(transcripts.parent / name), words.lower(), name)
+        yield _asr_row(media, _recording(transcripts.parent / name), words.lower(), name)
 
 
 def libritts_chapters(source: Path, split: str | None) -> Sequence[Path]:
-    """The folders of all chapters: a file each would be too many to keep apart."""
+    """The folders of all chapters; single files would be too many parts."""
     return sorted({path.parent for path in matching("*.normalized.txt")(source, split)})
 
 
-def libritts(chapter: Path, shelf: Shelf, split: str | None) -> Iterator[Found]:
-    """NAME.normalized.txt: what is said in NAME.wav beside it; becomes text to speech."""
+def libritts(chapter: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
+    """NAME.normalized.txt: the text of NAME.wav beside it; becomes the task `tts`."""
     for text in sorted(chapter.glob("*.normalized.txt")):
         name = text.name.removesuffix(".normalized.txt")
-        sound = _sound(chapter / name)
-        if sound is None:
-            yield Skipped(name, "it has no sound")
+        recording = _recording(chapter / name)
+        if recording is None:
+            yield Skipped(name, "it has no recording")
             continue
-        words, audios = _text(text).strip(), [shelf.leave(sound)]
-        yield prompts.row(CATALOG["tts"], text=words, answer=AUDIO, audios=audios, name=name)
+        words, audios = _text(text).strip(), [media.reference(recording)]
+        yield manifest_row(CATALOG["tts"], text=words, answer=AUDIO_TAG, audios=audios, name=name)
 
 
 def common_voice_tables(source: Path, split: str | None) -> Sequence[Path]:
     """The table of a split: validated.tsv, train.tsv, ..."""
     table = source / f"{split}.tsv"
     if not table.is_file():
-        raise DataError(f"no {table.name} in {source}; give the folder of one language, with clips")
+        raise DataError(
+            f"no {table.name} in {source}",
+            value=source,
+            fix="give the folder of one language, with clips",
+        )
     return (table,)
 
 
-def common_voice(table: Path, shelf: Shelf, split: str | None) -> Iterator[Found]:
-    """SPLIT.tsv with the columns `path` and `sentence`; sounds in clips."""
+def common_voice(table: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
+    """SPLIT.tsv with the columns `path` and `sentence`, recordings in clips; becomes `asr`."""
     with table.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         if not {"path", "sentence"} <= set(rows.fieldnames or ()):
-            raise DataError(f"{table} lacks the columns path and sentence; give Common Voice's own")
+            raise DataError(
+                f"{table} lacks the columns path and sentence",
+                value=table,
+                fix="give a table of Common Voice",
+            )
         for row in rows:
-            sound = table.parent / "clips" / (row["path"] or "")
-            name = sound.stem
-            yield _heard(shelf, sound if sound.is_file() else None, row["sentence"] or "", name)
+            path = table.parent / "clips" / (row["path"] or "")
+            recording = path if path.is_file() else None
+            yield _asr_row(media, recording, row["sentence"] or "", path.stem)
 
 
-def gigaspeech(metadata: Path, shelf: Shelf, split: str | None) -> Iterator[Found]:
-    """GigaSpeech.json: sections of long recordings, which are named and not cut out."""
+def gigaspeech(metadata: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
+    """GigaSpeech.json: sections of long recordings, referenced and not cut out; becomes `asr`."""
     try:
         for audio in _audios(metadata):
             path = metadata.parent / audio["path"]
             for segment in audio["segments"]:
                 if f"{{{split}}}" in segment["subsets"]:
-                    yield _section(segment, path, shelf)
+                    yield _section(segment, path, media)
     except (KeyError, TypeError) as error:
-        raise DataError(f"{metadata} has other entries ({error}); give GigaSpeech.json") from error
+        raise DataError(
+            f"{metadata} has unexpected entries ({error})",
+            value=metadata,
+            fix="give GigaSpeech.json",
+        ) from error
 
 
-def _section(segment: dict[str, Any], path: Path, shelf: Shelf) -> Found:
+def _section(segment: dict[str, Any], path: Path, media: MediaFolder) -> ImportedRow:
     name, words = segment["sid"], segment["text_tn"]
     if words in NO_SPEECH:
-        return Skipped(name, f"it is {words}, no speech")
+        return Skipped(name, f"it is {words}, not speech")
     if not path.is_file():
-        return Skipped(name, f"it has no sound {path}")
-    for sign, written in SIGNS.items():
-        words = words.replace(sign, written)
+        return Skipped(name, f"it has no recording {path}")
+    for tag, sign in PUNCTUATION.items():
+        words = words.replace(tag, sign)
     section = {
-        "path": shelf.leave(path),
+        "path": media.reference(path),
         "start": segment["begin_time"],
         "stop": segment["end_time"],
     }
-    return prompts.row(CATALOG["asr"], answer=words.lower(), audios=[section], name=name)
+    return manifest_row(CATALOG["asr"], answer=words.lower(), audios=[section], name=name)
 
 
 def _audios(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of the list "audios", one by one: the file has gigabytes."""
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8") as file:
-        left = ""
-        while '"audios"' not in left:
-            piece = file.read(PIECE)
-            if not piece:
-                raise DataError(f"{path} has no list of audios; give GigaSpeech.json")
-            left += piece
-        left = left.partition('"audios"')[2].lstrip(" \n\r\t:[")
-        wanted = PIECE
-        while not left.startswith("]"):
+        text = ""
+        while '"audios"' not in text:
+            chunk = file.read(JSON_CHUNK)
+            if not chunk:
+                raise DataError(
+                    f"{path} has no list of audios", value=path, fix="give GigaSpeech.json"
+                )
+            text += chunk
+        text = text.partition('"audios"')[2].lstrip(" \n\r\t:[")
+        size = JSON_CHUNK
+        while not text.startswith("]"):
             try:
-                audio, at = decoder.raw_decode(left)
+                audio, end = decoder.raw_decode(text)
             except json.JSONDecodeError as error:
-                piece = file.read(wanted)
-                if not piece:
-                    raise DataError(f"{path} breaks off; fetch it again") from error
-                left, wanted = (left + piece).lstrip(" \n\r\t,"), 2 * wanted
+                chunk = file.read(size)
+                if not chunk:
+                    raise DataError(
+                        f"{path} is truncated", value=path, fix="download it again"
+                    ) from error
+                text, size = (text + chunk).lstrip(" \n\r\t,"), 2 * size
                 continue
             yield audio
-            left, wanted = left[at:].lstrip(" \n\r\t,"), PIECE
+            text, size = text[end:].lstrip(" \n\r\t,"), JSON_CHUNK
 
 
-def _heard(shelf: Shelf, sound: Path | None, words: str, name: str) -> Found:
-    if sound is None:
-        return Skipped(name, "it has no sound")
-    return prompts.row(CATALOG["asr"], answer=words.strip(), audios=[shelf.leave(sound)], name=name)
+def _asr_row(media: MediaFolder, recording: Path | None, words: str, name: str) -> ImportedRow:
+    if recording is None:
+        return Skipped(name, "it has no recording")
+    audios = [media.reference(recording)]
+    return manifest_row(CATALOG["asr"], answer=words.strip(), audios=audios, name=name)
 
 
-def _sound(stem: Path) -> Path | None:
-    """The sound of that name, whatever its format."""
-    paths = (stem.with_name(stem.name + suffix) for suffix in SOUNDS)
+def _recording(stem: Path) -> Path | None:
+    """The recording of this name, in whatever format."""
+    paths = (stem.with_name(stem.name + suffix) for suffix in AUDIO_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -141,4 +157,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({error}); fetch it again") from error
+        raise DataError(
+            f"cannot read {path} ({error})", value=path, fix="download it again"
+        ) from error

@@ -1,4 +1,4 @@
-"""Pictures with captions in tar files, as the webdataset library lays them out."""
+"""Pictures with captions in tar files of the webdataset layout."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from omni_diffusion.data.importers.importer import Found, Shelf, Skipped
-from omni_diffusion.data.manifest import IMAGE
+from omni_diffusion.data.importers.importer import ImportedRow, MediaFolder, Skipped
 from omni_diffusion.errors import DataError
-from omni_diffusion.tasks import prompts
 from omni_diffusion.tasks.catalog import CATALOG
+from omni_diffusion.tasks.prompts import IMAGE_TAG, manifest_row
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
-def captioned(path: Path, shelf: Shelf, split: str | None) -> Iterator[Found]:
-    """NAME.jpg (png, webp) and NAME.txt, one after the other; becomes text to image."""
+def captioned_pictures(path: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
+    """NAME.jpg (png, webp) and NAME.txt, one after the other; becomes the task `t2i`."""
     try:
         for name, parts in groupby(_members(path), lambda member: member[0]):
-            held = {suffix: data for _, suffix, data in parts}
-            picture = next((held[suffix] for suffix in PICTURES if suffix in held), None)
-            if picture is None or "txt" not in held:
-                yield Skipped(name, f"it is {', '.join(sorted(held))}, no picture with its txt")
+            files = {suffix: data for _, suffix, data in parts}
+            picture = next((files[suffix] for suffix in PICTURE_SUFFIXES if suffix in files), None)
+            if picture is None or "txt" not in files:
+                yield Skipped(name, f"it has {', '.join(sorted(files))}, not a picture with a txt")
                 continue
-            yield _line(name, held["txt"], picture, shelf)
+            yield _row(name, files["txt"], picture, media)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"cannot read {path} ({error}); fetch it again") from error
+        raise DataError(
+            f"cannot read {path} ({error})", value=path, fix="download it again"
+        ) from error
 
 
-def _line(name: str, caption: bytes, picture: bytes, shelf: Shelf) -> Found:
+def _row(name: str, caption: bytes, picture: bytes, media: MediaFolder) -> ImportedRow:
     try:
         text = caption.decode().strip()
     except UnicodeDecodeError:
-        return Skipped(name, "its text is no UTF-8")
-    path = shelf.put(picture)
+        return Skipped(name, "its text is not UTF-8")
+    path = media.extract(picture)
     if path is None:
-        return Skipped(name, "its picture is of no known format")
-    return prompts.row(CATALOG["t2i"], text=text, answer=IMAGE, images=[path], name=name)
+        return Skipped(name, "the format of its picture is unknown")
+    return manifest_row(CATALOG["t2i"], text=text, answer=IMAGE_TAG, images=[path], name=name)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(name, suffix, content) of every file, in the order of the tar, which may be compressed."""
+    """(name, suffix, content) of every file, in order; the tar may be compressed."""
     with tarfile.open(path, "r|*") as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isfile() else None

@@ -1,1 +1,1 @@
-"""Speech-driven visual interaction: what is written about pictures, spoken."""
+"""Speech-driven visual interaction: synthesize speech for written questions about pictures."""

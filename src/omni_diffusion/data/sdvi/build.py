@@ -1,8 +1,8 @@
-"""Speaks what two manifests hold and writes the manifest of it: stopped anywhere, it goes on.
+"""Build an SDVI set: synthesize what two manifests hold and write a manifest of it; resumable.
 
-Every worker says the lines of its share and keeps each take (`takes`). Which takes a line is made
-of follows from these alone, so whoever finds that none is missing writes the manifest, the list of
-what was left out, and the card.
+Each worker makes the takes of its shard of the samples and stores them (`utterances`). The stored
+takes alone decide what a sample becomes, so whoever finds that none is missing writes the manifest,
+the list of rejected samples, and the card.
 """
 
 from __future__ import annotations
@@ -17,63 +17,93 @@ from functools import cache
 from hashlib import blake2b
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from omni_diffusion.data.importers.importer import Shelf
-from omni_diffusion.data.manifest import AUDIO, IMAGE
-from omni_diffusion.data.sdvi.card import card
-from omni_diffusion.data.sdvi.quality_filter import Flaw, Gate, Judge, Transcribe, listened
-from omni_diffusion.data.sdvi.sources import Left, Line, Sources
-from omni_diffusion.data.sdvi.synthesizer import Mute, Speak, Synthesizer, content, say, tidy
-from omni_diffusion.data.sdvi.utterances import Take, Takes, key_of
+from omni_diffusion.data.defaults import VOICE_RETRIES
+from omni_diffusion.data.importers.importer import MediaFolder
+from omni_diffusion.data.manifest import MANIFEST
+from omni_diffusion.data.sdvi.card import SdviRecord, SpokenSample, card
+from omni_diffusion.data.sdvi.quality_filter import (
+    AsrJudge,
+    Defect,
+    QualityFilter,
+    Transcribe,
+    transcribed,
+)
+from omni_diffusion.data.sdvi.sources import Rejected, Sources, WrittenSample
+from omni_diffusion.data.sdvi.synthesizer import (
+    Speak,
+    SpeechSynthesizer,
+    SynthesisError,
+    file_digest,
+    one_line,
+    synthesize_text,
+)
+from omni_diffusion.data.sdvi.utterances import Take, TakeStore, take_key
 from omni_diffusion.errors import DataError, MediaError
 from omni_diffusion.io import config, files
 from omni_diffusion.media import Waveform
-from omni_diffusion.tasks import prompts
 from omni_diffusion.tasks.catalog import CATALOG
+from omni_diffusion.tasks.prompts import AUDIO_TAG, IMAGE_TAG, manifest_row
 
-MANIFEST, LEFT, CARD, RECORD = "manifest.jsonl", "dropped.txt", "README.md", "sdvi.json"
-IN_A_ROW = 20  # failures that end a run: it is the synthesizer then, and not the texts
+REJECTED, CARD, SDVI_RECORD = "dropped.txt", "README.md", "sdvi.json"
+MAX_FAILURES = 20  # in a row; then the synthesizer is at fault, and not the texts
 
 
 @dataclass(frozen=True)
-class Voices:
-    """Who speaks: the questions one of `asking` each, drawn by (seed, name); all answers one voice.
+class VoicePool:
+    """The voices of a set.
 
-    again: how many further voices say a question whose take was not good enough.
+    asking: one of them asks each question, drawn by (seed, name of the sample). answering: gives
+    all answers. retries: further voices for a question that the quality filter rejects.
     """
 
     asking: Sequence[str]
     answering: str
     seed: int = 0
-    again: int = 2
+    retries: int = VOICE_RETRIES
 
     def __post_init__(self) -> None:
         if not self.asking or not all([*self.asking, self.answering]):
-            raise DataError("there is no voice, or one without a name; give at least one")
-        twice = {voice for voice in self.asking if self.asking.count(voice) > 1}
-        if twice:
-            raise DataError(f"the voice {min(twice)!r} is given twice; keep one")
-        if self.again < 0:
-            raise DataError(f"again is {self.again}; give 0 or more further voices")
+            raise DataError(
+                "there is no voice, or one without a name",
+                field="voice",
+                value=self.asking,
+                fix="give at least one",
+            )
+        repeated = {voice for voice in self.asking if self.asking.count(voice) > 1}
+        if repeated:
+            raise DataError(
+                f"the voice {min(repeated)!r} is given twice",
+                field="voice",
+                value=min(repeated),
+                fix="keep one",
+            )
+        if self.retries < 0:
+            raise DataError(
+                f"{self.retries} retries",
+                field="voice_retries",
+                value=self.retries,
+                fix="give 0 or more",
+            )
 
-    def of(self, name: str) -> list[str]:
-        """The voices that a question may be said in, the first one first.
+    def for_question(self, name: str) -> list[str]:
+        """The voices to try for a question, in order.
 
-        Each voice has a number of its own for each question and the lowest are taken: a voice more
-        changes only the questions that it now says itself, and their order says nothing.
+        Each voice has a hash for each question, and the lowest are taken. So a new voice changes
+        only the questions that it takes over, and the order of the voices does not matter.
         """
 
-        def number(voice: str) -> bytes:
-            told = repr((self.seed, name, voice)).encode("utf-8", "surrogatepass")
-            return blake2b(told, digest_size=8).digest()
+        def rank(voice: str) -> bytes:
+            content = repr((self.seed, name, voice)).encode("utf-8", "surrogatepass")
+            return blake2b(content, digest_size=8).digest()
 
-        return heapq.nsmallest(1 + self.again, self.asking, key=number)
+        return heapq.nsmallest(1 + self.retries, self.asking, key=rank)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A take that is missing."""
+class TakeRequest:
+    """A text to synthesize in a voice; key: of its take."""
 
     text: str
     voice: str
@@ -81,64 +111,45 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Good:
-    """A take that is good, and what it was wanted for."""
+class GoodTake:
+    """A take that passes the quality filter."""
 
     take: Take
-    wanted: Wanted
+    request: TakeRequest
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """A line that is whole: the takes of question and answer, and whose voice asked."""
-
-    line: Line
-    question: Take
-    answer: Take | None
-    voice: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a folder was filled with; the counts are None until all is done."""
-
-    vqa: str | None
-    captions: str | None
-    synthesizer: str
-    voices: int
-    answer_voice: str
-    seed: int
-    again: int
-    judge: str | None
-    most_errors: float
-    samples: int | None = None
-    dropped: int | None = None
+Verdict: TypeAlias = SpokenSample | Rejected | TakeRequest
+"""What a sample is by the stored takes: complete, left out, or waiting for a take."""
 
 
 @dataclass
-class Outcome:
-    """What a run did: takes made now, lines that are whole and left out, lines still to be said."""
+class BuildResult:
+    """The outcome of a run.
+
+    made: takes synthesized now. samples, rejected: of the whole set. missing: samples that other
+    shards still have to make.
+    """
 
     made: int = 0
     samples: int = 0
-    left: list[Left] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     missing: int = 0
 
 
 @dataclass(frozen=True)
-class Builder:
-    """Makes one data set.
+class SdviBuilder:
+    """Builds one SDVI set in the folder `out`.
 
-    retry: say again what the synthesizer failed at in an earlier run. command: what the card says
-    the set was made with.
+    judge: checks the recordings; None accepts what is spoken. retry: synthesize again what failed
+    in an earlier run. command: the command line, for the card.
     """
 
     sources: Sources
     out: Path
-    synthesizer: Synthesizer
-    voices: Voices
-    judge: Judge | None = None
-    gate: Gate = field(default_factory=Gate)
+    synthesizer: SpeechSynthesizer
+    voices: VoicePool
+    judge: AsrJudge | None = None
+    quality: QualityFilter = field(default_factory=QualityFilter)
     retry: bool = False
     command: str = ""
 
@@ -148,142 +159,157 @@ class Builder:
         of: int = 1,
         workers: int = 1,
         progress: Callable[[float], None] | None = None,
-    ) -> Outcome:
-        """Say one share of the lines, or all, and finish the set if none is missing then.
+    ) -> BuildResult:
+        """Make the takes of one shard of the samples, or of all, and finish a complete set.
 
-        Share i of n holds the lines i, i + n, .. workers: threads, each with a synthesizer and a
-        judge of its own. progress: called with the share of lines that are done. Raises DataError
-        for a broken manifest, a folder with other files, and a synthesizer that fails again and
-        again; StorageError when a file cannot be written.
+        Shard i of n holds the samples i, i + n, ... workers: threads, each with a synthesizer and
+        an ASR model of its own. progress: called with the fraction of samples that are done. Raises
+        DataError for a broken manifest, a folder with other files, and a synthesizer that keeps
+        failing; StorageError if a file cannot be written.
         """
         if of < 1 or not 0 <= (shard or 0) < of:
-            raise DataError(f"there is no share {shard} of {of}; give 0 to {of - 1}")
+            raise DataError(
+                f"shard {shard} of {of} does not exist",
+                field="shard",
+                value=shard,
+                fix=f"give 0 to {of - 1}",
+            )
         if workers < 1:
-            raise DataError(f"{workers} workers; give 1 or more")
-        found = list(self.sources.lines())
-        lines = [each for each in found if isinstance(each, Line)]
-        begin(self.out, self._record())
-        takes = Takes(self.out, "all" if shard is None else f"{shard:05d}-of-{of:05d}")
-        work = Work(self, takes)
+            raise DataError(
+                f"{workers} workers", field="workers", value=workers, fix="give 1 or more"
+            )
+        samples = list(self.sources.samples())
+        written = [sample for sample in samples if isinstance(sample, WrittenSample)]
+        open_folder(self.out, self._record())
+        takes = TakeStore(self.out, "all" if shard is None else f"{shard:05d}-of-{of:05d}")
+        session = BuildSession(self, takes)
         pending = [
-            line
-            for number, line in enumerate(lines)
-            if (shard is None or number % of == shard) and isinstance(work.verdict(line), Wanted)
+            sample
+            for number, sample in enumerate(written)
+            if (shard is None or number % of == shard)
+            and isinstance(session.verdict(sample), TakeRequest)
         ]
-        if pending:  # the old manifest would name sounds that are no more
-            for name in (MANIFEST, CARD, LEFT):
+        if pending:  # the old manifest would name recordings that no longer exist
+            for name in (MANIFEST, CARD, REJECTED):
                 files.remove(self.out / name)
-        work.do(pending, workers, progress)
-        return self._finish(work, found)
+        session.make_all(pending, workers, progress)
+        return self._finish(session, samples)
 
-    def _record(self, samples: int | None = None, dropped: int | None = None) -> Record:
+    def _record(self, samples: int | None = None, dropped: int | None = None) -> SdviRecord:
         sources, voices = self.sources, self.voices
-        return Record(
+        return SdviRecord(
             vqa=None if sources.vqa is None else str(sources.vqa),
             captions=None if sources.captions is None else str(sources.captions),
             synthesizer=self.synthesizer.line,
             voices=len(voices.asking),
             answer_voice=voices.answering,
             seed=voices.seed,
-            again=voices.again,
+            again=voices.retries,
             judge=None if self.judge is None else self.judge.name,
-            most_errors=self.gate.most_errors,
+            most_errors=self.quality.max_wer,
             samples=samples,
             dropped=dropped,
         )
 
-    def _finish(self, work: Work, found: Sequence[Line | Left]) -> Outcome:
-        """Write all that is for reading, where nothing is missing."""
-        work.takes.refresh()
-        work.retry.clear()
-        verdicts = list(_without_twins(map(work.verdict, found)))
-        whole = [each for each in verdicts if isinstance(each, Spoken)]
-        left = [each for each in verdicts if isinstance(each, Left)]
-        outcome = Outcome(work.made, len(whole), left, len(verdicts) - len(whole) - len(left))
-        if outcome.missing:
-            return outcome
-        files.write_text(self.out / LEFT, "".join(f"{each}\n" for each in left))
+    def _finish(
+        self, session: BuildSession, samples: Sequence[WrittenSample | Rejected]
+    ) -> BuildResult:
+        """Write manifest, rejected samples and card, unless a take is missing."""
+        session.takes.refresh()
+        session.retry.clear()
+        verdicts = list(_without_duplicates(map(session.verdict, samples)))
+        spoken = [each for each in verdicts if isinstance(each, SpokenSample)]
+        rejected = [each for each in verdicts if isinstance(each, Rejected)]
+        missing = len(verdicts) - len(spoken) - len(rejected)
+        result = BuildResult(session.made, len(spoken), rejected, missing)
+        if missing:
+            return result
+        files.write_text(self.out / REJECTED, "".join(f"{each}\n" for each in rejected))
         with files.atomic_path(self.out / MANIFEST) as path, path.open("w", encoding="utf-8") as f:
-            for each in whole:
-                f.write(dumps(self._row(each, work.takes), ensure_ascii=False) + "\n")
-        record = self._record(len(whole), len(left))
-        told = card(record, whole, left, work.heard(found), self.command)
-        files.write_text(self.out / CARD, told)
-        config.save(record, self.out / RECORD)
-        used = [take.key for each in whole for take in (each.question, each.answer) if take]
-        work.takes.sweep(used)
-        return outcome
+            for sample in spoken:
+                f.write(dumps(self._row(sample, session.takes), ensure_ascii=False) + "\n")
+        record = self._record(len(spoken), len(rejected))
+        checked = session.checked(samples)
+        files.write_text(self.out / CARD, card(record, spoken, rejected, checked, self.command))
+        config.save(record, self.out / SDVI_RECORD)
+        used = [take.key for each in spoken for take in (each.question, each.answer) if take]
+        session.takes.sweep(used)
+        return result
 
-    def _row(self, spoken: Spoken, takes: Takes) -> dict[str, Any]:
-        line = spoken.line
-        task = CATALOG["s2i" if line.answer is None else "svqa"]
-        said = [take for take in (spoken.question, spoken.answer) if take is not None]
-        return prompts.row(
-            task,
-            answer=IMAGE if line.answer is None else f"{line.answer}\n{AUDIO}",
-            audios=[takes.path(take.key).relative_to(self.out).as_posix() for take in said],
-            images=[Shelf(self.out, "").leave(line.picture)],
-            name=line.name,
+    def _row(self, sample: SpokenSample, takes: TakeStore) -> dict[str, Any]:
+        written = sample.written
+        used = [take for take in (sample.question, sample.answer) if take is not None]
+        return manifest_row(
+            CATALOG["s2i" if written.answer is None else "svqa"],
+            answer=IMAGE_TAG if written.answer is None else f"{written.answer}\n{AUDIO_TAG}",
+            audios=[takes.path(take.key).relative_to(self.out).as_posix() for take in used],
+            images=[MediaFolder(self.out, "").reference(written.picture)],
+            name=written.name,
         )
 
 
-class Work:
-    """The lines of a share and what became of each; used by several threads."""
+class BuildSession:
+    """One run of a builder: makes missing takes and judges samples; used by several threads."""
 
-    def __init__(self, builder: Builder, takes: Takes) -> None:
+    def __init__(self, builder: SdviBuilder, takes: TakeStore) -> None:
         self.takes, self.made = takes, 0
         self.retry = takes.failures() if builder.retry else set[str]()
         self._builder = builder
-        self._drawn = cache(builder.voices.of)  # a thousand voices take a millisecond
-        self._own = threading.local()
+        # cached: ranking a thousand voices takes a millisecond
+        self._voices_for = cache(builder.voices.for_question)
+        self._thread = threading.local()
         self._lock = threading.Lock()
         self._locks: Mapping[str, threading.Lock] = defaultdict(threading.Lock)
         self._failing: list[Take] = []
         names = dict.fromkeys([*builder.voices.asking, builder.voices.answering])
-        self._voices = {name: name + content(name) for name in names}
+        self._voice_ids = {name: name + file_digest(name) for name in names}
 
-    def verdict(self, line: Line | Left) -> Spoken | Left | Wanted:
-        """What a line is, by the takes there are."""
-        if isinstance(line, Left):
-            return line
-        question = self._best(line, "question")
-        if not isinstance(question, Good):
+    def verdict(self, sample: WrittenSample | Rejected) -> Verdict:
+        """What a sample is by the stored takes."""
+        if isinstance(sample, Rejected):
+            return sample
+        question = self._best(sample, "question")
+        if not isinstance(question, GoodTake):
             return question
-        answer = None if line.answer is None else self._best(line, "answer")
-        if isinstance(answer, Left | Wanted):
+        answer = None if sample.answer is None else self._best(sample, "answer")
+        if isinstance(answer, Rejected | TakeRequest):
             return answer
-        for each in (question, answer):
-            # asked last: what a line that is left out was made of is not kept
-            if each is not None and not self.takes.path(each.take.key).exists():
-                return each.wanted
-        return Spoken(line, question.take, answer.take if answer else None, question.wanted.voice)
+        for good in (question, answer):
+            # checked last: rejected samples do not keep their recordings
+            if good is not None and not self.takes.path(good.take.key).exists():
+                return good.request
+        voice = question.request.voice
+        return SpokenSample(sample, question.take, answer.take if answer else None, voice)
 
-    def heard(self, found: Sequence[Line | Left]) -> Iterator[tuple[Take, bool]]:
-        """All takes of the lines that someone listened to, and whether each is good; none twice."""
+    def checked(self, samples: Sequence[WrittenSample | Rejected]) -> Iterator[tuple[Take, bool]]:
+        """All transcribed takes of the samples, each once, with whether it is good."""
         seen = set[str]()
-        for line in found:
-            if isinstance(line, Left):
+        for sample in samples:
+            if isinstance(sample, Rejected):
                 continue
-            for what in ("question", "answer"):
-                for wanted in self._candidates(line, what):
-                    take = self.takes.get(wanted.key)
-                    if take is None or take.key in seen or take.judge != self._judge:
-                        continue
-                    seen.add(take.key)
-                    if take.judge is not None and take.words:
-                        yield take, self._flaw(take) is None
+            requests = [*self._candidates(sample, "question"), *self._candidates(sample, "answer")]
+            for request in requests:
+                take = self.takes.get(request.key)
+                if take is None or take.key in seen or take.judge != self._judge:
+                    continue
+                seen.add(take.key)
+                if take.judge is not None and take.words:
+                    yield take, self._defect(take) is None
 
-    def do(
-        self, lines: Sequence[Line], workers: int, progress: Callable[[float], None] | None
+    def make_all(
+        self,
+        samples: Sequence[WrittenSample],
+        workers: int,
+        progress: Callable[[float], None] | None,
     ) -> None:
-        """Make all takes that these lines want."""
+        """Make all takes that these samples need."""
         pool = ThreadPoolExecutor(workers)
         try:
-            running = [pool.submit(self._finish, line) for line in lines]
+            running = [pool.submit(self._make_takes, sample) for sample in samples]
             for done, future in enumerate(as_completed(running), start=1):
                 future.result()
                 if progress is not None:
-                    progress(done / len(lines))
+                    progress(done / len(samples))
         finally:
             pool.shutdown(cancel_futures=True)
         for take in self._failing:
@@ -294,73 +320,81 @@ class Work:
         judge = self._builder.judge
         return None if judge is None else judge.name
 
-    def _finish(self, line: Line) -> None:
-        while isinstance(wanted := self.verdict(line), Wanted):
+    def _make_takes(self, sample: WrittenSample) -> None:
+        while isinstance(request := self.verdict(sample), TakeRequest):
             with self._lock:
-                own = self._locks[wanted.key]
-            with own:  # two lines may have the same answer
-                if self.verdict(line) == wanted:
-                    self._make(wanted)
+                lock = self._locks[request.key]
+            with lock:  # another sample may have the same answer
+                if self.verdict(sample) == request:
+                    self._make(request)
 
-    def _candidates(self, line: Line, what: str) -> list[Wanted]:
-        """The takes that may become a line's question or answer, the first one first."""
-        voices = self._builder.voices
-        text = tidy((line.question if what == "question" else line.answer) or "")
+    def _candidates(
+        self, sample: WrittenSample, role: Literal["question", "answer"]
+    ) -> list[TakeRequest]:
+        """The takes that may become a sample's question or answer, in order."""
+        text = one_line((sample.question if role == "question" else sample.answer) or "")
         if not text:
             return []
-        names = self._drawn(line.name) if what == "question" else [voices.answering]
-        digest = self._builder.synthesizer.digest
-        return [Wanted(text, name, key_of(digest, text, self._voices[name])) for name in names]
+        digest, voices = self._builder.synthesizer.digest, [self._builder.voices.answering]
+        if role == "question":
+            voices = self._voices_for(sample.name)
+        return [
+            TakeRequest(text, voice, take_key(digest, text, self._voice_ids[voice]))
+            for voice in voices
+        ]
 
-    def _best(self, line: Line, what: str) -> Good | Left | Wanted:
-        """The first good take, whether or not its sound is there."""
-        flaws: list[Flaw] = []
-        for wanted in self._candidates(line, what):
-            state = self._state(wanted)
-            if isinstance(state, Wanted):
+    def _best(
+        self, sample: WrittenSample, role: Literal["question", "answer"]
+    ) -> GoodTake | Rejected | TakeRequest:
+        """The first good take, whether its recording exists or not."""
+        defects: list[Defect] = []
+        for request in self._candidates(sample, role):
+            state = self._take_or_defect(request)
+            if isinstance(state, TakeRequest):
                 return state
             if isinstance(state, Take):
-                return Good(state, wanted)
-            flaws.append(state)
-        more = f"; {len(flaws)} voices" if len(flaws) > 1 else ""
-        reason = f"{what}: {flaws[-1].reason}"
-        return Left(line.name, line.place, reason, flaws[-1].detail + more)
+                return GoodTake(state, request)
+            defects.append(state)
+        tried = f"; {len(defects)} voices" if len(defects) > 1 else ""
+        reason = f"{role}: {defects[-1].reason}"
+        return Rejected(sample.name, sample.source, reason, defects[-1].detail + tried)
 
-    def _state(self, wanted: Wanted) -> Take | Flaw | Wanted:
-        """A good take, what is wrong with it, or that it has to be made or heard."""
-        take = self.takes.get(wanted.key)
+    def _take_or_defect(self, request: TakeRequest) -> Take | Defect | TakeRequest:
+        """A good take, its defect, or the request if it has to be made or transcribed."""
+        take = self.takes.get(request.key)
         if take is None or take.key in self.retry:
-            return wanted
-        unheard = self._judge is not None and take.judge != self._judge
-        if unheard and self._builder.gate.of_sound(take) is None:
-            return wanted
-        return self._flaw(take) or take
+            return request
+        unchecked = self._judge is not None and take.judge != self._judge
+        if unchecked and self._builder.quality.sound_defect(take) is None:
+            return request
+        return self._defect(take) or take
 
-    def _flaw(self, take: Take) -> Flaw | None:
-        gate = self._builder.gate
-        return gate.of_sound(take) or (gate.of_words(take) if self._judge is not None else None)
+    def _defect(self, take: Take) -> Defect | None:
+        quality = self._builder.quality
+        checked = self._judge is not None
+        return quality.sound_defect(take) or (quality.word_defect(take) if checked else None)
 
-    def _make(self, wanted: Wanted) -> None:
-        wave = self._kept(wanted)
+    def _make(self, request: TakeRequest) -> None:
+        wave = self._recorded(request)
         if wave is None:
             try:
-                wave = say(self._speak(), wanted.text, wanted.voice)
-            except Mute as error:
-                self._fail(Take(wanted.key, failed=str(error)))
+                wave = synthesize_text(self._speak(), request.text, request.voice)
+            except SynthesisError as error:
+                self._fail(Take(request.key, failed=str(error)))
                 return
             self._succeed()
         samples = wave.samples
         loudness = float(samples.square().mean().sqrt()) if samples.numel() else 0.0
-        take = Take(wanted.key, round(wave.seconds, 3), float(f"{loudness:.3g}"))
+        take = Take(request.key, round(wave.seconds, 3), float(f"{loudness:.3g}"))
         judge = self._builder.judge
-        if judge is not None and self._builder.gate.of_sound(take) is None:
-            take = listened(take, wanted.text, wave, judge, self._hear(judge))
-        self.takes.add(take, wave if self._flaw(take) is None else None)
-        self.retry.discard(wanted.key)
+        if judge is not None and self._builder.quality.sound_defect(take) is None:
+            take = transcribed(take, request.text, wave, judge, self._transcribe(judge))
+        self.takes.add(take, wave if self._defect(take) is None else None)
+        self.retry.discard(request.key)
 
-    def _kept(self, wanted: Wanted) -> Waveform | None:
-        """A sound that is there and only has to be heard."""
-        take, path = self.takes.get(wanted.key), self.takes.path(wanted.key)
+    def _recorded(self, request: TakeRequest) -> Waveform | None:
+        """A recording that exists and only needs a transcript."""
+        take, path = self.takes.get(request.key), self.takes.path(request.key)
         if take is None or take.failed is not None or not path.exists():
             return None
         try:
@@ -369,19 +403,23 @@ class Work:
             return None
 
     def _fail(self, take: Take) -> None:
-        """Note a failure; it is kept once others succeed, for else it is not the text's."""
-        self.takes.note(take)
+        """Keep a failure in memory; the next success shows that the text caused it."""
+        self.takes.remember(take)
         if take.key in self.retry:
             self.retry.discard(take.key)
             self.takes.add(take, None)
             return
         with self._lock:
             self._failing.append(take)
-            if len(self._failing) < IN_A_ROW:
+            if len(self._failing) < MAX_FAILURES:
                 return
+        line = self._builder.synthesizer.line
         raise DataError(
-            f"--synthesizer {self._builder.synthesizer.line!r} failed {IN_A_ROW} times in a row;"
-            f" mend it; the last time: {take.failed}"
+            f"the synthesizer {line!r} failed {MAX_FAILURES} times in a row, at last with:"
+            f" {take.failed}",
+            field="synthesizer",
+            value=line,
+            fix="repair it",
         )
 
     def _succeed(self) -> None:
@@ -392,46 +430,51 @@ class Work:
             self.takes.add(take, None)
 
     def _speak(self) -> Speak:
-        if not hasattr(self._own, "speak"):
-            self._own.speak = self._builder.synthesizer.open()
-        speak: Speak = self._own.speak
+        if not hasattr(self._thread, "speak"):
+            self._thread.speak = self._builder.synthesizer.open()
+        speak: Speak = self._thread.speak
         return speak
 
-    def _hear(self, judge: Judge) -> Transcribe:
-        if not hasattr(self._own, "hear"):
-            self._own.hear = judge.open()
-        hear: Transcribe = self._own.hear
-        return hear
+    def _transcribe(self, judge: AsrJudge) -> Transcribe:
+        if not hasattr(self._thread, "transcribe"):
+            self._thread.transcribe = judge.open()
+        transcribe: Transcribe = self._thread.transcribe
+        return transcribe
 
 
-def voices_of(path: Path) -> list[str]:
-    """The names in a file, one a line; raises DataError where it cannot be read."""
+def read_voices(path: Path) -> list[str]:
+    """The voices in a file, one a line; raises DataError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path} ({error}); give one voice a line") from error
+        raise DataError(
+            f"cannot read {path} ({error})", field="voices", value=path, fix="give one voice a line"
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 
-def begin(out: Path, record: Record) -> None:
-    """Put a record into a folder; raises DataError where it holds files of something else."""
+def open_folder(out: Path, record: SdviRecord) -> None:
+    """Make the folder of a set, with its record; raises DataError if it holds other files."""
     files.make_folder(out)
-    path = out / RECORD
+    path = out / SDVI_RECORD
     others = [each for each in out.iterdir() if not each.name.startswith(".")]
     if others and not path.exists():
-        raise DataError(f"{out} holds other files; give an empty folder or a new one")
+        raise DataError(
+            f"{out} holds other files", value=out, fix="give an empty folder or a new one"
+        )
     if not path.exists():
         config.save(record, path)
 
 
-def _without_twins(verdicts: Iterator[Spoken | Left | Wanted]) -> Iterator[Spoken | Left | Wanted]:
-    """Two lines of one question, answer, picture and voice are one."""
+def _without_duplicates(verdicts: Iterator[Verdict]) -> Iterator[Verdict]:
+    """Reject samples with the question, answer, picture and voice of an earlier one."""
     seen = set[tuple[str, str | None, str]]()
     for each in verdicts:
-        if isinstance(each, Spoken):
-            told = (each.question.key, each.line.answer, str(each.line.picture.resolve()))
-            if told in seen:
-                yield Left(each.line.name, each.line.place, "the same as an earlier line")
+        if isinstance(each, SpokenSample):
+            written = each.written
+            content = (each.question.key, written.answer, str(written.picture.resolve()))
+            if content in seen:
+                yield Rejected(written.name, written.source, "the same as an earlier line")
                 continue
-            seen.add(told)
+            seen.add(content)
         yield each

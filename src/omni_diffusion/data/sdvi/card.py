@@ -1,72 +1,99 @@
-"""The card of a spoken data set: what is in it and what it was made with. Knows no file."""
+"""The data set card of an SDVI set: what it holds and what it was made with."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
+from omni_diffusion.data.sdvi.sources import Rejected, WrittenSample
+from omni_diffusion.data.sdvi.utterances import Take
 from omni_diffusion.data.stats import Histogram
 
-if TYPE_CHECKING:
-    from omni_diffusion.data.sdvi.build import Record, Spoken
-    from omni_diffusion.data.sdvi.sources import Left
-    from omni_diffusion.data.sdvi.utterances import Take
-
-PERCENT = (1, 5, 10, 20, 50, 100)
-VOICES = 30  # voices that are listed one by one
+PERCENT_EDGES = (1, 5, 10, 20, 50, 100)
+LISTED_VOICES = 30  # more voices are summed up instead
 
 LICENCE = """\
-Nobody but you can say under which licence this set may be used. The pictures and their words keep
-the licences of the manifests they come from; the speech has those of the synthesizer and of its
-voices. A voice that was cloned from a person needs that person's consent."""
+You have to decide under which licence this set may be used. Pictures and texts keep the licences
+of the manifests they come from; the speech has those of the synthesizer and of its voices. A voice
+cloned from a person needs that person's consent."""
+
+
+@dataclass(frozen=True)
+class SpokenSample:
+    """A written sample with the takes of its question and answer; voice: of the question."""
+
+    written: WrittenSample
+    question: Take
+    answer: Take | None
+    voice: str
+
+
+@dataclass(frozen=True)
+class SdviRecord:
+    """What a set was made with; samples and dropped are None until it is complete.
+
+    voices: how many ask. again: further voices tried for a question. judge: the ASR model, None if
+    nothing was checked. most_errors: the highest accepted word error rate.
+    """
+
+    vqa: str | None
+    captions: str | None
+    synthesizer: str
+    voices: int
+    answer_voice: str
+    seed: int
+    again: int
+    judge: str | None
+    most_errors: float
+    samples: int | None = None
+    dropped: int | None = None
 
 
 def card(
-    record: Record,
-    whole: Sequence[Spoken],
-    left: Sequence[Left],
-    heard: Iterable[tuple[Take, bool]],
+    record: SdviRecord,
+    samples: Sequence[SpokenSample],
+    rejected: Sequence[Rejected],
+    checked: Iterable[tuple[Take, bool]],
     command: str,
 ) -> str:
     """The card as Markdown.
 
-    whole, left: the lines of the set, and those left out. heard: each take that someone listened
-    to, and whether it was good.
+    samples: of the set. rejected: the samples that were left out. checked: each transcribed take,
+    and whether it is good. command: the command line that made the set, or empty.
     """
-    answers = {each.answer.key: each.answer for each in whole if each.answer is not None}
-    said = [each.answer for each in whole if each.answer is not None]
+    answers = [sample.answer for sample in samples if sample.answer is not None]
     counts = {
-        "lines": len(whole),
-        "of them spoken questions about a picture": len(said),
-        "of them spoken descriptions of a picture": len(whole) - len(said),
-        "hours heard (what users say)": f"{_hours([each.question for each in whole]):.3f}",
-        "hours said (answers)": f"{_hours(said):.3f}",
-        "different recordings of answers": len(answers),
-        "written lines left out": len(left),
+        "samples": len(samples),
+        "spoken questions about a picture": len(answers),
+        "spoken descriptions of a picture": len(samples) - len(answers),
+        "hours of questions and descriptions": f"{_hours(s.question for s in samples):.3f}",
+        "hours of answers": f"{_hours(answers):.3f}",
+        "distinct recordings of answers": len({take.key for take in answers}),
+        "rejected samples": len(rejected),
     }
-    made = {
+    sources = {
         "written questions": record.vqa or "none",
         "captions": record.captions or "none",
         "synthesizer": record.synthesizer,
-        "voices of users": f"{len({each.voice for each in whole})} used of {record.voices}",
+        "voices of users": f"{len({sample.voice for sample in samples})} used of {record.voices}",
         "voice of answers": record.answer_voice,
         "seed": record.seed,
         "further voices tried": record.again,
-        "recogniser": record.judge or "none, nobody listened",
-        "word errors allowed": f"{record.most_errors:.0%} of a text" if record.judge else "any",
+        "ASR check": record.judge or "none",
+        "highest word error rate": f"{record.most_errors:.0%}" if record.judge else "any",
     }
-    voices = Counter(each.voice for each in whole)
+    voices = Counter(sample.voice for sample in samples)
     return "\n".join([
         "# Spoken questions and descriptions of pictures\n",
-        "Made by omni-diffusion. The lines are in `manifest.jsonl`, what was left out and why in"
-        " `dropped.txt`.\n",
-        _table("what", "how many", counts),
-        _table("made of", "", made),
+        "Made by omni-diffusion. The samples are in `manifest.jsonl`; `dropped.txt` lists the"
+        " rejected ones, with the reason.\n",
+        _table("content", "", counts),
+        _table("made with", "", sources),
         *(["Command:\n", f"```sh\n{command}\n```\n"] if command else []),
-        "## Left out\n",
-        _table("reason", "lines", dict(Counter(each.reason for each in left).most_common())),
-        *(["## Word errors\n", _errors(heard)] if record.judge else []),
+        "## Rejected\n",
+        _table("reason", "samples", dict(Counter(r.reason for r in rejected).most_common())),
+        *(["## Word errors\n", _word_errors(checked)] if record.judge else []),
         "## Voices\n",
         _voices(voices),
         "## Licence\n",
@@ -86,32 +113,32 @@ def _table(first: str, second: str, rows: Mapping[str, object]) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value that does not end its cell."""
+    """A value escaped for a table cell."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-def _errors(heard: Iterable[tuple[Take, bool]]) -> str:
-    """How many takes have which share of word errors, the good ones and the others."""
-    kept, other = Histogram(PERCENT), Histogram(PERCENT)
+def _word_errors(checked: Iterable[tuple[Take, bool]]) -> str:
+    """Histograms of the word error rate, of good takes and of the others."""
+    kept, other = Histogram(PERCENT_EDGES), Histogram(PERCENT_EDGES)
     wrong = words = 0
-    for take, good in heard:
+    for take, good in checked:
         (kept if good else other).add(100 * take.wrong / take.words)
         wrong, words = wrong + good * take.wrong, words + good * take.words
-    both = Histogram(PERCENT)
+    both = Histogram(PERCENT_EDGES)
     both.counts = [one + two for one, two in zip(kept.counts, other.counts, strict=True)]
     ranges = dict(both.rows())
     passed, failed = dict(kept.all_rows()), dict(other.all_rows())
-    lines = ["| word errors, % | good takes | others |", "| --- | --- | --- |"]
+    lines = ["| word error rate, % | good takes | others |", "| --- | --- | --- |"]
     lines += [f"| {name} | {passed[name]} | {failed[name]} |" for name in ranges]
     total = f"{wrong} of {words} words of the good takes are wrong"
     return "\n".join(lines) + f"\n\n{total}{f', {wrong / words:.2%}' if words else ''}.\n"
 
 
 def _voices(voices: Mapping[str, int]) -> str:
-    if len(voices) <= VOICES:
-        return _table("voice", "lines", dict(sorted(voices.items())))
+    if len(voices) <= LISTED_VOICES:
+        return _table("voice", "samples", dict(sorted(voices.items())))
     counts = sorted(voices.values())
     return (
-        f"{len(voices)} voices ask, in {counts[0]} to {counts[-1]} lines each, half of them in"
-        f" {counts[len(counts) // 2]} or more.\n"
+        f"{len(voices)} voices, with {counts[0]} to {counts[-1]} samples each, median"
+        f" {counts[len(counts) // 2]}.\n"
     )

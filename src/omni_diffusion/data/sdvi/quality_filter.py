@@ -1,6 +1,6 @@
-"""Which takes are good enough: how long and loud a sound is, and whether its words are understood.
+"""Which takes are good enough: limits of length and loudness, and of word errors by an ASR model.
 
-Knows no recogniser: one is handed in, as are the rules by which words are compared.
+The ASR model and the comparison of words are passed in.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from omni_diffusion.data.defaults import MAX_SPOKEN_SECONDS, MAX_WER
 from omni_diffusion.data.sdvi.utterances import Take
 from omni_diffusion.errors import DataError, OmniError
 from omni_diffusion.media import Waveform
@@ -17,12 +18,12 @@ Transcribe: TypeAlias = Callable[[Waveform], str]
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Who listens.
+class AsrJudge:
+    """The ASR model that checks recordings.
 
-    name: what its judgements are kept under. open: makes what transcribes, one for each thread.
-    errors: of a text and what was heard, how many words are wrong of how many; may raise OmniError
-    for a text that it finds no words in.
+    name: stored with its transcripts. open: loads a model; called once a thread. errors: returns
+    the word errors and the number of words, given a text and its transcript; may raise OmniError
+    for a text without words.
     """
 
     name: str
@@ -31,59 +32,70 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Flaw:
-    """Why a take is not used: a reason that can be counted, and what it was in this take."""
+class Defect:
+    """Why a take is rejected. reason: from a fixed set, to be counted. detail: of this take."""
 
     reason: str
     detail: str
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What a take may be.
+class QualityFilter:
+    """The limits of a good take.
 
-    most_errors: share of the text's words that may be wrong. min_seconds, max_seconds: of a sound;
-    min_loudness: its root mean square, where full scale is 1.
+    max_wer: word errors divided by the words of the text. min_seconds, max_seconds: of the
+    recording. min_loudness: its root mean square, 1 is full scale. Raises DataError for limits that
+    nothing can meet.
     """
 
-    most_errors: float = 0.2
+    max_wer: float = MAX_WER
     min_seconds: float = 0.2
-    max_seconds: float = 60.0
+    max_seconds: float = MAX_SPOKEN_SECONDS
     min_loudness: float = 0.001
 
     def __post_init__(self) -> None:
-        if not self.most_errors >= 0:
-            raise DataError(f"most_errors is {self.most_errors}; give a share such as 0.2")
+        if not self.max_wer >= 0:
+            raise DataError(
+                f"max_wer is {self.max_wer}",
+                field="max_wer",
+                value=self.max_wer,
+                fix="give a fraction such as 0.2",
+            )
         if not 0 < self.min_seconds < self.max_seconds:
             raise DataError(
-                f"sounds of {self.min_seconds:g} to {self.max_seconds:g} s; give 0 < least < most"
+                f"recordings of {self.min_seconds:g} to {self.max_seconds:g} s",
+                field="max_seconds",
+                value=self.max_seconds,
+                fix="give 0 < min_seconds < max_seconds",
             )
 
-    def of_sound(self, take: Take) -> Flaw | None:
-        """What is wrong with a sound, whatever its words."""
+    def sound_defect(self, take: Take) -> Defect | None:
+        """The defect of the recording itself, whatever its words."""
         if take.failed is not None:
-            return Flaw("the synthesizer failed", take.failed)
+            return Defect("the synthesizer failed", take.failed)
         if take.seconds < self.min_seconds:
-            return Flaw("too short", f"{take.seconds:.2f} s")
+            return Defect("too short", f"{take.seconds:.2f} s")
         if take.seconds > self.max_seconds:
-            return Flaw("too long", f"{take.seconds:.2f} s")
+            return Defect("too long", f"{take.seconds:.2f} s")
         if take.loudness < self.min_loudness:
-            return Flaw("silent", f"root mean square {take.loudness:.2g}")
+            return Defect("silent", f"root mean square {take.loudness:.2g}")
         return None
 
-    def of_words(self, take: Take) -> Flaw | None:
-        """What is wrong with what was heard."""
+    def word_defect(self, take: Take) -> Defect | None:
+        """The defect of the transcript."""
         if not take.words:
-            return Flaw("no words to compare", f"heard {take.heard!r}")
-        if take.wrong > self.most_errors * take.words:
-            told = f"{take.wrong} of {take.words} wrong, heard {take.heard!r}"
-            return Flaw("misheard", told)
+            return Defect("no words to compare", f"heard {take.heard!r}")
+        if take.wrong > self.max_wer * take.words:
+            detail = f"{take.wrong} of {take.words} wrong, heard {take.heard!r}"
+            return Defect("misheard", detail)
         return None
 
 
-def listened(take: Take, text: str, wave: Waveform, judge: Judge, hear: Transcribe) -> Take:
-    """A take with what a judge makes of it."""
-    heard = hear(wave).strip()
+def transcribed(
+    take: Take, text: str, wave: Waveform, judge: AsrJudge, transcribe: Transcribe
+) -> Take:
+    """The take with its transcript and word errors."""
+    heard = transcribe(wave).strip()
     try:
         wrong, words = judge.errors(text, heard)
     except OmniError:

@@ -1,7 +1,4 @@
-"""What of two manifests is to be spoken: written questions about pictures, captions of pictures.
-
-Knows no synthesizer.
-"""
+"""The written manifests of an SDVI set: questions about pictures, and captions of pictures."""
 
 from __future__ import annotations
 
@@ -11,53 +8,53 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from omni_diffusion.data import manifest
-from omni_diffusion.data.manifest import IMAGE, TAG, Entry, Place, Sample
-from omni_diffusion.data.sdvi.text_rules import MOST_WORDS, Dropped, spoken
-from omni_diffusion.data.validate import Limits
+from omni_diffusion.data.manifest import ManifestSample, SampleMessage, SourceLine, read_samples
+from omni_diffusion.data.sdvi.text_rules import MAX_WORDS, Unspeakable, speakable
+from omni_diffusion.data.validate import MediaLimits
 from omni_diffusion.errors import MediaError
 from omni_diffusion.media import picture_size
-from omni_diffusion.tasks import prompts
+from omni_diffusion.tasks.prompts import IMAGE_TAG, TAG_PATTERN, detect_task
 
-WORD = re.compile(r"[^\W_]")
+LETTER = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line to make.
+class WrittenSample:
+    """A written sample to be spoken.
 
-    question: what the user says, of a picture or to draw one; answer: what is written and spoken,
-    None where the answer is the picture. place: of the written line.
+    source: its line. question: what the user says about the picture, or to draw it. answer: what
+    the assistant writes and says; None if the answer is the picture.
     """
 
     name: str
-    place: Place
+    source: SourceLine
     question: str
     answer: str | None
     picture: Path
 
 
 @dataclass(frozen=True)
-class Left:
-    """A written line, or a turn of one, that becomes none: why, in words that can be counted."""
+class Rejected:
+    """A written sample that is left out. reason: from a fixed set, to be counted."""
 
     name: str
-    place: Place
+    source: SourceLine
     reason: str
     detail: str = ""
 
     def __str__(self) -> str:
-        told = f"{self.place}: {self.name}: {self.reason}" + (self.detail and f" ({self.detail})")
-        return " ".join(told.split())  # a name may hold a line end
+        detail = f" ({self.detail})" if self.detail else ""
+        line = f"{self.source}: {self.name}: {self.reason}{detail}"
+        return " ".join(line.split())  # a name may hold a line end
 
 
 @dataclass(frozen=True)
 class Sources:
     """The written manifests.
 
-    vqa: conversations about a picture; captions: lines of the task t2i. Paths in them are relative
-    to `root`, by default to each one's folder. later_turns: take every question of a conversation,
-    not the first alone, which no other turn has to be known for.
+    vqa: conversations about a picture. captions: samples of the task `t2i`. root: what media paths
+    are relative to, by default each manifest's folder. later_turns: take every question of a
+    conversation; by default only the first, which needs no earlier turn to be understood.
     """
 
     vqa: Path | None = None
@@ -65,79 +62,80 @@ class Sources:
     root: Path | None = None
     later_turns: bool = False
 
-    def lines(self) -> Iterator[Line | Left]:
-        """All lines in their order, no name twice; raises DataError at a broken one."""
+    def samples(self) -> Iterator[WrittenSample | Rejected]:
+        """All samples in order, with unique names; raises DataError at a broken line."""
         names = set[str]()
         for kind, path in (("svqa", self.vqa), ("s2i", self.captions)):
-            for sample in manifest.read(path, self.root) if path is not None else ():
+            for sample in read_samples(path, self.root) if path is not None else ():
                 name = f"{kind}-{sample.name or _digest(sample)}"
                 if name in names:
-                    name = f"{name}-line{sample.place.line}"
+                    name = f"{name}-line{sample.source.line}"
                 names.add(name)
                 if kind == "s2i":
                     yield _caption(name, sample)
                 else:
                     yield from self._questions(name, sample)
 
-    def _questions(self, name: str, sample: Sample) -> Iterator[Line | Left]:
-        entries = [entry for entry in sample.entries if entry.role != "system"]
-        turns = list(zip(entries[::2], entries[1::2], strict=True))
+    def _questions(self, name: str, sample: ManifestSample) -> Iterator[WrittenSample | Rejected]:
+        messages = [message for message in sample.messages if message.role != "system"]
+        turns = list(zip(messages[::2], messages[1::2], strict=True))
         pictures = [medium.path for medium in sample.media]
-        reason = _unfit(sample, turns[0][0]) or _unseen(pictures)
-        for number, (asked, told) in enumerate(turns, start=1):
+        reason = _unfit(sample, turns[0][0]) or _unusable(pictures)
+        for number, (question, answer) in enumerate(turns, start=1):
             turn = f"{name}-{number}"
             if reason is not None:
-                yield Left(turn, sample.place, *reason)
+                yield Rejected(turn, sample.source, *reason)
             elif number > 1 and not self.later_turns:
-                yield Left(turn, sample.place, "a later turn")
+                yield Rejected(turn, sample.source, "a later turn")
             else:
-                found = spoken(TAG.sub("", asked.content).strip(), told.content)
-                if isinstance(found, Dropped):
-                    yield Left(turn, sample.place, found.reason)
-                elif not WORD.search(found.question) or not WORD.search(found.answer):
-                    yield Left(turn, sample.place, "there are no words to say")
+                pair = speakable(TAG_PATTERN.sub("", question.content).strip(), answer.content)
+                if isinstance(pair, Unspeakable):
+                    yield Rejected(turn, sample.source, pair.reason)
+                elif not LETTER.search(pair.question) or not LETTER.search(pair.answer):
+                    yield Rejected(turn, sample.source, "there are no words to say")
                 else:
-                    place = sample.place
-                    yield Line(turn, place, found.question, found.answer, pictures[0])
+                    yield WrittenSample(
+                        turn, sample.source, pair.question, pair.answer, pictures[0]
+                    )
 
 
-def _caption(name: str, sample: Sample) -> Line | Left:
-    prompt = prompts.recognise(sample.entries)
-    if prompt is None or prompt.task.name != "t2i":
-        return Left(name, sample.place, "no caption with its picture")
-    caption, pictures = (prompt.text or "").strip(), [medium.path for medium in sample.media]
-    if not WORD.search(caption):
-        return Left(name, sample.place, "there are no words to say")
-    if len(caption.split()) > MOST_WORDS:
-        return Left(name, sample.place, f"the caption has more than {MOST_WORDS} words")
-    reason = _unseen(pictures)
+def _caption(name: str, sample: ManifestSample) -> WrittenSample | Rejected:
+    detected = detect_task(sample.messages)
+    if detected is None or detected.task.name != "t2i":
+        return Rejected(name, sample.source, "no caption with its picture")
+    caption, pictures = (detected.text or "").strip(), [medium.path for medium in sample.media]
+    if not LETTER.search(caption):
+        return Rejected(name, sample.source, "there are no words to say")
+    if len(caption.split()) > MAX_WORDS:
+        return Rejected(name, sample.source, f"the caption has more than {MAX_WORDS} words")
+    reason = _unusable(pictures)
     if reason is not None:
-        return Left(name, sample.place, *reason)
-    return Line(name, sample.place, caption, None, pictures[0])
+        return Rejected(name, sample.source, *reason)
+    return WrittenSample(name, sample.source, caption, None, pictures[0])
 
 
-def _unfit(sample: Sample, first: Entry) -> tuple[str, str] | None:
-    """What keeps a conversation from being one about a picture."""
-    if sample.entries[0].role == "system":
-        return "it has a system text of its own", ""
-    if len(sample.media) != 1 or TAG.findall(first.content) != [IMAGE]:
+def _unfit(sample: ManifestSample, first: SampleMessage) -> tuple[str, str] | None:
+    """Why a conversation is not about one picture; None if it is."""
+    if sample.messages[0].role == "system":
+        return "it has a system message", ""
+    if len(sample.media) != 1 or TAG_PATTERN.findall(first.content) != [IMAGE_TAG]:
         return "not one picture, in the first question", ""
     return None
 
 
-def _unseen(pictures: Sequence[Path]) -> tuple[str, str] | None:
-    """What is wrong with a picture by its header; nothing is spoken for one that is missing."""
+def _unusable(pictures: Sequence[Path]) -> tuple[str, str] | None:
+    """Why a picture cannot be used, by its header; None if it can."""
     try:
         sides = picture_size(pictures[0])
     except MediaError as error:
         return "the picture cannot be read", str(error)
-    least = Limits().min_side
+    least = MediaLimits().min_side
     if min(sides) < least:
         return "the picture is too small", f"{sides[0]} x {sides[1]}, give sides of {least}"
     return None
 
 
-def _digest(sample: Sample) -> str:
-    """A name for a sample without one, wherever in the manifest it stands."""
-    told = [(e.role, e.content, [m.path.name for m in e.media]) for e in sample.entries]
-    return blake2b(repr(told).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+def _digest(sample: ManifestSample) -> str:
+    """A name for a sample without an id, from its content alone."""
+    content = [(m.role, m.content, [file.path.name for file in m.media]) for m in sample.messages]
+    return blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -1,9 +1,9 @@
-"""What speaks: a command line or a piece of Python, named by one line of text.
+"""Speech synthesizers, named by one line: a command, or a Python class or function.
 
     piper --model {voice} --output_file {out}
-    package.module:attribute key=value ..
+    package.module:attribute key=value ...
 
-Nothing goes through a shell. Knows no manifest and nothing of what the speech is for.
+No shell is involved.
 """
 
 from __future__ import annotations
@@ -24,87 +24,99 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from omni_diffusion.data.defaults import SYNTHESIS_TIMEOUT
 from omni_diffusion.errors import DataError, MediaError, OmniError
 from omni_diffusion.media import Waveform
 
 Speak: TypeAlias = Callable[[str, str], Waveform]
-"""Says a text (the first) in a voice (the second)."""
+"""Speaks a text (first argument) in a voice (second argument)."""
 
-PYTHON = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
-BLANK = re.compile(r"\{(\w*)\}")
-BLANKS = ("text", "voice", "out")
-TAIL = 300  # characters of what a failing command said last
-TIMEOUT = 120.0  # seconds a command may take for one text
+PYTHON_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
+PLACEHOLDER = re.compile(r"\{(\w*)\}")
+PLACEHOLDERS = ("text", "voice", "out")
+ERROR_TAIL = 300  # characters kept from the end of an error output
 
 
-class Mute(Exception):
-    """A synthesizer could not say one text; the others may still be said."""
+class SynthesisError(Exception):
+    """A synthesizer failed at one text; others may still succeed."""
 
 
 @dataclass(frozen=True)
-class Synthesizer:
-    """A synthesizer by its line; `open` makes what speaks, one for each thread."""
+class SpeechSynthesizer:
+    """A synthesizer.
+
+    line: the line that names it. open: makes the function that speaks; called once a thread.
+    digest: of the line and the files that it names.
+    """
 
     line: str
     open: Callable[[], Speak]
     digest: str
 
     @classmethod
-    def named(cls, line: str, timeout: float = TIMEOUT) -> Synthesizer:
-        """Find what a line names; raises DataError for a line that names nothing.
+    def from_line(cls, line: str, timeout: float = SYNTHESIS_TIMEOUT) -> SpeechSynthesizer:
+        """The synthesizer that a line names; raises DataError if there is none.
 
         timeout: seconds that a command may take for one text.
         """
         try:
             words = shlex.split(line)
         except ValueError as error:
-            raise DataError(f"--synthesizer {line!r} cannot be parted ({error}); mend it") from None
+            raise _error(f"{line!r} cannot be split into words ({error})", line, "fix it") from None
         if not words:
-            raise DataError("--synthesizer is empty; give a command line or package.module:name")
-        match = PYTHON.fullmatch(words[0])
+            raise _error("the line is empty", line, "give a command line or package.module:name")
+        match = PYTHON_NAME.fullmatch(words[0])
         if match is None:
             return cls(line, _command(words, timeout), _digest(line, words))
-        found = _attribute(match[1], match[2])
-        sources = [*(word.partition("=")[2] for word in words[1:]), _source(found)]
-        return cls(line, _python(found, words), _digest(line, sources))
+        speaker = _attribute(match[1], match[2])
+        sources = [*(word.partition("=")[2] for word in words[1:]), _source(speaker)]
+        return cls(line, _python(speaker, words), _digest(line, sources))
 
 
-def tidy(text: str) -> str:
-    """A text as it is spoken: one line, single spaces."""
+def _error(problem: str, value: object, fix: str) -> DataError:
+    return DataError(f"synthesizer: {problem}", field="synthesizer", value=value, fix=fix)
+
+
+def one_line(text: str) -> str:
+    """The text on one line, with single spaces."""
     return " ".join(text.split())
 
 
-def content(path: str) -> str:
-    """A digest of the file that a word names, empty where it names none; a folder is not read."""
+def file_digest(path: str) -> str:
+    """A digest of the file that a word names; empty if it does not name a file."""
     digest = blake2b(digest_size=16)
     try:
         with open(path, "rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    except (OSError, ValueError):  # no file, or nothing that could be one's name
+    except (OSError, ValueError):  # not a file, or not a valid file name
         return ""
     return digest.hexdigest()
 
 
 def _digest(line: str, words: list[str]) -> str:
-    """What tells a synthesizer from another: its line, and the content of the files it names."""
-    told = [line, *map(content, words)]
-    return blake2b(repr(told).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    """A digest of a line and of the files that it names."""
+    content = [line, *map(file_digest, words)]
+    return blake2b(repr(content).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _command(words: list[str], timeout: float) -> Callable[[], Speak]:
     if shutil.which(words[0]) is None:
-        raise DataError(f"no command {words[0]!r} for --synthesizer; install it or give its path")
-    blanks = [blank for word in words for blank in BLANK.findall(word)]
-    for blank in blanks:
-        if blank not in BLANKS:
-            raise DataError(
-                f"--synthesizer has {{{blank}}}; give {{voice}}, {{out}} for a WAV file and"
-                " {text}, or let it read the text from its input"
+        raise _error(
+            f"the command {words[0]!r} does not exist", words[0], "install it or give its path"
+        )
+    names = [name for word in words for name in PLACEHOLDER.findall(word)]
+    for name in names:
+        if name not in PLACEHOLDERS:
+            raise _error(
+                f"{{{name}}} is not a placeholder",
+                name,
+                "give {voice}, {out} for the path of a WAV file, and {text} unless the command"
+                " reads the text from its input",
             )
-    if "out" not in blanks:
-        raise DataError("--synthesizer has no {out}; put it where the path of a WAV file goes")
-    from_input = "text" not in blanks
+    if "out" not in names:
+        raise _error("{out} is missing", names, "put it where the path of a WAV file goes")
+    from_input = "text" not in names
 
     def speak(text: str, voice: str) -> Waveform:
         with tempfile.TemporaryDirectory(prefix="speech-", ignore_cleanup_errors=True) as folder:
@@ -113,23 +125,24 @@ def _command(words: list[str], timeout: float) -> Callable[[], Speak]:
             filled = [_filled(word, values) for word in words]
             _run(filled, text + "\n" if from_input else "", timeout)
             if not out.exists():
-                raise Mute("the command wrote nothing to {out}")
+                raise SynthesisError("the command did not write {out}")
             return Waveform.read(out)
 
     return lambda: speak
 
 
 def _filled(word: str, values: dict[str, str]) -> str:
-    """All blanks at once: a text with "{out}" in it stays as it is."""
-    filled = BLANK.sub(lambda blank: values[blank[1]], word)
-    # "-5 degrees" is a text and no option
+    """A word with its placeholders replaced."""
+    # all at once: a text that holds "{out}" stays as it is
+    filled = PLACEHOLDER.sub(lambda match: values[match[1]], word)
+    # the space keeps a text such as "-5 degrees" from being read as an option
     return f" {filled}" if word == "{text}" and filled.startswith("-") else filled
 
 
 def _run(words: list[str], text: str, timeout: float) -> None:
-    """Run a command to its end; raises Mute with the end of what it said."""
+    """Run a command to its end; raises SynthesisError with the end of its error output."""
     try:
-        # in a session of its own, so that what it started ends with it
+        # a new session, so that its child processes can be killed with it
         process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
@@ -137,18 +150,18 @@ def _run(words: list[str], text: str, timeout: float) -> None:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-    except (OSError, ValueError) as error:  # a path that is no program, a text with a null byte
-        raise Mute(f"the command cannot be run ({error})") from error
+    except (OSError, ValueError) as error:  # not a program, or a null byte in the text
+        raise SynthesisError(f"the command cannot be run ({error})") from error
     try:
-        _, said = process.communicate(text.encode(), timeout)
+        _, output = process.communicate(text.encode(), timeout)
     except subprocess.TimeoutExpired as error:
-        raise Mute(f"the command took more than {timeout:g} s") from error
+        raise SynthesisError(f"the command took more than {timeout:g} s") from error
     finally:
         if process.poll() is None:
             _kill(process)
     if process.returncode:
-        last = tidy(said.decode(errors="replace"))[-TAIL:] or "it said nothing"
-        raise Mute(f"the command ended with code {process.returncode}: {last}")
+        message = one_line(output.decode(errors="replace"))[-ERROR_TAIL:] or "no error output"
+        raise SynthesisError(f"the command ended with code {process.returncode}: {message}")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -164,44 +177,47 @@ def _attribute(module: str, name: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise DataError(
-            f"--synthesizer names {module}:{name} ({error}); install it or put its folder on"
-            " PYTHONPATH"
+        raise _error(
+            f"cannot import {module}:{name} ({error})",
+            f"{module}:{name}",
+            "install it or put its folder on PYTHONPATH",
         ) from error
 
 
-def _source(found: Any) -> str:
-    """The file that a class or function is written in."""
+def _source(speaker: Any) -> str:
+    """The source file of a class or function; empty if there is none."""
     with suppress(TypeError):
-        return inspect.getsourcefile(found) or ""
+        return inspect.getsourcefile(speaker) or ""
     return ""
 
 
-def _python(found: Any, words: list[str]) -> Callable[[], Speak]:
-    """A class is opened once a thread with the values after its name; a function speaks itself."""
+def _python(speaker: Any, words: list[str]) -> Callable[[], Speak]:
+    """Opens a class once a thread, with the values after its name; a function is used as it is."""
     values = dict(word.partition("=")[::2] for word in words[1:])
     if not all(re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.DOTALL) for word in words[1:]):
-        raise DataError(f"--synthesizer has {words[1:]} after its name; give key=value")
+        raise _error(f"{words[1:]} after {words[0]}", words[1:], "give key=value")
 
     def opened() -> Speak:
-        made = found
-        if inspect.isclass(found):
+        instance = speaker
+        if inspect.isclass(speaker):
             try:
-                made = found(**values)
+                instance = speaker(**values)
             except OmniError:
                 raise
             except Exception as error:
-                raise DataError(
-                    f"--synthesizer {words[0]} did not open ({type(error).__name__}: {error});"
-                    " look at its values"
+                raise _error(
+                    f"{words[0]} did not open ({type(error).__name__}: {error})",
+                    words[0],
+                    "check its values",
                 ) from error
         elif values:
-            raise DataError(f"--synthesizer {words[0]} is no class; leave away {words[1:]}")
-        speak = getattr(made, "speak", made)
+            raise _error(f"{words[0]} is not a class", words[0], f"remove {words[1:]}")
+        speak = getattr(instance, "speak", instance)
         if not callable(speak):
-            raise DataError(
-                f"--synthesizer {words[0]} is {type(made).__name__}; give a function of text and"
-                " voice, or a class with speak(text, voice)"
+            raise _error(
+                f"{words[0]} is {type(instance).__name__}",
+                words[0],
+                "give a function of text and voice, or a class with speak(text, voice)",
             )
         return _guarded(speak)
 
@@ -209,24 +225,26 @@ def _python(found: Any, words: list[str]) -> Callable[[], Speak]:
 
 
 def _guarded(speak: Callable[[str, str], Any]) -> Speak:
-    def say(text: str, voice: str) -> Waveform:
+    def guarded(text: str, voice: str) -> Waveform:
         try:
             wave = speak(text, voice)
-        except Exception as error:  # whatever a plug-in raises concerns one text
-            raise Mute(tidy(f"{type(error).__name__}: {error}")[:TAIL]) from error
+        except Exception as error:  # a plug-in may raise anything; it concerns this text only
+            raise SynthesisError(
+                one_line(f"{type(error).__name__}: {error}")[:ERROR_TAIL]
+            ) from error
         if not isinstance(wave, Waveform):
-            raise Mute(f"it gave {type(wave).__name__}, not a Waveform")
+            raise SynthesisError(f"it returned {type(wave).__name__}, not a Waveform")
         return wave
 
-    return say
+    return guarded
 
 
-def say(speak: Speak, text: str, voice: str) -> Waveform:
-    """One text, as one channel; raises Mute where the synthesizer fails or gives no sound."""
+def synthesize_text(speak: Speak, text: str, voice: str) -> Waveform:
+    """One text as a mono recording; raises SynthesisError if the synthesizer fails."""
     try:
         wave = speak(text, voice).mono()
     except MediaError as error:
-        raise Mute(tidy(str(error))[:TAIL]) from error
+        raise SynthesisError(one_line(str(error))[:ERROR_TAIL]) from error
     if not bool(wave.samples.isfinite().all()):
-        raise Mute("it gave samples that are not finite")
+        raise SynthesisError("it returned samples that are not finite")
     return wave

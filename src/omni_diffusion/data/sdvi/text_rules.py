@@ -1,8 +1,8 @@
-"""Which questions about pictures can be spoken, and how: the text rules of the paper's SDVI set.
+"""The text rules of the paper's SDVI set: which questions about pictures can be spoken, and how.
 
-Speech-driven visual interaction is made of LLaVA-OneVision: mathematics and programming are left
-out, multiple choice becomes an open question, answers of more than 100 words are left out. Knows
-words alone; what counts as mathematics or programming is our own reading, the paper does not say.
+The paper makes speech-driven visual interaction from LLaVA-OneVision: it drops mathematics,
+programming and answers of more than 100 words, and turns multiple choice into open questions. It
+does not define mathematics and programming; the patterns below are our reading.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-MOST_WORDS = 100
+MAX_WORDS = 100
 
-MATHS = re.compile(
+MATHEMATICS = re.compile(
     r"\\(?:frac|sqrt|cdot|times|angle|triangle|left|sum|int|begin|mathrm|text)\b"  # LaTeX
     r"|\$[^$\n]*[\\^_=][^$\n]*\$"
     r"|\b[a-z]\s*[=<>≤≥]\s*-?\d|\d\s*[a-z]?\s*[+*×÷^]\s*\d*[a-z]?\s*=|\b[a-z]\s*\^\s*\d"  # formulas
@@ -23,7 +23,7 @@ MATHS = re.compile(
     r"(?:triangle|angle|segment) [A-Z]{2,3})\b",
     re.IGNORECASE,
 )
-CODE = re.compile(
+PROGRAMMING = re.compile(
     r"```"
     r"|^\s*(?:def \w+\(|class \w+[(:]|import \w+$|from \w+ import |#include\b|public static )"
     r"|\b(?:print|console\.log|printf|println)\("
@@ -34,18 +34,18 @@ CODE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 # "A. red", "(A) red", "A) red", "A: red": at the start of a line, in brackets anywhere.
-MARK = re.compile(r"(?:^[ \t]*\(?([A-Z])[.):][ \t]+|(?<=\s)\(([A-Z])\)[ \t]*)", re.MULTILINE)
-HEADING = re.compile(r"\s*\b(?:choices|options|answer choices)\s*:?\s*\Z", re.IGNORECASE)
-INSTRUCTION = re.compile(
+OPTION_MARK = re.compile(r"(?:^[ \t]*\(?([A-Z])[.):][ \t]+|(?<=\s)\(([A-Z])\)[ \t]*)", re.MULTILINE)
+OPTIONS_HEADING = re.compile(r"\s*\b(?:choices|options|answer choices)\s*:?\s*\Z", re.IGNORECASE)
+CHOICE_INSTRUCTION = re.compile(
     r"^[^\n]*\b(?:answer|respond|reply|choose|select|pick|give)\b[^\n]*"
     r"\b(?:option|letter|choice|choices|options)\b[^\n]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-POINTS_AT_CHOICES = re.compile(
+REFERS_TO_OPTIONS = re.compile(
     r"\b(?:the following|of (?:these|those)|options?|choices?|listed below)\b",
     re.IGNORECASE,
 )
-LETTER = re.compile(
+OPTION_LETTER = re.compile(
     r"(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?:?\s*)?"
     r"\(?([A-Z])\)?(?:[.):]\s*(.*))?",
     re.IGNORECASE | re.DOTALL,
@@ -53,7 +53,7 @@ LETTER = re.compile(
 
 
 @dataclass(frozen=True)
-class Pair:
+class SpeakablePair:
     """A question that can be asked aloud, and its answer."""
 
     question: str
@@ -61,58 +61,58 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """Why a question is not for speech."""
+class Unspeakable:
+    """Why a question cannot be asked aloud."""
 
     reason: str
 
 
-def spoken(question: str, answer: str) -> Pair | Dropped:
-    """What a written question and its answer become.
+def speakable(question: str, answer: str) -> SpeakablePair | Unspeakable:
+    """Rewrite a written question and its answer for speech.
 
-    The question is to hold no tag. Multiple choice is recognised by two or more options in the
-    order of the alphabet; its answer, a letter, becomes the words of that option.
+    question: without tags. Two or more options in alphabetical order make it multiple choice: the
+    options are removed, and the answer, a letter, is replaced by the text of its option.
     """
-    for what, pattern in (("mathematics", MATHS), ("programming", CODE)):
+    for subject, pattern in (("mathematics", MATHEMATICS), ("programming", PROGRAMMING)):
         if pattern.search(question) or pattern.search(answer):
-            return Dropped(what)
-    stem, options = choices(question)
+            return Unspeakable(subject)
+    stem, options = split_options(question)
     if options:
-        if POINTS_AT_CHOICES.search(stem):
-            return Dropped("the question points at its choices")
+        if REFERS_TO_OPTIONS.search(stem):
+            return Unspeakable("the question points at its choices")
         chosen = _chosen(answer, options)
         if chosen is None:
-            return Dropped("the answer is none of the choices")
+            return Unspeakable("the answer is none of the choices")
         answer = chosen
     question, answer = stem.strip(), answer.strip()
     if not question or not answer:
-        return Dropped("the question or the answer is empty")
-    if len(answer.split()) > MOST_WORDS:
-        return Dropped(f"the answer has more than {MOST_WORDS} words")
-    return Pair(question, answer)
+        return Unspeakable("the question or the answer is empty")
+    if len(answer.split()) > MAX_WORDS:
+        return Unspeakable(f"the answer has more than {MAX_WORDS} words")
+    return SpeakablePair(question, answer)
 
 
-def choices(question: str) -> tuple[str, Mapping[str, str]]:
-    """The question without its options, and the options by letter; none where it has no choice."""
-    marks = list(MARK.finditer(question))
+def split_options(question: str) -> tuple[str, Mapping[str, str]]:
+    """The question without its options, and the options by letter; empty if it has none."""
+    marks = list(OPTION_MARK.finditer(question))
     letters = [mark[1] or mark[2] for mark in marks]
     if len(marks) < 2 or letters != [chr(ord("A") + i) for i in range(len(marks))]:
         return question, {}
     ends = [mark.start() for mark in marks[1:]]
-    last = INSTRUCTION.search(question, marks[-1].end())
+    last = CHOICE_INSTRUCTION.search(question, marks[-1].end())
     ends.append(last.start() if last else len(question))
     options = {
         letter: question[mark.end() : end].strip().rstrip(",;").strip()
         for letter, mark, end in zip(letters, marks, ends, strict=True)
     }
-    stem = INSTRUCTION.sub("", question[: marks[0].start()])
-    return HEADING.sub("", stem).strip(), options
+    stem = CHOICE_INSTRUCTION.sub("", question[: marks[0].start()])
+    return OPTIONS_HEADING.sub("", stem).strip(), options
 
 
 def _chosen(answer: str, options: Mapping[str, str]) -> str | None:
-    """The words of the option that an answer names by letter or repeats; None without one."""
+    """The text of the option that an answer names by letter or repeats; None if it does neither."""
     answer = answer.strip()
-    match = LETTER.fullmatch(answer)
+    match = OPTION_LETTER.fullmatch(answer)
     if match and match[1].upper() in options:
         return options[match[1].upper()]
     same = [text for text in options.values() if text.lower() == answer.rstrip(".").lower()]

@@ -1,12 +1,12 @@
-"""The model as the Hugging Face libraries know one: Auto classes, processor, LoRA, pipeline.
+"""The model for the transformers library: config, model and processor.
 
-Importing this registers AutoConfig, AutoModel and AutoProcessor for our folders; the modules `lora`
-and `pipeline` are imported by themselves. Raises ModelError without transformers.
+Importing this package registers AutoConfig, AutoModel and AutoProcessor for our folders. Raises
+MissingDependencyError without transformers.
 """
 
 from omni_diffusion.io import optional
 
-optional.need("transformers", "hub")
+optional.require("transformers", "hub")
 
 from transformers import AutoConfig, AutoModel, AutoProcessor  # noqa: E402
 

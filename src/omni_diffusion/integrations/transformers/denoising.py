@@ -1,6 +1,6 @@
-"""Rows filled side by side, all from their first step on: the loop of `generate` and the pipeline.
+"""The denoising loop of `generate` and the diffusers pipeline, for a batch that starts together.
 
-For requests that come and go there is `engine.engine`.
+`engine.engine` is the loop for requests that come and go.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from collections.abc import Callable, Sequence
 
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.engine import runner
-from omni_diffusion.engine.engine import NOT_NUMBERS
-from omni_diffusion.engine.runner import Row
+from omni_diffusion.engine.engine import NON_FINITE
+from omni_diffusion.engine.runner import GuidedCanvas
 from omni_diffusion.errors import ModelError
 
 
 def denoise(
     backbone: Dream,
-    rows: Sequence[Row],
+    canvases: Sequence[GuidedCanvas],
     pad: int,
     after_step: Callable[[int], bool] = lambda step: True,
 ) -> None:
-    """Fill the rows, one forward pass for each step of the longest.
+    """Fill the canvases in place, with one forward pass per step.
 
-    after_step: gets the number of the step, from 0, and says whether to go on; where it does not,
-    places stay blank. Raises ModelError for logits that are not numbers.
+    after_step: takes the number of the step, from 0, and returns whether to continue; if not,
+    positions stay masked. Raises ModelError for logits that are not finite.
     """
     step = 0
-    while going := [row for row in rows if not row.state.done]:
-        logits = runner.logits(backbone, going, pad)
+    while active := [canvas for canvas in canvases if not canvas.state.done]:
+        logits = runner.logits(backbone, active, pad)
         if not all(runner.finite(logits)):
-            raise ModelError(NOT_NUMBERS)
-        runner.commit(going, logits)
+            raise ModelError(NON_FINITE)
+        runner.commit(active, logits)
         if not after_step(step):
             return
         step += 1

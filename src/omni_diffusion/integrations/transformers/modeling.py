@@ -1,15 +1,15 @@
 """The backbone as a `PreTrainedModel`: config, weights, forward pass and denoising.
 
-Reads and writes the files of our own model folder, so `OmniModel` and AutoModel open the same one.
+It reads and writes the files of our model folder, so `OmniModel` and AutoModel open the same one.
 
-Dimensions: B rows, L places, V vocabulary, M places of heard speech in all rows.
+Dimensions: B rows, L tokens of a row, V vocabulary, M frames of input speech in all rows.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +25,8 @@ from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Canvas, FeatureSlot
 from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.engine.runner import Row
-from omni_diffusion.errors import ConfigError, ModelError, SamplingError, WeightsError
+from omni_diffusion.engine.runner import GuidedCanvas
+from omni_diffusion.errors import ConfigError, ModelError, WeightsError
 from omni_diffusion.integrations.transformers.denoising import denoise
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import weights
@@ -35,24 +35,25 @@ from omni_diffusion.models.omni import (
     BACKBONE_FILE,
     GENERATION_FILE,
     MODEL_TYPE,
+    QUANTIZED,
     ConfigFile,
-    GenerationConfig,
     ModelConfig,
     OmniModel,
-    generation_at,
+    read_generation,
 )
 from omni_diffusion.tasks import catalog
+from omni_diffusion.tasks.defaults import GenerationConfig, override
 from omni_diffusion.tasks.render import with_steps
 from omni_diffusion.vocab import Vocabulary
 
 HUB_OPTIONS = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
-IGNORED = -100  # a label that asks nothing
+IGNORED = -100  # label of a token that has no loss
 
 
 class OmniDiffusionConfig(PreTrainedConfig):
-    """Our config.json for transformers; by default the published sizes.
+    """Our config.json for transformers; the default is the published sizes.
 
-    `vocabulary`, `backbone` and `codecs` are the JSON objects of `model.ConfigFile`.
+    `vocabulary`, `backbone` and `codecs` are the JSON objects of `models.omni.ConfigFile`.
     """
 
     model_type = MODEL_TYPE
@@ -69,7 +70,7 @@ class OmniDiffusionConfig(PreTrainedConfig):
 
     @classmethod
     def of(cls, config: ModelConfig) -> Self:
-        """The same sizes, for transformers."""
+        """The transformers config of a `ModelConfig`."""
         return cls(
             name=config.name,
             vocabulary=configs.to_dict(config.vocabulary),
@@ -79,12 +80,12 @@ class OmniDiffusionConfig(PreTrainedConfig):
 
     @property
     def omni(self) -> ConfigFile:
-        """All of it, checked; raises ConfigError for an unknown key or sizes that do not fit."""
+        """The checked ConfigFile; raises ConfigError for an unknown key or wrong sizes."""
         return configs.from_dict(ConfigFile, self.to_dict(), where="config.json")
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """The number of token ids."""
         return self.omni.backbone.vocab_size
 
     @property
@@ -94,7 +95,7 @@ class OmniDiffusionConfig(PreTrainedConfig):
 
     @property
     def num_hidden_layers(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return self.omni.backbone.num_layers
 
     @property
@@ -103,7 +104,7 @@ class OmniDiffusionConfig(PreTrainedConfig):
         return self.omni.backbone.initializer_range
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds, and nothing that a library noted down on the way."""
+        """The contents of config.json, without the fields that transformers adds."""
         return {
             "name": self.name,
             "vocabulary": self.vocabulary,
@@ -116,14 +117,14 @@ class OmniDiffusionConfig(PreTrainedConfig):
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The same: defaults are written too."""
+        """The same as `to_dict`: defaults are written too."""
         return self.to_dict()
 
 
 class OmniDiffusionModel(PreTrainedModel):
-    """`backbone`, a `Dream`, between transformers' way to load and save and our way to fill blanks.
+    """`backbone`, a `Dream`, that loads and saves like transformers and generates by denoising.
 
-    generation_config: our `model.GenerationConfig`, of the folder's generation_config.json.
+    generation_config: our `GenerationConfig`, from the folder's generation_config.json.
     """
 
     config_class = OmniDiffusionConfig
@@ -140,37 +141,49 @@ class OmniDiffusionModel(PreTrainedModel):
         self.post_init()
 
     def init_weights(self) -> None:
-        """Nothing: a new `Dream` has drawn its weights already."""
+        """Do nothing: a new `Dream` has initialized its weights already."""
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As of every `PreTrainedModel`, with dtype and device_map; other weights are an error.
+        """Load as `PreTrainedModel` does, with dtype and device_map, but check all weights.
 
-        Raises WeightsError where transformers would start missing weights at random, ConfigError.
+        Raises WeightsError where transformers would initialize missing weights at random, and
+        ConfigError.
         """
-        wanted = kwargs.pop("output_loading_info", False)
+        return_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[kind]:
                 raise WeightsError(
-                    f"the weights at {source} do not fit config.json: {len(info[kind])} of"
-                    f" {kind.replace('_', ' ')}, such as {min(map(str, info[kind]))}; use files of"
-                    " one model"
+                    f"the weights at {source} do not fit config.json: {len(info[kind])}"
+                    f" {kind.replace('_', ' ')}, such as {min(map(str, info[kind]))}",
+                    value=source,
+                    fix="use files of one model",
                 )
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         path = cached_file(
             source, GENERATION_FILE, _raise_exceptions_for_missing_entries=False, **hub
         )
         if path is None:
-            raise ConfigError(f"no {GENERATION_FILE} at {source}; save the model again")
-        model.generation_config = generation_at(Path(path).parent)
-        return (model, info) if wanted else model
+            raise ConfigError(
+                f"no {GENERATION_FILE} at {source}", value=source, fix="save the model again"
+            )
+        model.generation_config = read_generation(Path(path).parent)
+        return (model, info) if return_info else model
 
     @classmethod
     def from_omni(cls, omni: OmniModel) -> Self:
-        """The backbone of an opened model, not copied; raises ModelError for a quantized one."""
+        """Wrap the backbone of an opened model, without a copy.
+
+        Raises ModelError for a quantized model.
+        """
         if omni.quantization is not None:
-            raise ModelError("the model is quantized; open it without, or use it as it is")
+            raise ModelError(
+                "the model is quantized",
+                field="quantization",
+                value=omni.quantization,
+                fix="open it without, or use the OmniModel itself",
+            )
         config = OmniDiffusionConfig.of(omni.config)
         with torch.device("meta"):
             model = cls(config)
@@ -181,7 +194,7 @@ class OmniDiffusionModel(PreTrainedModel):
         return model
 
     def to_omni(self, codecs: CodecSuite) -> OmniModel:
-        """The model with its codecs, for `Engine`, `OmniModel.save` and the pipeline; no copy."""
+        """The OmniModel of this backbone and its codecs, without a copy."""
         sizes = self.config.omni
         config = ModelConfig(
             sizes.name, sizes.vocabulary, sizes.backbone, sizes.codecs, self.generation_config
@@ -195,44 +208,44 @@ class OmniDiffusionModel(PreTrainedModel):
         state_dict: Mapping[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        """As of every `PreTrainedModel`; in a folder with the codecs' files, `OmniModel` opens it.
+        """Save as `PreTrainedModel` does; with the codecs' files, `OmniModel` opens the folder.
 
-        Raises ModelError for a quantized model, which our folder cannot hold.
+        Raises ModelError for a quantized model.
         """
         if getattr(self, "hf_quantizer", None) is not None:
-            raise ModelError("a quantized model is not saved; save it before, quantize when opened")
+            raise ModelError(QUANTIZED)
         prefix = f"{self.base_model_prefix}."
         tensors = self.state_dict() if state_dict is None else state_dict
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        stripped = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         folder = Path(save_directory)
-        weights.remove(folder / BACKBONE_FILE)  # lest an old index or file is read for the new one
-        super().save_pretrained(folder, *args, state_dict=own, **kwargs)
+        weights.remove_tensors(folder / BACKBONE_FILE)  # an old index or file would be read instead
+        super().save_pretrained(folder, *args, state_dict=stripped, **kwargs)
         configs.save(self.generation_config, folder / GENERATION_FILE)
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """The table of embeddings, [V, D]."""
+        """The embedding table, [V, D]."""
         return self.backbone.model.embed_tokens
 
     def set_input_embeddings(self, value: torch.nn.Embedding) -> None:
-        """Replace the table of embeddings."""
+        """Replace the embedding table."""
         self.backbone.model.embed_tokens = value
 
     def get_output_embeddings(self) -> torch.nn.Module | None:
-        """The head, [V, D]; None where it is the table of embeddings."""
+        """The head, [V, D]; None if it is the embedding table."""
         return getattr(self.backbone, "lm_head", None)
 
     @property
     def is_activation_checkpointing(self) -> bool:
-        """Whether training computes the blocks again going back."""
+        """Whether the backward pass recomputes the blocks."""
         return self.backbone.model.checkpointing
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """The same by its older name, which peft asks for."""
+        """The older name of `is_activation_checkpointing`, which peft reads."""
         return self.is_activation_checkpointing
 
     def _set_gradient_checkpointing(self, enable: bool = True, **_: Any) -> None:
-        """What transformers' own switches come to; how the blocks do it is `Trunk`'s concern."""
+        """Called by the switches of transformers."""
         self.backbone.checkpointing(enable)
 
     def forward(
@@ -242,13 +255,12 @@ class OmniDiffusionModel(PreTrainedModel):
         input_features: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> MaskedLMOutput:
-        """Logits [B, L, V] of the token that stands, or shall stand, at each place.
+        """Logits [B, L, V] of the token at each position, known or masked.
 
-        input_ids: int64 [B, L]; blank places hold the mask id. attention_mask: [B, L], 0 = padding.
-        input_features: frames [M, dim] of what is heard, for the places of `<|context_of_audio|>`
-        in row-major order. labels: int64 [B, L], -100 = not asked; the loss is the mean
-        cross-entropy of the asked places, with no shift. Raises ModelError for shapes that do
-        not fit.
+        input_ids: int64 [B, L]; masked positions hold the mask id. attention_mask: [B, L], 0 =
+        padding. input_features: frames [M, dim] of input speech, for the `<|context_of_audio|>`
+        tokens in row-major order. labels: int64 [B, L], -100 = no loss; the loss is the mean
+        cross-entropy of the labels, without a shift. Raises ModelError for shapes that do not fit.
         """
         logits = self.backbone(
             input_ids,
@@ -274,36 +286,33 @@ class OmniDiffusionModel(PreTrainedModel):
         task: str = "chat",
         **sampling: Any,
     ) -> Tensor:
-        """Fill the blanks of what `OmniDiffusionProcessor` gives: ids int64 [B, L].
+        """Fill the masked tokens of the output of `OmniDiffusionProcessor`: ids int64 [B, L].
 
-        sampling: fields of `SamplingParams`, in place of generation_config's or the task's own; row
-        i is drawn with `seed` + i. Raises SamplingError for another name or value.
+        sampling: fields of `SamplingParams`, which replace those of generation_config and the task.
+        Row i is sampled with `seed` + i. Raises SamplingError for an unknown name or a wrong value.
         """
         params = self._params(task, sampling)
         slots = self._slots(input_ids, input_features)
         canvases = self._canvases(input_ids, attention_mask, allowed_ids, answer_start, slots)
         answers = [canvas.length - canvas.answer[0] for canvas in canvases]
-        anything = torch.tensor([0, self.config.vocab_size]).expand(*null_input_ids.shape, 2)
+        any_id = torch.tensor([0, self.config.vocab_size]).expand(*null_input_ids.shape, 2)
         starts = null_attention_mask.sum(1).cpu() - torch.tensor(answers)
-        nulls = self._canvases(null_input_ids, null_attention_mask, anything, starts, ())
-        rows = []
+        nulls = self._canvases(null_input_ids, null_attention_mask, any_id, starts, ())
+        vocabulary = self.config.omni.vocabulary
+        guided = []
         for row, (canvas, null) in enumerate(zip(canvases, nulls, strict=True)):
-            own = replace(params, seed=(params.seed + row) % 2**63)
-            own = with_steps(own, catalog.task(task), canvas.blanks)
-            rows.append(Row(canvas, null, own, self.config.omni.vocabulary.mask))
-        denoise(self.backbone, rows, self.config.omni.vocabulary.pad)
+            row_params = replace(params, seed=(params.seed + row) % 2**63)
+            row_params = with_steps(row_params, catalog.task(task), canvas.blanks)
+            guided.append(GuidedCanvas(canvas, null, row_params, vocabulary.mask))
+        denoise(self.backbone, guided, vocabulary.pad)
         filled = input_ids.clone()
-        for row, done in enumerate(rows):
+        for row, done in enumerate(guided):
             filled[row, attention_mask[row].bool()] = done.canvas.ids.to(filled.device)
         return filled
 
     def _params(self, task: str, changes: Mapping[str, Any]) -> SamplingParams:
-        known = [field.name for field in fields(SamplingParams)]
-        for name in changes:
-            if name not in known:
-                raise SamplingError(f"generate takes no {name!r}; give one of {', '.join(known)}")
-        usual = self.generation_config.sampling.get(task, catalog.task(task).params)
-        return replace(usual, **changes)
+        defaults = self.generation_config.sampling.get(task, catalog.task(task).params)
+        return override(defaults, changes)
 
     def _canvases(
         self,
@@ -313,7 +322,7 @@ class OmniDiffusionModel(PreTrainedModel):
         starts: Tensor,
         slots: Sequence[tuple[int, FeatureSlot]],
     ) -> list[Canvas]:
-        """One canvas for each row, without its padding; the engine keeps them on the CPU."""
+        """One canvas per row, without its padding; the engine keeps them on the CPU."""
         lengths = mask.sum(1).tolist()
         return [
             Canvas(
@@ -327,27 +336,30 @@ class OmniDiffusionModel(PreTrainedModel):
         ]
 
     def _slots(self, ids: Tensor, features: Tensor | None) -> tuple[tuple[int, FeatureSlot], ...]:
-        """The frames [M, dim] cut up for the runs of places that they belong to."""
-        heard = (ids == self.config.omni.vocabulary.context_of_audio).cpu()
+        """The frames [M, dim] split into one slot per run of speech tokens, with its row."""
+        is_speech = (ids == self.config.omni.vocabulary.context_of_audio).cpu()
+        tokens = int(is_speech.sum())
         count = 0 if features is None else len(features)
-        if count != int(heard.sum()):
+        if count != tokens:
             raise ModelError(
-                f"input_ids have {int(heard.sum())} places of heard speech, input_features"
-                f" {count} frames; give one frame for each"
+                f"input_ids have {tokens} speech tokens, input_features {count} frames",
+                field="input_features",
+                value=count,
+                fix="give one frame for each",
             )
         if features is None or not count:
             return ()
-        rows, places = heard.nonzero(as_tuple=True)
-        steps = (rows * (ids.shape[1] + 1) + places).diff()  # + 1: no run goes on in the next row
+        rows, positions = is_speech.nonzero(as_tuple=True)
+        steps = (rows * (ids.shape[1] + 1) + positions).diff()  # + 1: no run crosses two rows
         cuts = (steps != 1).nonzero().flatten() + 1
-        begins = torch.cat([torch.zeros(1, dtype=torch.int64), cuts]).tolist()
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), cuts]).tolist()
         parts = features.tensor_split(cuts)
         return tuple(
-            (int(rows[at]), FeatureSlot(int(places[at]), part))
-            for at, part in zip(begins, parts, strict=True)
+            (int(rows[at]), FeatureSlot(int(positions[at]), part))
+            for at, part in zip(starts, parts, strict=True)
         )
 
 
 def _segments(mask: Tensor | None) -> Tensor | None:
-    """The backbone's segments; None where there is no padding."""
+    """The backbone's segments; None without padding."""
     return None if mask is None or bool(mask.all()) else mask.long()

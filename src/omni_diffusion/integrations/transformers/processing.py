@@ -1,8 +1,8 @@
-"""Conversations to tensors for `OmniDiffusionModel.generate`, and what it fills back to answers.
+"""Conversations to tensors for `OmniDiffusionModel.generate`, and its output back to answers.
 
-Lays out with `tasks.render` and reads with `tasks.read`, so ids are those of the engine.
+`tasks.render` lays out and `tasks.read` reads, so the ids are those of the engine.
 
-Dimensions: B rows, L places of the longest, M places of heard speech in all rows.
+Dimensions: B rows, L tokens of the longest row, M frames of input speech in all rows.
 """
 
 from __future__ import annotations
@@ -24,31 +24,38 @@ from transformers.utils import PushToHubMixin
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.suite import CodecSuite
-from omni_diffusion.conversation import Image, Message, Speech, Text
+from omni_diffusion.conversation import (
+    AnyPart,
+    Conversation,
+    Image,
+    Message,
+    Speech,
+    Text,
+    Turn,
+)
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.io import files
 from omni_diffusion.media import Picture, Waveform
-from omni_diffusion.models import upstream
+from omni_diffusion.models.hub import MODEL_FILES, locate
 from omni_diffusion.models.omni import (
     CONFIG_FILE,
-    Configured,
     ModelConfig,
-    config_at,
-    place_of,
-    save_config,
+    read_config,
+    resolve_device,
+    write_config,
 )
 from omni_diffusion.tasks import catalog
-from omni_diffusion.tasks.encode import Spoken
-from omni_diffusion.tasks.parts import Draft, Source, Turn
+from omni_diffusion.tasks.defaults import GenerationConfig
 from omni_diffusion.tasks.read import Answer, read
-from omni_diffusion.tasks.render import Prepared, render
+from omni_diffusion.tasks.render import Prepared, render, sampling_defaults
+from omni_diffusion.vocab import Vocabulary
 
-Drawn: TypeAlias = "Picture | PIL.Image.Image | str | Path"
-Heard: TypeAlias = "Waveform | np.ndarray[Any, Any] | Tensor | str | Path"
-Said: TypeAlias = "Spoken | Mapping[str, Any]"
+ImageLike: TypeAlias = "Picture | PIL.Image.Image | str | Path"
+AudioLike: TypeAlias = "Waveform | np.ndarray[Any, Any] | Tensor | str | Path"
+MessageLike: TypeAlias = "Message | Turn | Mapping[str, Any]"
 
 
-class Inputs(BatchFeature):
+class ModelInputs(BatchFeature):
     """Tensors by the names that `generate` takes, and `prepared`, which `post_process` needs."""
 
     def __init__(self, data: dict[str, Any], prepared: Sequence[Prepared]) -> None:
@@ -56,15 +63,31 @@ class Inputs(BatchFeature):
         self.prepared = tuple(prepared)
 
 
-class OmniDiffusionProcessor(Configured, PushToHubMixin):
-    """The codecs of one model folder, with its vocabulary and its way to answer.
+class OmniDiffusionProcessor(PushToHubMixin):
+    """The codecs of one model folder, with its vocabulary and generation config.
 
-    No ProcessorMixin, which takes its parts for tokenizers and extractors of transformers. There is
-    no Jinja template: how long an answer is, and where its speech begins, is part of the layout.
+    It is not a ProcessorMixin, whose parts must be tokenizers and extractors of transformers. It
+    has no Jinja template, because the layout includes the length of the answer and where its speech
+    begins.
     """
 
     def __init__(self, config: ModelConfig, codecs: CodecSuite) -> None:
         self.config, self.codecs = config, codecs
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The unified token space."""
+        return self.config.vocabulary
+
+    @property
+    def max_positions(self) -> int:
+        """The longest canvas, in tokens."""
+        return self.config.backbone.max_positions
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """Where the model departs from the tasks' defaults."""
+        return self.config.generation
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config.name!r})"
@@ -78,54 +101,58 @@ class OmniDiffusionProcessor(Configured, PushToHubMixin):
         revision: str | None = None,
         **_: Any,
     ) -> Self:
-        """Open the codecs of a folder of ours, or of such a one on the hub, on `device`.
+        """Open the codecs of a folder of our layout, local or on the hub, on `device`.
 
-        What AutoProcessor hands on besides is passed over. Raises ModelError, ConfigError or
-        WeightsError, each naming the file.
+        Other options that AutoProcessor passes are ignored. Raises ModelError, ConfigError or
+        WeightsError with the file, and MissingDependencyError for a hub id without huggingface_hub.
         """
-        folder = upstream.locate(os.fspath(source), upstream.BACKBONE_FILES, revision)
-        config = config_at(folder)
-        return cls(config, CodecSuite.open(folder, config.codecs, place_of(device)))
+        folder = locate(os.fspath(source), MODEL_FILES, revision)
+        config = read_config(folder)
+        return cls(config, CodecSuite.open(folder, config.codecs, resolve_device(device)))
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Write the codecs' files; config.json too where the folder has none yet."""
+        """Write the codecs' files, and config.json if the folder has none yet."""
         folder = Path(save_directory)
         files.make_folder(folder)
         self.codecs.save(folder)
         if not (folder / CONFIG_FILE).exists():
-            save_config(self.config, folder, torch.float32)
+            write_config(self.config, folder, torch.float32)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
     def __call__(
         self,
-        images: Drawn | Sequence[Drawn] | None = None,
+        images: ImageLike | Sequence[ImageLike] | None = None,
         text: str | Sequence[str] | None = None,
-        audio: Heard | Sequence[Heard] | None = None,
+        audio: AudioLike | Sequence[AudioLike] | None = None,
         *,
         task: str,
         sampling_rate: int | None = None,
-        length: int | None = None,
-    ) -> Inputs:
-        """One user's message for each row, laid out for `task`; a list is a batch.
+        max_tokens: int | None = None,
+    ) -> ModelInputs:
+        """Lay out one user message per row for `task`; a list is a batch.
 
         images: PIL images, pictures or paths. audio: arrays [n] with their sampling_rate,
-        waveforms or paths. length: places of a text or speech answer. See `apply_chat_template`.
+        waveforms or paths. max_tokens: length of a text or speech answer.
         """
-        columns: list[list[Source]] = []
+        columns: list[list[AnyPart]] = []
         if text is not None:
-            columns.append([Text(each) for each in _listed(text)])
+            columns.append([Text(item) for item in _as_list(text)])
         if audio is not None:
-            columns.append([Speech(waveform(each, sampling_rate)) for each in _listed(audio)])
+            columns.append([Speech(waveform(item, sampling_rate)) for item in _as_list(audio)])
         if images is not None:
-            columns.append([Image(picture(each)) for each in _listed(images)])
+            columns.append([Image(picture(item)) for item in _as_list(images)])
         sizes = {len(column) for column in columns}
         if len(sizes) != 1:
-            raise TaskError(f"text, images and audio come {sorted(sizes)} times; give as many each")
+            raise TaskError(
+                f"the counts of text, images and audio are {sorted(sizes)}",
+                value=sorted(sizes),
+                fix="give the same number of each",
+            )
         rows = zip(*columns, strict=True)
-        return self._laid([(Draft("user", parts),) for parts in rows], task, length)
+        return self._lay_out([(Message("user", parts),) for parts in rows], task, max_tokens)
 
     def apply_chat_template(
         self,
@@ -133,137 +160,156 @@ class OmniDiffusionProcessor(Configured, PushToHubMixin):
         *,
         task: str = "chat",
         tokenize: bool = False,
-        length: int | None = None,
+        max_tokens: int | None = None,
         **_: Any,
-    ) -> Inputs | str | list[str]:
-        """A conversation, or a batch of them, laid out as `tasks.render` does.
+    ) -> ModelInputs | str | list[str]:
+        """Lay out a conversation, or a batch of them, as `tasks.render` does.
 
         A message has a "role" and a "content": text, or parts {"type": "text", "text": ...},
         {"type": "image", "image": ...}, {"type": "audio", "audio": ..., "sampling_rate": ...};
-        media also by "path". Our own messages and drafts will do as well, and only they have
-        blanks. length: places of a text or speech answer. tokenize: tensors, else the prompt with
-        the names of special tokens. Options of other templates are passed over.
+        media also by "path". A `Message` or `Turn` is accepted too, and only these can have masked
+        parts. max_tokens: length of a text or speech answer. tokenize: return tensors, otherwise
+        the prompt with the names of special tokens. Options of other templates are ignored.
         """
-        one = bool(conversation) and isinstance(conversation[0], (Mapping, Message, Draft, Turn))
-        many = [conversation] if one else conversation
-        laid = self._laid([[message(each) for each in row] for row in many], task, length)
+        single = bool(conversation) and isinstance(conversation[0], (Mapping, Message, Turn))
+        batch = [conversation] if single else conversation
+        inputs = self._lay_out([[message(item) for item in row] for row in batch], task, max_tokens)
         if tokenize:
-            return laid
-        asked = [self._prompt(prepared.canvas) for prepared in laid.prepared]
-        return asked[0] if one else asked
+            return inputs
+        prompts = [self._prompt(prepared.canvas) for prepared in inputs.prepared]
+        return prompts[0] if single else prompts
 
-    def post_process(self, generated: Tensor, inputs: Inputs) -> list[Answer]:
-        """What `generate` made of `inputs`, read: text, pictures and sound with notes, by row."""
+    def post_process(self, generated: Tensor, inputs: ModelInputs) -> list[Answer]:
+        """Decode the output of `generate` for `inputs`: one answer per row, with notes."""
         answers = []
         for ids, prepared in zip(generated.cpu(), inputs.prepared, strict=True):
-            laid = prepared.canvas
-            filled = replace(laid, ids=ids[: laid.length], blank=torch.zeros_like(laid.blank))
+            canvas = prepared.canvas
+            filled = replace(canvas, ids=ids[: canvas.length], blank=torch.zeros_like(canvas.blank))
             answers.append(read(filled, prepared, self))
         return answers
 
     def decode(self, ids: Tensor | Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Ids [n] as text; special, speech and image ids by their names, or left out."""
+        """Ids [n] as text; special, speech and image ids by their names, or skipped."""
         text = self.vocabulary.text
-        said = []
+        pieces = []
         for is_text, run in groupby(torch.as_tensor(ids).tolist(), key=text.__contains__):
             if is_text:
-                said.append(self.codecs.text.decode(text.lower(torch.tensor(list(run)))))
+                pieces.append(self.codecs.text.decode(text.lower(torch.tensor(list(run)))))
             elif not skip_special_tokens:
-                said += [self.vocabulary.token(id) for id in run]
-        return "".join(said)
+                pieces += [self.vocabulary.token(id) for id in run]
+        return "".join(pieces)
 
     def batch_decode(
         self, ids: Tensor | Sequence[Sequence[int]], skip_special_tokens: bool = False
     ) -> list[str]:
-        """The same for rows of ids."""
+        """`decode` for each row of ids."""
         return [self.decode(row, skip_special_tokens) for row in ids]
 
     def _prompt(self, canvas: Canvas) -> str:
         return self.decode(canvas.ids[: canvas.answer[0]])
 
-    def _laid(
-        self, conversations: Sequence[Sequence[Spoken]], task: str, length: int | None
-    ) -> Inputs:
-        known = catalog.task(task)
-        usual = self.sampling.get(task, known.params)
-        guided = replace(usual, guidance=usual.guidance or 1.0)  # for the null prompt's canvas
-        prepared = [render(known, each, self, guided, length=length) for each in conversations]
+    def _lay_out(
+        self, conversations: Sequence[Conversation], task: str, max_tokens: int | None
+    ) -> ModelInputs:
+        spec = catalog.task(task)
+        params = sampling_defaults(spec, self)
+        guided = replace(params, guidance=params.guidance or 1.0)  # for the null prompt's canvas
+        prepared = [
+            render(spec, conversation, self, guided, max_tokens=max_tokens)
+            for conversation in conversations
+        ]
         if not prepared:
-            raise TaskError("no conversation was given; give at least one")
-        canvases = [each.canvas for each in prepared]
-        nulls = [each.null for each in prepared if each.null is not None]
-        ids, mask = self._padded(canvases)
-        null_ids, null_mask = self._padded(nulls)
+            raise TaskError("there is no conversation", field="conversation", fix="give at least 1")
+        canvases = [one.canvas for one in prepared]
+        nulls = [one.uncond for one in prepared if one.uncond is not None]
+        ids, mask = self._pad(canvases)
+        null_ids, null_mask = self._pad(nulls)
         data: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask,
-            "allowed_ids": pad_sequence([each.allowed for each in canvases], batch_first=True),
-            "answer_start": torch.tensor([each.answer[0] for each in canvases]),
+            "allowed_ids": pad_sequence([one.allowed for one in canvases], batch_first=True),
+            "answer_start": torch.tensor([one.answer[0] for one in canvases]),
             "null_input_ids": null_ids,
             "null_attention_mask": null_mask,
             "task": task,
         }
-        frames = [slot.frames for each in canvases for slot in each.slots]
+        frames = [slot.frames for canvas in canvases for slot in canvas.slots]
         if frames:
             data["input_features"] = torch.cat(frames)
-        return Inputs(data, prepared)
+        return ModelInputs(data, prepared)
 
-    def _padded(self, canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
+    def _pad(self, canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
         """Ids and attention mask, int64 [B, L]."""
-        rows = [each.ids for each in canvases]
+        rows = [canvas.ids for canvas in canvases]
         ids = pad_sequence(rows, batch_first=True, padding_value=self.vocabulary.pad)
-        lengths = torch.tensor([each.length for each in canvases])
+        lengths = torch.tensor([canvas.length for canvas in canvases])
         return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
-def message(said: Said) -> Spoken:
-    """A message of a chat as one of ours; raises TaskError for what it cannot hold."""
-    if not isinstance(said, Mapping):
-        return said
-    content = said.get("content", "")
+def message(value: MessageLike) -> Message | Turn:
+    """A chat message as one of ours; raises TaskError for an unknown part."""
+    if not isinstance(value, Mapping):
+        return value
+    content = value.get("content", "")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return Draft(said.get("role", "user"), tuple(_part(part) for part in parts))
+    return Message(value.get("role", "user"), tuple(_part(part) for part in parts))
 
 
-def picture(given: Drawn) -> Picture:
-    """A picture from what users have; raises MediaError for what is none."""
-    if isinstance(given, PIL.Image.Image):
-        return Picture.from_pil(given)
-    if isinstance(given, str | Path):
-        return Picture.read(given)
-    if not isinstance(given, Picture):
-        raise MediaError(f"{type(given).__name__} is no picture; give a PIL image or a path")
-    return given
+def picture(value: ImageLike) -> Picture:
+    """A Picture from an image or a path; raises MediaError for anything else."""
+    if isinstance(value, PIL.Image.Image):
+        return Picture.from_pil(value)
+    if isinstance(value, str | Path):
+        return Picture.read(value)
+    if not isinstance(value, Picture):
+        raise MediaError(
+            f"{type(value).__name__} is not an image",
+            field="images",
+            value=value,
+            fix="give a PIL image or a path",
+        )
+    return value
 
 
-def waveform(given: Heard, sampling_rate: int | None = None) -> Waveform:
-    """Sound from what users have; raises MediaError for what is none, or has no rate."""
-    if isinstance(given, Waveform):
-        return given
-    if isinstance(given, str | Path):
-        return Waveform.read(given)
-    if not isinstance(given, np.ndarray | Tensor):
-        raise MediaError(f"{type(given).__name__} is no sound; give an array or a path")
+def waveform(value: AudioLike, sampling_rate: int | None = None) -> Waveform:
+    """A Waveform from samples or a path; raises MediaError for anything else, or without a rate."""
+    if isinstance(value, Waveform):
+        return value
+    if isinstance(value, str | Path):
+        return Waveform.read(value)
+    if not isinstance(value, np.ndarray | Tensor):
+        raise MediaError(
+            f"{type(value).__name__} is not audio",
+            field="audio",
+            value=value,
+            fix="give an array or a path",
+        )
     if sampling_rate is None:
-        raise MediaError("an array of samples has no rate; give sampling_rate, such as 16000")
-    samples = torch.as_tensor(given).float()
+        raise MediaError(
+            "an array of samples has no rate",
+            field="sampling_rate",
+            fix="give sampling_rate in Hz, such as 16000",
+        )
+    samples = torch.as_tensor(value).float()
     return Waveform(samples if samples.ndim > 1 else samples[None], sampling_rate)
 
 
-def _part(part: Mapping[str, Any]) -> Source:
+def _part(part: Mapping[str, Any]) -> AnyPart:
     kind = part.get("type")
     if kind == "text":
         return Text(part["text"])
-    given = part.get(str(kind), part.get("path"))
-    if kind == "image" and given is not None:
-        return Image(picture(given))
-    if kind == "audio" and given is not None:
-        return Speech(waveform(given, part.get("sampling_rate")))
+    value = part.get(str(kind), part.get("path"))
+    if kind == "image" and value is not None:
+        return Image(picture(value))
+    if kind == "audio" and value is not None:
+        return Speech(waveform(value, part.get("sampling_rate")))
     raise TaskError(
-        f"a part of a message is {sorted(part)} of type {kind!r}; give text, image or audio under"
-        " its type's name, image and audio also as path"
+        f"a part of a message has the keys {sorted(part)} and the type {kind!r}",
+        field="conversation",
+        value=kind,
+        fix="give text, image or audio under the name of its type; image and audio also as path",
     )
 
 
-def _listed(given: Any) -> Sequence[Any]:
-    return given if isinstance(given, list | tuple) else [given]
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]

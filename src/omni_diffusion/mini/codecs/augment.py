@@ -1,10 +1,9 @@
-"""Random changes of log-mel features, so that a small model hears more voices than were recorded.
+"""Augmentation of log-mel features: speed, vocal tract length, gain, noise and masks.
 
-Everything happens on the features, which are computed once: speed stretches time, a vocal tract of
-another length stretches frequency, gain is a shift, noise is a floor (Jaitly and Hinton 2013;
-SpecAugment, Park et al. 2019). Knows nothing of what the features are for. Dimension key: F rows of
-10 ms, D mel bands. Levels are in nepers of power (1 neper = 4.34 dB); `unit` says how much one
-neper is in the features at hand.
+Works on features, which are computed once: speed stretches time, another vocal tract length
+stretches frequency (VTLP, Jaitly and Hinton 2013), gain is a shift, noise is a floor; masks are
+SpecAugment's (Park et al. 2019). Dimensions: F rows of 10 ms, D mel bands. Levels are in nepers of
+power (1 neper = 4.34 dB); `unit` is the value of one neper in the features.
 """
 
 from __future__ import annotations
@@ -16,22 +15,27 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Distortion:
-    """How much of each; `chance` is the share of clips that are changed at all."""
+class Augmentation:
+    """Strengths of the changes.
+
+    chance: probability that a clip is changed. speed, tract: largest relative change. gain: largest
+    change in nepers. noise: range of the noise level in nepers below the maximum. bands, gaps:
+    number of masks over D and F, of at most `band` and `gap`.
+    """
 
     chance: float = 0.9
     speed: float = 0.1
     tract: float = 0.06
     gain: float = 1.5
     noise_chance: float = 0.5
-    noise: tuple[float, float] = (5.0, 12.0)  # below the loudest place
+    noise: tuple[float, float] = (5.0, 12.0)
     bands: int = 2
     band: int = 10
     gaps: int = 2
     gap: int = 8
 
-    def bend(self, mel: Tensor, generator: torch.Generator, unit: float = 1.0) -> Tensor:
-        """Another speed, vocal tract and gain: [F, D] -> [F', D]. Keeps every word audible."""
+    def warp(self, mel: Tensor, generator: torch.Generator, unit: float = 1.0) -> Tensor:
+        """Change speed, vocal tract length and gain: [F, D] -> [F', D]. Words stay audible."""
         chance, speed, tract, gain = torch.rand(4, generator=generator).tolist()
         if chance >= self.chance:
             return mel
@@ -43,8 +47,8 @@ class Distortion:
         louder: Tensor = mel + self.gain * (2 * gain - 1) * unit
         return louder
 
-    def spoil(self, mel: Tensor, generator: torch.Generator, unit: float = 1.0) -> Tensor:
-        """Noise, and bands and gaps put to the mean: [F, D] -> [F, D]. May hide a word."""
+    def spec_augment(self, mel: Tensor, generator: torch.Generator, unit: float = 1.0) -> Tensor:
+        """Add noise and set masks to the mean: [F, D] -> [F, D]. May hide a word."""
         chance, noise, level = torch.rand(3, generator=generator).tolist()
         if chance >= self.chance:
             return mel
@@ -62,7 +66,7 @@ class Distortion:
 
 
 def between(x: Tensor, at: Tensor) -> Tensor:
-    """Rows of x [n, d] at fractional places [m], by linear interpolation: [m, d]."""
+    """Rows of x [n, d] at fractional indices [m] by linear interpolation: [m, d]."""
     low = at.floor().long().clamp(0, len(x) - 2)
     share = (at - low)[:, None]
     return x[low] * (1 - share) + x[low + 1] * share

@@ -1,8 +1,8 @@
-"""A codebook that follows the vectors it stands for: k-means, a step at a time.
+"""A codebook updated by exponential moving averages (online k-means).
 
-Each code is the running mean of the vectors that chose it (van den Oord et al. 2017, appendix
-A.1); a code that nothing chooses any more moves onto a vector of the batch. Knows nothing of what
-is coded. Dimension key: K codes, D width, n vectors of a batch.
+Each code is the moving average of the vectors that chose it (van den Oord et al. 2017, appendix
+A.1); an unused code restarts at a vector of the batch. Dimensions: K codes, D width, n vectors of
+a batch.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """Memory and restarts. A code is dead below `dead` times the mean use."""
+    """decay: of the averages. dead: a code is dead if it is used less than `dead` times the mean.
+
+    restart_every: steps between restarts of dead codes.
+    """
 
     decay: float = 0.98
     dead: float = 0.1
     restart_every: int = 50
 
 
-class MovingCodebook(nn.Module):
-    """Running use and sum of every code; the table itself belongs to the model."""
+class EmaCodebook(nn.Module):
+    """Moving averages of use [K] and sum [K, D] of the codes; the table belongs to the model."""
 
     use: Tensor
     total: Tensor
@@ -36,7 +39,7 @@ class MovingCodebook(nn.Module):
 
     @torch.no_grad()
     def start(self, table: Tensor, vectors: Tensor, generator: torch.Generator) -> None:
-        """Put every row of table [K, D] on a vector of [n, D], a little beside it."""
+        """Set every row of table [K, D] to a random vector of [n, D] plus a little noise."""
         chosen = torch.randint(len(vectors), (len(table),), generator=generator)
         beside = 0.01 * vectors.std() * torch.randn(table.shape, generator=generator)
         table.copy_(vectors[chosen] + beside)
@@ -44,7 +47,7 @@ class MovingCodebook(nn.Module):
         self.total.copy_(table * self.use[:, None])
 
     @torch.no_grad()
-    def follow(self, table: Tensor, vectors: Tensor, ids: Tensor) -> None:
+    def update(self, table: Tensor, vectors: Tensor, ids: Tensor) -> None:
         """Move the rows of table [K, D] towards the vectors [n, D] that chose them, ids [n]."""
         fresh = 1 - self.config.decay
         self.use.lerp_(torch.bincount(ids, minlength=len(table)).to(self.use), fresh)
@@ -54,7 +57,7 @@ class MovingCodebook(nn.Module):
 
     @torch.no_grad()
     def restart(self, table: Tensor, vectors: Tensor, generator: torch.Generator) -> int:
-        """Move dead rows onto different vectors of [n, D]; says how many."""
+        """Set dead rows to different vectors of [n, D]; returns their number."""
         mean = len(vectors) / len(table)
         dead = (self.use < self.config.dead * mean).nonzero().flatten()[: len(vectors)]
         chosen = torch.randperm(len(vectors), generator=generator)[: len(dead)]

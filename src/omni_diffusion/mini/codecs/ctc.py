@@ -1,9 +1,8 @@
-"""Recorded speech for training: clips with their words, batches of like length, CTC and its errors.
+"""CTC training data: clips with their words, batches of similar length, loss and word errors.
 
-Knows nothing of the models that hear: a clip's features are whatever function of its waveform the
-caller gives. Words are the symbols because characters do not fit: a word of the small world lasts
-0.17 s at least, two frames of 80 ms. Dimension key: B clips, F feature rows, D their width, T
-places with logits, V symbols (0 is the blank).
+The caller chooses the features of a clip. The symbols are words, because characters do not fit: the
+shortest word lasts 0.17 s, two frames of 80 ms. Dimensions: B clips, F feature rows, D feature
+width, T frames with logits, V symbols (0 is the blank).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from omni_diffusion.io import files
 from omni_diffusion.media import Waveform
 from omni_diffusion.mini.speech_plan import Utterance
 
-POOL = 8  # batches drawn together and sorted by length, of which one is used
+POOL = 8  # batches that are drawn together and sorted by length; one of them is used
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class Words:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
-        """All words of some texts, in alphabetical order."""
-        return cls(tuple(sorted({word for text in texts for word in split(text)})))
+        """All words of the texts in alphabetical order."""
+        return cls(tuple(sorted({word for text in texts for word in spoken_words(text)})))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         return cls(tuple(json.loads(path.read_text())))
 
     def save(self, path: Path) -> None:
@@ -49,26 +48,27 @@ class Words:
 
     @property
     def size(self) -> int:
-        """Symbols, the blank included."""
+        """Number of symbols, including the blank."""
         return len(self.known) + 1
 
     def encode(self, text: str) -> Tensor:
-        """Symbols int64 [n] of a text; DataError for a word that is not known."""
-        places = {word: i + 1 for i, word in enumerate(self.known)}
-        strange = [word for word in split(text) if word not in places]
-        if strange:
+        """Symbols int64 [n] of a text. Raises DataError for an unknown word."""
+        symbols = {word: i + 1 for i, word in enumerate(self.known)}
+        unknown = [word for word in spoken_words(text) if word not in symbols]
+        if unknown:
             raise DataError(
-                f"the words {', '.join(strange)} of {text!r} are none of the {len(self.known)} "
-                "known ones: build Words from all transcripts that are trained on"
+                f"the words {', '.join(unknown)} of {text!r} are not among the {len(self.known)} "
+                "known words; build Words from all training transcripts",
+                value=unknown[0],
             )
-        return torch.tensor([places[word] for word in split(text)], dtype=torch.long)
+        return torch.tensor([symbols[word] for word in spoken_words(text)], dtype=torch.long)
 
     def decode(self, symbols: Iterable[int]) -> str:
         """The words of symbols above 0, joined by spaces."""
         return " ".join(self.known[symbol - 1] for symbol in symbols)
 
 
-def split(text: str) -> list[str]:
+def spoken_words(text: str) -> list[str]:
     """Lower-case words without punctuation."""
     return re.findall(r"[a-z']+", text.lower())
 
@@ -82,10 +82,10 @@ class Clip:
     words: Tensor
 
 
-def recordings(
+def recorded_lines(
     lines: Iterable[Utterance], folder: Path, *, split: str = "train"
 ) -> Iterator[tuple[Utterance, Waveform]]:
-    """The lines of one split that are already spoken in `folder`, with their sound."""
+    """The lines of one split that have a file in `folder`, with their recordings."""
     for line in lines:
         path = folder / f"{line.index:05d}.flac"
         if line.split == split and path.exists():
@@ -97,20 +97,22 @@ def clips(
     words: Words,
     features: Callable[[Waveform], Tensor],
 ) -> list[Clip]:
-    """Compute every clip's features [F, D] once; DataError when nothing is recorded."""
+    """Compute the features [F, D] of every clip. Raises DataError if there is no recording."""
     made = [Clip(line, features(wave), words.encode(line.text)) for line, wave in recorded]
     if not made:
-        raise DataError("no line of the plan is recorded: speak the bank first, or name its folder")
+        raise DataError(
+            "no line of the plan is recorded; record the speech first", field="recorded"
+        )
     return made
 
 
 def draw(
     lengths: Tensor, batch: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> list[int]:
-    """Indices of clips of like length; over many draws each clip comes as often as it weighs.
+    """Indices of clips of similar length, drawn in proportion to their weights.
 
-    `lengths` [n], `weights` [n] (default: equal). Draws `POOL` batches with replacement, sorts them
-    and takes one at random, so that little is padded and no length is preferred.
+    lengths, weights: [n] (default: equal weights). Draws `POOL` batches with replacement, sorts
+    them by length and takes one at random: little padding, and no length is preferred.
     """
     weights = torch.ones(len(lengths)) if weights is None else weights
     drawn = torch.multinomial(weights, POOL * batch, replacement=True, generator=generator)
@@ -122,7 +124,7 @@ def draw(
 def pad(rows: Sequence[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor]:
     """Features [F_i, D] as one [B, F, D], with their counts [B].
 
-    F is a multiple of `multiple`. Padding repeats each clip's lowest value, which is its silence.
+    F is a multiple of `multiple`. The padding value of a clip is its minimum (silence).
     """
     counts = torch.tensor([len(row) for row in rows])
     longest = -(-int(counts.max()) // multiple) * multiple
@@ -131,9 +133,10 @@ def pad(rows: Sequence[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def ctc_loss(logits: Tensor, counts: Tensor, words: Sequence[Tensor]) -> Tensor:
-    """CTC's negative log-likelihood in nats a word; logits [B, T, V], counts [B] of real places.
+    """CTC negative log-likelihood (Graves et al. 2006) in nats a word.
 
-    Graves et al. 2006. A clip with fewer places than words costs nothing instead of infinity.
+    logits: [B, T, V]. counts: [B], frames that are not padding. A clip with fewer frames than words
+    costs 0 instead of infinity.
     """
     lengths = torch.tensor([len(row) for row in words])
     log_probs = logits.transpose(0, 1).log_softmax(-1)
@@ -144,7 +147,7 @@ def ctc_loss(logits: Tensor, counts: Tensor, words: Sequence[Tensor]) -> Tensor:
 
 
 def greedy(logits: Tensor, counts: Tensor) -> list[list[int]]:
-    """The best symbol of each place, repeats merged and blanks left out."""
+    """Greedy CTC decoding: the best symbols, repeats merged, blanks removed."""
     best = logits.argmax(-1)
     return [
         [s for s in torch.unique_consecutive(row[:count]).tolist() if s]
@@ -152,31 +155,31 @@ def greedy(logits: Tensor, counts: Tensor) -> list[list[int]]:
     ]
 
 
-def word_errors(heard: Sequence[int], said: Sequence[int]) -> int:
-    """Levenshtein distance: substitutions, deletions and insertions from `said` to `heard`."""
-    costs = list(range(len(said) + 1))
-    for i, symbol in enumerate(heard, 1):
+def edit_distance(actual: Sequence[int], expected: Sequence[int]) -> int:
+    """Levenshtein distance: substitutions, deletions and insertions."""
+    costs = list(range(len(expected) + 1))
+    for i, symbol in enumerate(actual, 1):
         diagonal, costs[0] = costs[0], i
-        for j, wanted in enumerate(said, 1):
-            change = diagonal + (symbol != wanted)
+        for j, other in enumerate(expected, 1):
+            change = diagonal + (symbol != other)
             diagonal, costs[j] = costs[j], min(change, costs[j] + 1, costs[j - 1] + 1)
     return costs[-1]
 
 
-def word_error_rate(
+def ctc_word_error_rate(
     clips: Sequence[Clip],
-    hear: Callable[[Sequence[Clip]], tuple[Tensor, Tensor]],
+    predict: Callable[[Sequence[Clip]], tuple[Tensor, Tensor]],
     batch: int = 32,
 ) -> float:
-    """Errors a word over all clips, by greedy decoding.
+    """Word errors over all words of the clips, by greedy decoding.
 
-    `hear` makes of some clips their logits [B, T, V] and counts [B].
+    predict: returns logits [B, T, V] and frame counts [B] of some clips.
     """
     ordered = sorted(clips, key=lambda clip: len(clip.rows))
-    errors = spoken = 0
+    errors = total = 0
     for start in range(0, len(ordered), batch):
         some = ordered[start : start + batch]
-        for heard, clip in zip(greedy(*hear(some)), some, strict=True):
-            errors += word_errors(heard, clip.words.tolist())
-            spoken += len(clip.words)
-    return errors / max(1, spoken)
+        for symbols, clip in zip(greedy(*predict(some)), some, strict=True):
+            errors += edit_distance(symbols, clip.words.tolist())
+            total += len(clip.words)
+    return errors / max(1, total)

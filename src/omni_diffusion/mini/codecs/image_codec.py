@@ -1,10 +1,9 @@
-"""Training the picture tokenizer on scenes of the small world: an `Objective` for the loop.
+"""Training objective of the image tokenizer, on rendered scenes.
 
-Reconstruction, commitment and entropy are the lookup-free quantizer's usual losses (MAGVIT-v2,
-Yu et al. 2023). One term is ours: what looks alike should have the same codes, wherever it stands,
-whatever stands beside it and whatever lies behind. Without it the tokenizer spends its spare bits
-on place and background, and a sprite has as many spellings as it has surroundings, each of which
-a language model has to learn apart.
+Reconstruction, commitment and entropy are the usual losses of lookup-free quantization (MAGVIT-v2,
+Yu et al. 2023). A consistency loss is added: a sprite should have the same codes at every position,
+beside every neighbour and on every background. Without it the tokenizer encodes the surroundings
+into the codes of a sprite, and the language model has to learn every variant.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ from omni_diffusion.mini import scenes
 
 @dataclass(frozen=True)
 class ImageCodecConfig:
-    """Batch and loss weights."""
+    """Batch size, loss weights and schedule."""
 
     batch: int = 32
     entropy: float = 0.02
     commit: float = 0.05
     steady: float = 1.5
-    steady_from: int = 500  # steps; earlier it would pull all codes together
-    codes_until: int | None = None  # steps; from then on codes stay and the decoder alone learns
+    steady_from: int = 500  # step; earlier the consistency loss would merge all codes
+    codes_until: int | None = None  # step; from then on only the decoder is trained
     temperature: float = 1.0  # of the soft code assignment whose entropy is measured
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two scenes that show the same sprite at the same size: at place `at[i]` of scene i."""
+class ScenePair:
+    """Two scenes with the same sprite at the same size, in box `at[i]` of scene i."""
 
     scenes: tuple[scenes.Scene, scenes.Scene]
     at: tuple[int, int]
 
 
-def entropies(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def assignment_entropies(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Mean entropy of the soft assignment and entropy of the mean, in nats, over all 2**bits codes.
 
     `z` [B, bits, h, w]. Bits are independent given z, so the first is a sum over bits; the second
-    needs the joint distribution, [places, 2**bits], which small codebooks afford.
+    needs the joint distribution, [positions, 2**bits], which is affordable for small codebooks.
     """
     flat = z.movedim(1, -1).reshape(-1, z.shape[1])  # [N, bits]
     logits = 4 * flat / temperature  # difference of the two squared distances
@@ -61,7 +60,7 @@ def entropies(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 class ImageCodecObjective:
-    """The tokenizer's loss on fresh scenes, drawn in pairs that share a sprite."""
+    """The tokenizer's loss on random scenes, drawn in pairs that share a sprite."""
 
     def __init__(self, codec: Magvit2, config: ImageCodecConfig) -> None:
         self.codec, self.config = codec, config
@@ -72,22 +71,22 @@ class ImageCodecObjective:
         return self.codec
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Reconstruction + entropy + commitment + steadiness on one batch."""
+        """Reconstruction + entropy + commitment + consistency on one batch."""
         rng = random.Random(int(torch.randint(2**31, (), generator=generator)))
-        pairs = [pair(rng) for _ in range(self.config.batch // 2)]
+        pairs = [sample_pair(rng) for _ in range(self.config.batch // 2)]
         chosen = [scene for each in pairs for scene in each.scenes]
-        pixels = torch.stack([pixels_of(scenes.render(s), scenes.SIZE) for s in chosen])
+        pixels = torch.stack([pixels_of(scenes.render_scene(s), scenes.SIZE) for s in chosen])
         config = self.config
         final = config.codes_until is not None and step >= config.codes_until
         with torch.no_grad() if final else nullcontext():
             z = self.codec.encode_latents(pixels)
         codes, ids = self.codec.quantize(z)
-        again = self.codec.decode_latents(codes)
-        difference = again - pixels
+        rebuilt_pixels = self.codec.decode_latents(codes)
+        difference = rebuilt_pixels - pixels
         rebuilt = difference.square().mean() + 0.3 * difference.abs().mean()
-        each, spread = entropies(z, config.temperature)
+        each, spread = assignment_entropies(z, config.temperature)
         commit = (z - codes.detach()).square().mean()
-        steady = sprites_steady(z, pixels, pairs) + 0.5 * ground_steady(z, pixels)
+        steady = sprite_consistency(z, pixels, pairs) + 0.5 * background_consistency(z, pixels)
         loss = (
             rebuilt
             + config.entropy * (each - spread)
@@ -102,10 +101,10 @@ class ImageCodecObjective:
         }
 
 
-def pair(rng: random.Random) -> Pair:
-    """A scene of any split, and one that shares its first sprite's look and nothing else.
+def sample_pair(rng: random.Random) -> ScenePair:
+    """A scene of any split, and another with its first sprite in the same style and size.
 
-    Layout, neighbours and, in three of five cases, the background of the second are drawn anew.
+    Layout, neighbours and, in 60 % of the cases, the background of the second are drawn again.
     """
     scene = scenes.sample_scene(rng, split=rng.choice(("train", "test")))
     noun = scene.objects[0]
@@ -118,14 +117,14 @@ def pair(rng: random.Random) -> Pair:
     if layout in ("row", "column"):
         objects[1 - at] = rng.choice([o for o in scenes.OBJECTS if o != noun])
     other = replace(scene, layout=layout, objects=tuple(objects), background=background)
-    return Pair((scene, other), (0, at))
+    return ScenePair((scene, other), (0, at))
 
 
-def sprites_steady(z: Tensor, pixels: Tensor, pairs: list[Pair]) -> Tensor:
-    """Squared difference of squashed latents between the two showings of each pair's sprite.
+def sprite_consistency(z: Tensor, pixels: Tensor, pairs: list[ScenePair]) -> Tensor:
+    """Squared difference of tanh latents between the two occurrences of each pair's sprite.
 
-    z [B, bits, h, w] and pixels [B, 3, H, W] of the pairs' scenes in order. A cell counts by the
-    share of its pixels that are the same in both: a cell of mere background is free to tell it.
+    z [B, bits, h, w] and pixels [B, 3, H, W] of the pairs' scenes in order. A cell is weighted by
+    the fraction of its pixels that are equal in both, so cells of background do not count.
     """
     cell = pixels.shape[-1] // z.shape[-1]
     squashed = z.tanh()
@@ -144,8 +143,8 @@ def sprites_steady(z: Tensor, pixels: Tensor, pairs: list[Pair]) -> Tensor:
     return gap / count.clamp(min=1)
 
 
-def ground_steady(z: Tensor, pixels: Tensor) -> Tensor:
-    """Variance of squashed latents [B, bits, h, w] among the cells of one plain colour."""
+def background_consistency(z: Tensor, pixels: Tensor) -> Tensor:
+    """Variance of tanh latents [B, bits, h, w] among cells of the same plain colour."""
     cell = pixels.shape[-1] // z.shape[-1]
     cells = pixels.unfold(2, cell, cell).unfold(3, cell, cell).flatten(4).movedim(1, 3)
     plain = (cells.amax(-1) == cells.amin(-1)).all(-1)  # [B, h, w]

@@ -1,9 +1,9 @@
-"""Training the speech tokenizer: an `Objective` for the loop.
+"""Training objective of the speech tokenizer.
 
-Codes are to carry words and sound. Words come from CTC on the quantised vectors, sound from a
-small decoder that sketches the mel of each code's surroundings; both are thrown away afterwards.
-One term is ours: a vector should stay the same when only a piece of the clip is heard, since codes
-that depend on far places are needlessly hard to predict from words. Dimension key: B clips, F mel
+Codes should carry words and sound. Words come from CTC on the quantized vectors, sound from a small
+decoder that predicts the mel around each code; both heads are dropped after training. A consistency
+loss is added: a vector should not change if only a piece of the clip is given, because codes that
+depend on distant frames are hard to predict from text. Dimensions: B clips, F mel
 frames of 10 ms, N = F / 8 codes, D width, C mel bins, V words and the blank.
 """
 
@@ -17,24 +17,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni_diffusion.codecs.glm_voice.mel import LISTEN_HOP, LISTEN_RATE
+from omni_diffusion.codecs.glm_voice.mel import WHISPER_HOP
 from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer
-from omni_diffusion.media import Waveform
+from omni_diffusion.media import SPEECH_RATE, Waveform
 from omni_diffusion.mini.codecs import ctc
-from omni_diffusion.mini.codecs.augment import Distortion
-from omni_diffusion.mini.codecs.codebook import CodebookConfig, MovingCodebook
+from omni_diffusion.mini.codecs.augment import Augmentation
+from omni_diffusion.mini.codecs.codebook import CodebookConfig, EmaCodebook
 from omni_diffusion.mini.codecs.ctc import Clip
 from omni_diffusion.mini.speech_plan import ANSWER_VOICE
 
 NEPER = 1 / (4 * math.log(10))  # one neper of power in Whisper's log-mel, (log10 + 4) / 4
-EDGE = 2  # codes at each end of a piece that cannot know what was cut off
+EDGE = 2  # codes at each end of a piece that depend on what was cut off
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Batch, loss weights, and when the codebook begins and ends to move about.
+    """Batch size, loss weights and codebook schedule.
 
-    `answer_share` is the share of draws in the answer voice, the one that is spoken with codes.
+    answer_share: fraction of clips in the answer voice, the only voice that the model speaks.
     """
 
     batch: int = 16
@@ -42,21 +42,23 @@ class TokenizerConfig:
     sketch: float = 1.0
     commit: float = 1.0
     steady: float = 0.2
-    quantize_from: int = 300  # steps; earlier the vectors are still finding their places
+    quantize_from: int = 300  # step; earlier vectors are not quantized
     restart_until: int = 2000
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    distortion: Distortion = field(default_factory=lambda: Distortion(chance=0.25, tract=0.04))
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(chance=0.25, tract=0.04)
+    )
 
 
-def log_mel(tokenizer: SpeechTokenizer, waveform: Waveform) -> Tensor:
-    """The tokenizer's features of a waveform, [F, C], without padding: what a `Clip` is to hold."""
-    samples = waveform.first_channel().resample(LISTEN_RATE).samples[0]
+def clip_log_mel(tokenizer: SpeechTokenizer, waveform: Waveform) -> Tensor:
+    """The tokenizer's features of a waveform, [F, C], without padding: the `rows` of a `Clip`."""
+    samples = waveform.first_channel().resample(SPEECH_RATE).samples[0]
     features, _ = tokenizer.features([samples])
-    return features[0].T[: -(-len(samples) // LISTEN_HOP)].contiguous()
+    return features[0].T[: -(-len(samples) // WHISPER_HOP)].contiguous()
 
 
 class TokenizerTraining(nn.Module):
-    """The tokenizer with what only its training needs."""
+    """The tokenizer with its codebook averages and the two heads of training."""
 
     def __init__(
         self, tokenizer: SpeechTokenizer, symbols: int, codebook: CodebookConfig, width: int = 256
@@ -64,7 +66,7 @@ class TokenizerTraining(nn.Module):
         super().__init__()
         config = tokenizer.config
         self.tokenizer = tokenizer
-        self.codebook = MovingCodebook(config.codebook_size, config.d_model, codebook)
+        self.codebook = EmaCodebook(config.codebook_size, config.d_model, codebook)
         self.words = nn.Sequential(
             nn.Conv1d(config.d_model, width, 3, padding=1), nn.GELU(), nn.Conv1d(width, symbols, 1)
         )
@@ -74,9 +76,9 @@ class TokenizerTraining(nn.Module):
 
 
 class MelSketch(nn.Module):
-    """Codes -> mel, knowing two codes on each side and the clip's mean spectrum.
+    """Predicts mel from codes, two neighbours on each side and the clip's mean spectrum.
 
-    The mean tells voice and loudness, so that codes need not.
+    The mean carries voice and loudness, so the codes need not.
     """
 
     def __init__(self, inputs: int, bins: int, frames: int, width: int) -> None:
@@ -95,8 +97,11 @@ class MelSketch(nn.Module):
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A batch: mels [B, F, C] as wanted and as given, places [B, F] and [B, N] that are sound."""
+class SpeechBatch:
+    """wanted: target mels [B, F, C]. given: input mels [B, F, C]. words: symbols of each clip.
+
+    frames, codes: which frames [B, F] and codes [B, N] are not padding.
+    """
 
     wanted: Tensor
     given: Tensor
@@ -106,130 +111,130 @@ class Heard:
 
     @property
     def counts(self) -> Tensor:
-        """Codes of each clip, [B]."""
+        """Number of codes of each clip, [B]."""
         return self.codes.sum(1)
 
 
 class TokenizerObjective:
-    """Words + sketch + commitment + steadiness."""
+    """CTC loss + mel loss + commitment loss + consistency loss."""
 
     def __init__(
         self, training: TokenizerTraining, clips: Sequence[Clip], config: TokenizerConfig
     ) -> None:
         self.training, self.clips, self.config = training, clips, config
         self.lengths = torch.tensor([len(clip.rows) for clip in clips])
-        own = torch.tensor([clip.line.voice == ANSWER_VOICE for clip in clips])
-        shares = torch.where(own, config.answer_share, 1 - config.answer_share)
-        self.weights = shares / torch.where(own, own.sum(), (~own).sum())
+        is_answer = torch.tensor([clip.line.voice == ANSWER_VOICE for clip in clips])
+        shares = torch.where(is_answer, config.answer_share, 1 - config.answer_share)
+        self.weights = shares / torch.where(is_answer, is_answer.sum(), (~is_answer).sum())
 
     @property
     def module(self) -> nn.Module:
-        """Tokenizer, codebook sums and the two heads."""
+        """Tokenizer, codebook averages and the two heads."""
         return self.training
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The weighted sum on one batch; figures in nats a word and nepers."""
+        """The weighted sum on one batch; metrics in nats a word and nepers."""
         training, config = self.training, self.config
-        heard = self._batch(generator)
-        z = training.tokenizer.pool(heard.given.mT, heard.frames)
-        codes, figures = self._quantized(step, z, heard.codes, generator)
-        words, sketch = losses(training, codes, heard)
-        commit = (z - codes.detach())[heard.codes].square().mean()
-        steady = self._steady(heard, z, generator)
+        batch = self._batch(generator)
+        z = training.tokenizer.pool(batch.given.mT, batch.frames)
+        codes, metrics = self._quantized(step, z, batch.codes, generator)
+        words, sketch = losses(training, codes, batch)
+        commit = (z - codes.detach())[batch.codes].square().mean()
+        steady = self._steady(batch, z, generator)
         loss = words + config.sketch * sketch + config.commit * commit + config.steady * steady
-        return loss, figures | {
+        return loss, metrics | {
             "words": float(words.detach()),
             "sketch": float(sketch.detach()),
             "commit": float(commit.detach()),
             "steady": float(steady.detach()),
         }
 
-    def _batch(self, generator: torch.Generator) -> Heard:
-        change, batch = self.config.distortion, self.config.batch
+    def _batch(self, generator: torch.Generator) -> SpeechBatch:
+        change, batch = self.config.augmentation, self.config.batch
         some = [self.clips[i] for i in ctc.draw(self.lengths, batch, generator, self.weights)]
-        wanted = [change.bend(clip.rows, generator, NEPER) for clip in some]
-        given = [change.spoil(mel, generator, NEPER) for mel in wanted]
-        return heard_batch(self.training.tokenizer, wanted, given, [c.words for c in some])
+        wanted = [change.warp(clip.rows, generator, NEPER) for clip in some]
+        given = [change.spec_augment(mel, generator, NEPER) for mel in wanted]
+        return speech_batch(self.training.tokenizer, wanted, given, [c.words for c in some])
 
     def _quantized(
         self, step: int, z: Tensor, real: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        """Nearest codes of z [B, N, D] with z's gradient; z itself while nothing is quantised."""
-        config, moving = self.config, self.training.codebook
+        """Nearest codes of z [B, N, D] with z's gradient; z itself before `quantize_from`."""
+        config, averages = self.config, self.training.codebook
         if step < config.quantize_from:
             return z, {}
         table, vectors = self.training.tokenizer.codebook.weight, z.detach()[real]
         if step == config.quantize_from:
-            moving.start(table, vectors, generator)
+            averages.start(table, vectors, generator)
         ids = self.training.tokenizer.quantize(z.detach())
         codes = z + (table[ids] - z).detach()
-        moving.follow(table, vectors, ids[real])
+        averages.update(table, vectors, ids[real])
         if step < config.restart_until and step % config.codebook.restart_every == 0:
-            moving.restart(table, vectors, generator)
-        share = moving.use / moving.use.sum()
+            averages.restart(table, vectors, generator)
+        share = averages.use / averages.use.sum()
         return codes, {"perplexity": float(torch.special.entr(share).sum().exp())}
 
-    def _steady(self, heard: Heard, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Squared change of z, against its variance, when a clip's piece is heard alone.
+    def _steady(self, batch: SpeechBatch, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Squared change of z, relative to its variance, if only a piece of a clip is given.
 
-        Half of the batch; the ends of a piece, which are missing something, do not count.
+        Computed on half of the batch, without the EDGE codes at both ends of a piece.
         """
         rows = len(z) // 2
-        counts = heard.counts[:rows].tolist()
+        counts = batch.counts[:rows].tolist()
         size = max(2 * EDGE + 1, min(counts, default=0) // 2)
         if not self.config.steady or not rows or min(counts) < size:
             return z.new_zeros(())
-        per = heard.given.shape[1] // z.shape[1]
+        per = batch.given.shape[1] // z.shape[1]
         draws = torch.rand(rows, generator=generator).tolist()
         starts = [int(u * (count - size + 1)) for u, count in zip(draws, counts, strict=True)]
-        pieces = [heard.given[i, per * s : per * (s + size)] for i, s in enumerate(starts)]
+        pieces = [batch.given[i, per * s : per * (s + size)] for i, s in enumerate(starts)]
         whole = torch.stack([z[i, s + EDGE : s + size - EDGE] for i, s in enumerate(starts)])
         sound = torch.ones(rows, per * size, dtype=torch.bool)
         alone = self.training.tokenizer.pool(torch.stack(pieces).mT, sound)[:, EDGE:-EDGE]
-        spread = z.detach()[heard.codes].var(0).mean().clamp_min(1e-6)
+        spread = z.detach()[batch.codes].var(0).mean().clamp_min(1e-6)
         return (alone - whole).square().mean() / spread
 
 
-def losses(training: TokenizerTraining, codes: Tensor, heard: Heard) -> tuple[Tensor, Tensor]:
-    """What codes [B, N, D] say: nats a word, and the sketch's mean error in nepers."""
-    shown = (codes * heard.codes[..., None]).mT
+def losses(training: TokenizerTraining, codes: Tensor, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
+    """Losses of codes [B, N, D]: CTC in nats a word, mean absolute mel error in nepers."""
+    shown = (codes * batch.codes[..., None]).mT
     logits = training.words(shown).mT
-    words = ctc.ctc_loss(logits, heard.counts, heard.words)
-    real = heard.frames[..., None]
-    mean = (heard.wanted * real).sum(1) / real.sum(1)
+    words = ctc.ctc_loss(logits, batch.counts, batch.words)
+    real = batch.frames[..., None]
+    mean = (batch.wanted * real).sum(1) / real.sum(1)
     drawn = training.sketch(shown, mean)
-    gap = (drawn - heard.wanted).abs()[heard.frames].mean() / NEPER
+    gap = (drawn - batch.wanted).abs()[batch.frames].mean() / NEPER
     return words, gap
 
 
-def heard_batch(
+def speech_batch(
     tokenizer: SpeechTokenizer, wanted: list[Tensor], given: list[Tensor], words: list[Tensor]
-) -> Heard:
+) -> SpeechBatch:
     """Mels [F_i, C] as a padded batch."""
     multiple = 2 * tokenizer.config.pool
     clean, counts = ctc.pad(wanted, multiple)
     shown, _ = ctc.pad(given, multiple)
     frames = torch.arange(clean.shape[1]) < counts[:, None]
-    return Heard(clean, shown, frames, tokenizer.kept(frames), words)
+    return SpeechBatch(clean, shown, frames, tokenizer.valid(frames), words)
 
 
 @torch.no_grad()
-def measure(training: TokenizerTraining, clips: Sequence[Clip]) -> dict[str, float]:
-    """Figures of the codes on clips as recorded: word errors, nepers, codes in use, perplexity."""
+def measure_codes(training: TokenizerTraining, clips: Sequence[Clip]) -> dict[str, float]:
+    """Metrics on clips without augmentation: word errors, nepers, used codes, perplexity."""
     tokenizer = training.tokenizer
     use = torch.zeros(tokenizer.config.codebook_size)
     gaps: list[float] = []
 
-    def hear(some: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+    def predict(some: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         mels = [clip.rows for clip in some]
-        heard = heard_batch(tokenizer, mels, mels, [clip.words for clip in some])
-        ids = tokenizer(heard.given.mT, heard.frames)
-        use.add_(torch.bincount(ids[heard.codes], minlength=len(use)))
+        batch = speech_batch(tokenizer, mels, mels, [clip.words for clip in some])
+        ids = tokenizer(batch.given.mT, batch.frames)
+        use.add_(torch.bincount(ids[batch.codes], minlength=len(use)))
         codes = tokenizer.codebook(ids)
-        gaps.append(float(losses(training, codes, heard)[1]))
-        return training.words((codes * heard.codes[..., None]).mT).mT, heard.counts
+        gaps.append(float(losses(training, codes, batch)[1]))
+        return training.words((codes * batch.codes[..., None]).mT).mT, batch.counts
 
-    errors = ctc.word_error_rate(clips, hear)
+    errors = ctc.ctc_word_error_rate(clips, predict)
     share = use / use.sum()
     return {
         "word_errors": errors,
@@ -241,10 +246,10 @@ def measure(training: TokenizerTraining, clips: Sequence[Clip]) -> dict[str, flo
 
 @torch.no_grad()
 def _start(tokenizer: SpeechTokenizer) -> None:
-    """Begin with vectors that tell sounds apart.
+    """Initialize so that vectors depend on the sound.
 
-    The published positions are as loud as a trained Whisper's features; before training they would
-    drown the sound, so they begin fainter, and the convolutions keep the size of what they hear.
+    The position embeddings have the scale of a trained Whisper's features, which hides the sound
+    before training; they are scaled down, and the convolutions preserve the scale of their input.
     """
     for conv in (tokenizer.conv1, tokenizer.conv2):
         nn.init.kaiming_normal_(conv.weight)

@@ -1,7 +1,7 @@
-"""Training the speech encoder to hear words: an `Objective` for the loop.
+"""Training objective of the speech encoder: CTC on whole words over its frames.
 
-CTC on whole words over the encoder's frames. The head that names the words is part of the module
-while it trains; the backbone reads the frames below it. Dimension key: B clips, F rows of 10 ms,
+The CTC head is part of the module during training; the backbone reads the frames below it.
+Dimensions: B clips, F rows of 10 ms,
 Q query frames, T frames of 60 ms, V words and the blank.
 """
 
@@ -16,26 +16,26 @@ from torch import Tensor, nn
 from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.sensevoice import SenseVoice
 from omni_diffusion.errors import TrainingError
-from omni_diffusion.media import Waveform
+from omni_diffusion.media import SPEECH_RATE, Waveform
 from omni_diffusion.mini.codecs import ctc
-from omni_diffusion.mini.codecs.augment import Distortion
+from omni_diffusion.mini.codecs.augment import Augmentation
 from omni_diffusion.mini.codecs.ctc import Clip
 
 
 @dataclass(frozen=True)
-class HearingConfig:
-    """Clips in a step, and how they are changed."""
+class SpeechEncoderTrainingConfig:
+    """batch: clips in a step. augmentation: random changes of the clips."""
 
     batch: int = 24
-    distortion: Distortion = field(default_factory=Distortion)
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
-def log_mel(waveform: Waveform, n_mels: int = 80) -> Tensor:
-    """The encoder's features before stacking and CMVN, [F, n_mels]: what a `Clip` is to hold."""
-    return fbank.fbank(waveform.mono().resample(fbank.RATE).samples[0], n_mels)
+def kaldi_log_mel(waveform: Waveform, n_mels: int = 80) -> Tensor:
+    """The encoder's features before stacking and CMVN, [F, n_mels]: the `rows` of a `Clip`."""
+    return fbank.fbank(waveform.mono().resample(SPEECH_RATE).samples[0], n_mels)
 
 
-def measure_cmvn(model: SenseVoice, clips: Sequence[Clip]) -> Tensor:
+def clips_cmvn(model: SenseVoice, clips: Sequence[Clip]) -> Tensor:
     """CMVN [2, W] of some clips' stacked rows."""
     config = model.config
     return fbank.measure_cmvn(
@@ -43,16 +43,23 @@ def measure_cmvn(model: SenseVoice, clips: Sequence[Clip]) -> Tensor:
     )
 
 
-class HearingObjective:
-    """CTC loss on distorted clips; the model must have its CMVN and a head for the words."""
+class SpeechEncoderObjective:
+    """CTC loss on augmented clips.
 
-    def __init__(self, model: SenseVoice, clips: Sequence[Clip], config: HearingConfig) -> None:
+    Raises TrainingError unless the model has its CMVN and a CTC head for all words.
+    """
+
+    def __init__(
+        self, model: SenseVoice, clips: Sequence[Clip], config: SpeechEncoderTrainingConfig
+    ) -> None:
         symbols = 1 + max(int(clip.words.max()) for clip in clips)
         if model.cmvn is None or model.config.ctc_size < symbols:
             raise TrainingError(
-                f"a hearing model with ctc_size {model.config.ctc_size} and "
-                f"{'no' if model.cmvn is None else 'a'} CMVN: expected a head of at least "
-                f"{symbols} symbols and the bank's CMVN (measure_cmvn)"
+                f"speech encoder with ctc_size {model.config.ctc_size} and "
+                f"{'no' if model.cmvn is None else 'a'} CMVN; expected a head of at least "
+                f"{symbols} symbols and the CMVN of the clips (clips_cmvn)",
+                field="model",
+                value=model.config.ctc_size,
             )
         self.model, self.clips, self.config = model, clips, config
         self.lengths = torch.tensor([len(clip.rows) for clip in clips])
@@ -63,17 +70,17 @@ class HearingObjective:
         return self.model
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Nats a word on one batch; the loss is the only figure."""
-        change = self.config.distortion
+        """Nats a word on one batch; no further metrics."""
+        change = self.config.augmentation
         some = [self.clips[i] for i in ctc.draw(self.lengths, self.config.batch, generator)]
-        mels = [change.spoil(change.bend(c.rows, generator), generator) for c in some]
+        mels = [change.spec_augment(change.warp(c.rows, generator), generator) for c in some]
         logits, counts = word_logits(self.model, mels)
         loss = ctc.ctc_loss(logits, counts, [clip.words for clip in some])
         return loss, {}
 
 
 def word_logits(model: SenseVoice, mels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits [B, T, V] of log-mels [F_i, D], and the counts [B] of real places."""
+    """Logits [B, T, V] of log-mels [F_i, D], and the counts [B] of their frames."""
     config = model.config
     assert model.cmvn is not None
     stacked = [fbank.stack_frames(mel, config.lfr_m, config.lfr_n) for mel in mels]
@@ -84,5 +91,7 @@ def word_logits(model: SenseVoice, mels: Sequence[Tensor]) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def word_error_rate(model: SenseVoice, clips: Sequence[Clip]) -> float:
-    """Errors a word on clips as they were recorded; the model should be in eval mode."""
-    return ctc.word_error_rate(clips, lambda some: word_logits(model, [clip.rows for clip in some]))
+    """Word error rate on clips without augmentation; the model should be in eval mode."""
+    return ctc.ctc_word_error_rate(
+        clips, lambda some: word_logits(model, [clip.rows for clip in some])
+    )

@@ -1,0 +1,46 @@
+from omni_diffusion.data.mixture import TaskShare
+from omni_diffusion.io.config import from_dict, to_dict
+from omni_diffusion.mini import recipe
+from omni_diffusion.mini.recipe import MiniStage, make_stage
+from omni_diffusion.tasks.catalog import CATALOG
+
+STAGES = recipe.stages()
+
+
+def tasks(one: MiniStage) -> set[str]:
+    return {share.task for share in one.shares}
+
+
+def test_a_stage_says_how_it_is_run() -> None:
+    made = make_stage(
+        "one", (TaskShare("t2i", 4),), steps=70, lr=3e-4, seed=5, warmup=7, floor=0.25
+    )
+    assert (made.loop.steps, made.loop.seed) == (70, 5)
+    assert (made.loop.optim.lr, made.loop.optim.warmup, made.loop.optim.floor) == (3e-4, 7, 0.25)
+    assert made.denoising.masking.variant == "cosine"
+    assert made.denoising.masking.gamma == 0.6  # pads are masked less, as in the paper
+
+
+def test_each_stage_adds_to_the_one_before() -> None:
+    pictures, joint, interaction = map(tasks, STAGES)
+    assert pictures < joint < interaction
+    assert joint - pictures == {"asr", "tts"}
+    assert interaction - joint == {"s2i", "sqa", "svqa"}
+
+
+def test_every_stage_has_tasks_names_and_seeds_of_its_own() -> None:
+    for one in STAGES:
+        assert tasks(one) <= CATALOG.keys()
+        assert len(tasks(one)) == len(one.shares)
+        assert all(share.samples > 0 and share.weight > 0 for share in one.shares)
+    assert len({one.name for one in STAGES}) == len({one.loop.seed for one in STAGES}) == 3
+
+
+def test_later_stages_learn_more_slowly() -> None:
+    rates = [one.loop.optim.lr for one in STAGES]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_stage_is_data() -> None:
+    for one in STAGES:
+        assert from_dict(MiniStage, to_dict(one)) == one
