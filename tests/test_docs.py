@@ -160,6 +160,21 @@ def test_command_lines_can_be_typed(line: str) -> None:
             assert (INPUTS / word.removeprefix("$IN/")).is_file(), word
 
 
+def options(command: Any) -> set[str]:
+    """All options of a command and its subcommands."""
+    subcommands = getattr(command, "commands", {}).values()
+    names = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    return names.union(*map(options, subcommands))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_options_are_there(page: str) -> None:
+    known = options(typer.main.get_command(app))
+    for span in code(PAGES[page]):
+        if span.startswith("--"):
+            assert span.split()[0] in known, span
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_named_scripts_are_there(page: str) -> None:
     for text in (*code(PAGES[page]), fenced(PAGES[page], "sh")):
