@@ -21,5 +21,5 @@ def test_parts_keep_their_order() -> None:
 def test_wrong_role_and_wrong_part() -> None:
     with pytest.raises(TaskError, match="'robot' is unknown; give one of system, user, assistant"):
         Message("robot", ())  # type: ignore[arg-type]
-    with pytest.raises(TaskError, match="'hello' is no part of a message"):
+    with pytest.raises(TaskError, match="'hello' cannot be a part"):
         Message("user", ("hello",))  # type: ignore[arg-type]

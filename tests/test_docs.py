@@ -217,6 +217,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {name for line in used for name in line.split(", ")} <= set(omni_diffusion.__all__)
 
 
+@pytest.mark.slow
 def test_the_examples_for_hugging_face_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

@@ -56,6 +56,7 @@ def test_nothing_heavy_is_imported(body: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_answering_needs_no_optional_library() -> None:
     body = f"""
 import sys

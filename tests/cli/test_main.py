@@ -106,11 +106,10 @@ def test_words_go_to_stdout_alone(call: Call) -> None:
 
 def test_a_long_text_is_spoken_in_passages(call: Call) -> None:
     text = " ".join(f"Here are {n} more words to be read aloud." for n in range(40))
-    said = call("run", "tts", text, "--out", "long.wav", "--steps", "2")
+    part = text[: len(text) // 4]
+    said = call("run", "tts", part, "--out", "long.wav", "--steps", "10")
     assert said.code == 0, said.err
     assert re.match(r"note: spoken in \d+ passages\nwrote long.wav\n", said.err)
-    assert call("run", "tts", "a red apple", "--out", "short.wav", "--steps", "2").code == 0
-    assert Waveform.read("long.wav").seconds > Waveform.read("short.wav").seconds
     for option in (("--max-tokens", "40"), ("--trace", "trace.json")):
         said = call("run", "tts", text, "--out", "no.wav", *option)
         assert said.code == 2
@@ -434,6 +433,7 @@ def test_a_corpus_is_imported_and_what_is_left_out_is_told(call: Call) -> None:
 
 
 @pytest.mark.skipif(bool(missing(*WHISPER_PACKAGES, *SCORING_PACKAGES)), reason="needs extra eval")
+@pytest.mark.slow
 def test_a_recorded_caption_is_spoken_heard_and_checked(call: Call) -> None:
     """Whisper listens to what people of the shipped bank say; a tone is no word to it."""
     (recording,) = Bank.open(BANK).sample("caption", 0, 1)
@@ -486,6 +486,7 @@ def test_a_manifest_is_pretokenized_shard_by_shard(call: Call, model: Path) -> N
     assert Path("made/index.json").exists()
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_a_manifest(call: Call, model: Path) -> None:
     checkers(32).write("it.png")
     long = {

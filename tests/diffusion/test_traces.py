@@ -140,6 +140,7 @@ def first_difference(trace: Trace) -> str | None:
     return f"{trace.name}: step {wrong[0]}" if wrong else None
 
 
+@pytest.mark.slow
 def test_stored_decodings_token_for_token(traces: list[Trace]) -> None:
     """All of them, but for those whose order hangs on a tie that is torch.topk's to break."""
     clear = [trace for trace in traces if not trace.tied]

@@ -65,6 +65,7 @@ def whisper() -> speech.WhisperJudge:
 
 @pytest.mark.slow
 @hearing
+@pytest.mark.slow
 def test_whisper_hears_what_the_bank_says_and_nothing_in_silence(
     whisper: speech.WhisperJudge,
 ) -> None:
@@ -78,6 +79,7 @@ def test_whisper_hears_what_the_bank_says_and_nothing_in_silence(
 
 @pytest.mark.slow
 @hearing
+@pytest.mark.slow
 def test_whisper_finds_where_each_word_begins(whisper: speech.WhisperJudge) -> None:
     bank = Bank.open(BANK)
     said = bank.sample("answer", 2, 12)

@@ -63,6 +63,7 @@ def test_recordings_return_to_the_lines_they_are_of(folder: Path, tmp_path: Path
         assert sound.samples.shape == hum(line.index).resample(16_000).samples.shape
 
 
+@pytest.mark.slow
 def test_the_spoken_training_lines_are_of_the_plan_and_whole() -> None:
     parts = sorted((Path(__file__).parents[2] / "assets" / "speech").iterdir())
     trained = {

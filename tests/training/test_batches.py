@@ -11,7 +11,7 @@ from omni_diffusion.data.mixture import DrawnCanvas
 from omni_diffusion.diffusion.masking import MaskingConfig, ratios
 from omni_diffusion.training.batches import (
     BUCKETS,
-    KINDS,
+    TOKEN_KINDS,
     MaskedExample,
     MicroBatch,
     mask_answer,
@@ -64,7 +64,7 @@ def test_kinds_and_buckets() -> None:
     one.ids[2:10] = torch.tensor([id for id in firsts for _ in range(2)])
     whole = MaskingConfig(full=1.0, gamma=1.0)
     example = masked(one, 0, whole)
-    named = [KINDS[number] for number in example.kind.tolist()]
+    named = [TOKEN_KINDS[number] for number in example.kind.tolist()]
     expected = ["text"] * 2 + ["speech"] * 2 + ["image"] * 2 + ["special"] * 2 + ["pad"] * 2
     assert named == expected
     assert BUCKETS[example.bucket] == "75_100"

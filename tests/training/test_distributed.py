@@ -139,6 +139,7 @@ def figures(rows: list[dict[str, float]], name: str) -> list[float]:
         ("bfloat16", 1e-2, 5e-2),
     ],
 )
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(both: Both, name: str, loss: float, norm: float) -> None:
     one, two = both.one[name]["rows"], both.two[name]["rows"]
     assert len(one) == len(two) == STEPS
@@ -155,14 +156,17 @@ def test_two_processes_train_as_one_does(both: Both, name: str, loss: float, nor
             )
 
 
+@pytest.mark.slow
 def test_a_process_may_have_no_sample(both: Both) -> None:
     assert both.had("one sample") == [[[1, 1]] * STEPS, [[0, 0]] * STEPS]
 
 
+@pytest.mark.slow
 def test_a_process_may_have_more_micro_batches_than_another(both: Both) -> None:
     assert both.had("uneven") == [[[3, 3]] * STEPS, [[3, 1]] * STEPS]
 
 
+@pytest.mark.slow
 def test_two_go_on_from_the_state_of_one(both: Both) -> None:
     rows = both.two["gone on"]["rows"]
     for name in ("loss", "gradient_norm"):
@@ -170,6 +174,7 @@ def test_two_go_on_from_the_state_of_one(both: Both) -> None:
         assert figures(rows, name) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_goes_on_from_the_state_of_two(both: Both, tmp_path: Path) -> None:
     folder = both.folder / "two" / "float32" / "checkpoints" / f"step-{SAVED:08}"
     assert len([*folder.iterdir()]) == 2  # each process wrote its part

@@ -121,6 +121,7 @@ def test_only_what_is_trainable_changes(plan: Plan, tmp_path: Path) -> None:
         build_trainer(replace(plan, trainable=("layers.*",)), tmp_path / "other", options=QUIET)
 
 
+@pytest.mark.slow
 def test_lora_trains_factors_and_ships_them_merged_and_apart(plan: Plan, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     hub = pytest.importorskip("omni_diffusion.integrations.transformers.modeling")

@@ -49,7 +49,7 @@ class RMSNorm(nn.Module):
         return self.weight * normed.to(x.dtype)
 
 
-class Attention(nn.Module):
+class GroupedQueryAttention(nn.Module):
     """Grouped-query attention with rotary positions; biases on q, k and v only."""
 
     def __init__(self, config: DreamConfig) -> None:
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         return x.view(batch, length, width // self.head_dim, self.head_dim).transpose(1, 2)
 
 
-class FeedForward(nn.Module):
+class SwiGluFeedForward(nn.Module):
     """down(silu(gate x) * up x) (Shazeer 2020)."""
 
     def __init__(self, config: DreamConfig) -> None:
@@ -95,8 +95,8 @@ class Block(nn.Module):
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
-        self.mlp = FeedForward(config)
+        self.self_attn = GroupedQueryAttention(config)
+        self.mlp = SwiGluFeedForward(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -23,18 +23,24 @@ if TYPE_CHECKING:
     from omni_diffusion.models.upstream import CodecSources
 
 
+OfficialSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Report on the sizes of the published 7B model (official) without its weights, instead"
+        " of on a folder.",
+    ),
+]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the report to this file as well (default: none)."),
+]
+
+
 def doctor(
     model: ModelFolder = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Report on the sizes of the published 7B model (official) without its weights,"
-            " instead of on a folder."
-        ),
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Write the report to this file as well (default: none).")
-    ] = None,
+    preset: OfficialSizes = None,
+    json: ReportFile = None,
     device: Device = "cpu",
     quantization: Quantized = None,
     image_codec: ImageCodec = None,

@@ -137,7 +137,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, config: SenseVoiceConfig) -> None:
         super().__init__()
         self.self_attn = MemoryAttention(width, config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = ReluFeedForward(config)
         self.norm1 = LayerNorm(width)
         self.norm2 = LayerNorm(config.dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -179,7 +179,7 @@ class MemoryAttention(nn.Module):
         return memory if keep is None else memory * keep
 
 
-class FeedForward(nn.Module):
+class ReluFeedForward(nn.Module):
     """Two linear layers with a ReLU between."""
 
     def __init__(self, config: SenseVoiceConfig) -> None:

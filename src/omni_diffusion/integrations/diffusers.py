@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -36,7 +35,7 @@ from omni_diffusion.models.omni import OmniModel  # noqa: E402
 from omni_diffusion.tasks import catalog  # noqa: E402
 from omni_diffusion.tasks.infill import inpainting, white  # noqa: E402
 from omni_diffusion.tasks.read import read  # noqa: E402
-from omni_diffusion.tasks.render import Prepared, render, sampling_defaults  # noqa: E402
+from omni_diffusion.tasks.render import Prepared, render  # noqa: E402
 
 StepCallback: TypeAlias = "Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]"
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -117,13 +116,7 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         step. If it sets `pipe._interrupt`, the call returns the images so far; masked cells then
         take the codes of their neighbours. Raises TaskError and ModelError for wrong arguments.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise ModelError(
-                f"output_type is {output_type!r}",
-                field="output_type",
-                value=output_type,
-                fix=f"give one of {', '.join(OUTPUT_TYPES)}",
-            )
+        _check_output_type(output_type)
         conversations = [_conversation(text, image, mask_image) for text in _prompts(prompt)]
         conversations = [one for one in conversations for _ in range(num_images_per_prompt)]
         if not conversations:
@@ -133,16 +126,15 @@ class OmniDiffusionPipeline(DiffusionPipeline):
                 fix="give a prompt, and num_images_per_prompt of 1 or more",
             )
         task = catalog.task("t2i" if image is None else "inpaint")
-        params = sampling_defaults(task, self.model)
+        overrides: dict[str, Any] = {}
         if num_inference_steps is not None:
-            params = replace(params, steps=num_inference_steps)
+            overrides["steps"] = num_inference_steps
         if guidance_scale is not None:
-            params = replace(params, guidance=max(guidance_scale - 1.0, 0.0))
+            overrides["guidance"] = max(guidance_scale - 1.0, 0.0)
+        seeds = _seeds(generator, len(conversations))
         prepared = [
-            render(task, conversation, self.model, replace(params, seed=seed))
-            for conversation, seed in zip(
-                conversations, _seeds(generator, len(conversations)), strict=True
-            )
+            render(task, conversation, self.model, {**overrides, "seed": seed})
+            for conversation, seed in zip(conversations, seeds, strict=True)
         ]
         canvases = self._denoise(prepared, callback_on_step_end)
         answers = [
@@ -174,6 +166,16 @@ class OmniDiffusionPipeline(DiffusionPipeline):
 
             denoise(self.model.backbone, rows, vocabulary.pad, after_step)
         return [row.canvas for row in rows]
+
+
+def _check_output_type(output_type: str) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ModelError(
+            f"output_type is {output_type!r}",
+            field="output_type",
+            value=output_type,
+            fix=f"give one of {', '.join(OUTPUT_TYPES)}",
+        )
 
 
 def _prompts(prompt: str | Sequence[str] | None) -> Sequence[str | None]:

@@ -23,7 +23,7 @@ INDEX = ".index.json"
 MAX_SHARD_BYTES = 5_000_000_000
 MAX_ROWS = 20  # per kind in the table of names
 PIECE = 2**24  # elements cast and written at a time
-KINDS = {  # names of dtypes in the format
+DTYPE_NAMES = {  # names of dtypes in the format
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -37,7 +37,7 @@ KINDS = {  # names of dtypes in the format
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-SAFETENSORS_DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
+SAFETENSORS_DTYPES = {kind: dtype for dtype, kind in DTYPE_NAMES.items()}
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -310,8 +310,8 @@ def _kind(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
             f"{name} is sparse or on the meta device", value=name, fix="give plain tensors"
         )
     kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-    if kind not in KINDS:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in KINDS)
+    if kind not in DTYPE_NAMES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPE_NAMES)
         raise WeightsError(
             f"{name} is of {kind}, which the format lacks", value=kind, fix=f"give one of {known}"
         )
@@ -345,7 +345,11 @@ def _stream(
     for name in order:
         start, end = end, end + tensors[name].numel() * kinds[name].itemsize
         shape = list(tensors[name].shape)
-        header[name] = {"dtype": KINDS[kinds[name]], "shape": shape, "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": DTYPE_NAMES[kinds[name]],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:

@@ -43,7 +43,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 STYLES = ("noto", "twemoji")  # a caption says "in flat style" for the second and nothing else
 NUMBERS = ("zero", "one", "two", "three", "four")
-KINDS = {
+CATEGORIES = {
     "fruit": "apple banana grape strawberry watermelon pineapple".split(),
     "food": "carrot pizza hamburger cake".split(),
     "animal": "dog cat pig cow elephant tiger panda penguin turtle octopus fish butterfly".split(),
@@ -281,11 +281,11 @@ def questions(scene: Scene, rng: random.Random) -> list[Question]:
 def facts() -> list[Question]:
     """Questions without an image: kinds and colours of the objects."""
     result = []
-    for kind, members in KINDS.items():
+    for kind, members in CATEGORIES.items():
         for noun in members:
             sentence = f"{article(noun)} is {article(kind)}"
             result.append(Question("kind", f"what is {article(noun)}?", article(kind), sentence))
-            for other in KINDS:
+            for other in CATEGORIES:
                 yes = other == kind
                 result.append(
                     Question(

@@ -22,7 +22,7 @@ from omni_diffusion.diffusion.loss import Weighting, weigh
 from omni_diffusion.diffusion.masking import MaskingConfig, corrupt, ratios
 from omni_diffusion.vocab import Kind, Vocabulary
 
-KINDS = ("text", "speech", "image", "special", "pad")
+TOKEN_KINDS = ("text", "speech", "image", "special", "pad")
 """Kinds of masked tokens, for metrics."""
 BUCKETS = ("0_25", "25_50", "50_75", "75_100")
 """Ranges, in per cent, of the masked part of an answer without its padding, for metrics."""
@@ -35,7 +35,7 @@ class MaskedExample:
     canvas: holds the mask id where `masked` is true. targets, weights, kind: one entry for each
     masked token. normaliser: the loss is sum(weights * losses) divided by the sum of `normaliser`
     over all examples of the mean. group: index of the task's group in the step. kind: index in
-    KINDS. bucket: index in BUCKETS.
+    TOKEN_KINDS. bucket: index in BUCKETS.
     """
 
     canvas: Canvas
@@ -104,11 +104,11 @@ def mask_answer(
 
 
 def _kinds(ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Indices in KINDS of token ids [N], int64 [N]."""
-    kinds = torch.full_like(ids, KINDS.index("special"))
+    """Indices in TOKEN_KINDS of token ids [N], int64 [N]."""
+    kinds = torch.full_like(ids, TOKEN_KINDS.index("special"))
     for kind in get_args(Kind):
-        kinds[vocabulary.span_of(kind).holds(ids)] = KINDS.index(kind)
-    kinds[ids == vocabulary.pad] = KINDS.index("pad")
+        kinds[vocabulary.span_of(kind).holds(ids)] = TOKEN_KINDS.index(kind)
+    kinds[ids == vocabulary.pad] = TOKEN_KINDS.index("pad")
     return kinds
 
 

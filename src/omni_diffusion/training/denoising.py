@@ -23,7 +23,13 @@ from omni_diffusion.diffusion.loss import Weighting, token_losses
 from omni_diffusion.diffusion.masking import MaskingConfig, ratios
 from omni_diffusion.errors import TrainingError
 from omni_diffusion.models.sizes import Work
-from omni_diffusion.training.batches import BUCKETS, KINDS, MicroBatch, mask_answer, micro_batches
+from omni_diffusion.training.batches import (
+    BUCKETS,
+    TOKEN_KINDS,
+    MicroBatch,
+    mask_answer,
+    micro_batches,
+)
 from omni_diffusion.training.distributed import Precision, World, is_sharded
 from omni_diffusion.training.throughput import training_flops
 from omni_diffusion.vocab import Span, Vocabulary
@@ -151,10 +157,10 @@ class DenoisingObjective:
         normalisers = torch.zeros(len(groups), dtype=torch.float64)
         for example in examples:
             normalisers[example.group] += example.normaliser
-        counts = torch.zeros(len(groups) + len(KINDS) + len(BUCKETS), dtype=torch.float64)
+        counts = torch.zeros(len(groups) + len(TOKEN_KINDS) + len(BUCKETS), dtype=torch.float64)
         for micro in laid:
             labels = (
-                *((micro.group, len(groups)), (micro.kind, len(KINDS))),
+                *((micro.group, len(groups)), (micro.kind, len(TOKEN_KINDS))),
                 (micro.bucket, len(BUCKETS)),
             )
             counts += torch.cat([label.bincount(minlength=size) for label, size in labels])
@@ -258,7 +264,7 @@ class DenoisingObjective:
         parts = [
             _sum_by(micro.group, weighted, len(factors)),
             _sum_by(micro.group, correct, len(factors)),
-            _sum_by(micro.kind, losses, len(KINDS)),
+            _sum_by(micro.kind, losses, len(TOKEN_KINDS)),
             _sum_by(micro.bucket, losses, len(BUCKETS)),
         ]
         return loss, torch.cat(parts).cpu()
@@ -275,7 +281,7 @@ def _ratio_metrics(tasks: Sequence[str]) -> list[str]:
     return [
         *(f"{task}_loss" for task in tasks),
         *(f"{task}_accuracy" for task in tasks),
-        *(f"{kind}_loss" for kind in KINDS),
+        *(f"{kind}_loss" for kind in TOKEN_KINDS),
         *(f"masked_{bucket}_loss" for bucket in BUCKETS),
     ]
 

@@ -188,6 +188,7 @@ def test_prompts_are_beginnings_of_at_most_four_fifths(flow: Flow) -> None:
     assert 0.4 < (lengths > 0).float().mean() < 0.6
 
 
+@pytest.mark.slow
 def test_the_mini_decoder_learns() -> None:
     torch.manual_seed(0)
     small = configs.from_dict(

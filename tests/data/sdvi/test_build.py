@@ -311,6 +311,7 @@ SdviBuilder(sources, folder / "out", synthesizer, voices, JUDGE).run(workers=2)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(
     builder: SdviBuilder, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def objective(seed: int = 0, settings: TokenizerConfig = SETTINGS) -> TokenizerO
     return TokenizerObjective(training, clips, settings)
 
 
+@pytest.mark.slow
 def test_the_codes_come_to_carry_words_and_sound(tmp_path: Path) -> None:
     heard = objective(settings=replace(SETTINGS, quantize_from=60, steady=0.1))
     before = speech_codec.measure_codes(heard.training.eval(), heard.clips)

@@ -47,6 +47,7 @@ def test_no_clip_is_an_error() -> None:
         speech_flow.flow_clips([], SpeechTokenizer(SpeechTokenizerConfig.mini()), speak.flow)
 
 
+@pytest.mark.slow
 def test_it_starts_at_the_mean_spectrum_and_learns(tmp_path: Path) -> None:
     speak = objective()
     mels = torch.cat([clip.mel for clip in speak.clips], dim=1)
