@@ -62,7 +62,8 @@ def random_commits(noise: Tensor, step: int, steps: int) -> Tensor:
 def repeated_ids(canvas: Canvas, span: tuple[int, int], steps_done: int, mask_id: int) -> Tensor:
     """The ids int64 [r] that the repetition penalty lowers (quirk 6)."""
     ids = canvas.ids[slice(*span)] if steps_done else canvas.ids[:0]
-    return torch.unique(ids[(ids != mask_id) & (ids != PAD)])
+    repeated: Tensor = torch.unique(ids[(ids != mask_id) & (ids != PAD)])
+    return repeated
 
 
 def position_factor(masked: int, penalty: float) -> Tensor:

@@ -36,7 +36,7 @@ class SceneMixture:
     """Draws the groups of a step; what it draws depends on the step and its generator alone.
 
     tail: most pads behind an answer (the number is drawn evenly from 1). lengths: by task, the
-    numbers of the rule by which the model gives an answer its places at inference; an answer that
+    numbers of the rule by which the model gives an answer its length at inference; an answer that
     fits gets as many here, give or take half a tail. answers: by task, what an answer is made of
     where it differs from the task's own. null: share of the drawn pictures that are
     asked for with the null prompt, which guidance needs. augment: change what is heard a little

@@ -68,7 +68,7 @@ class UnitSelector:
     """Speaks sentences in recorded voices, from recorded words of the same voice."""
 
     def __init__(self, lines: Iterable[tuple[Utterance, Waveform]], cuts: Cuts) -> None:
-        self._places: dict[str, dict[str, list[tuple[RecordedLine, int]]]] = {}
+        self._positions: dict[str, dict[str, list[tuple[RecordedLine, int]]]] = {}
         for utterance, wave in lines:
             if utterance.index not in cuts:
                 raise DataError(
@@ -76,14 +76,14 @@ class UnitSelector:
                     value=utterance.index,
                 )
             line = RecordedLine.of(utterance.text, wave, cuts[utterance.index])
-            places = self._places.setdefault(utterance.voice, {})
-            for place, word in enumerate(line.words):
-                places.setdefault(word, []).append((line, place))
+            positions = self._positions.setdefault(utterance.voice, {})
+            for position, word in enumerate(line.words):
+                positions.setdefault(word, []).append((line, position))
 
     @property
     def voices(self) -> tuple[str, ...]:
         """Names of the voices."""
-        return tuple(self._places)
+        return tuple(self._positions)
 
     def synthesize(self, text: str, voice: str, rng: random.Random) -> Waveform | None:
         """`text` in `voice`, or None if one of its words is not recorded.
@@ -92,20 +92,20 @@ class UnitSelector:
         words are joined in many ways.
         """
         wanted = (EDGE, *split_words(text), EDGE)
-        places = self._places.get(voice, {})
+        positions = self._positions.get(voice, {})
         pieces: list[Tensor] = []
         at = 0
         while at < len(wanted):
             found = [
-                (_match(line.words[place:], wanted[at:]), line, place)
-                for line, place in places.get(wanted[at], ())
+                (_match(line.words[position:], wanted[at:]), line, position)
+                for line, position in positions.get(wanted[at], ())
             ]
             if not found:
                 return None
             longest = max(length for length, _, _ in found)
             length = max(rng.randint(min(2, longest), longest) for _ in range(2))
-            _, line, place = rng.choice([f for f in found if f[0] >= length])
-            pieces.append(line.sound(place, place + length))
+            _, line, position = rng.choice([f for f in found if f[0] >= length])
+            pieces.append(line.sound(position, position + length))
             at += length
         return Waveform(_join([piece for piece in pieces if len(piece)])[None], SPEECH_RATE)
 
