@@ -24,10 +24,11 @@ from PIL import Image as PilImage
 from PIL import ImageDraw
 
 from omni_diffusion import Engine, Image, Message, OmniModel, Picture, Request, Text
+from omni_diffusion.conversation import text_of
 from omni_diffusion.io import files
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.evaluate import evaluate
-from omni_diffusion.mini.judge import first, text_of
+from omni_diffusion.mini.judge import first_part
 from omni_diffusion.mini.scenes import Scene
 from omni_diffusion.tasks.catalog import DESCRIBE, DRAW
 
@@ -143,7 +144,7 @@ def tried(model: OmniModel, chosen: Sequence[Scene]) -> tuple[dict[str, float], 
     drawn = engine.run([Request("t2i", (_user(Text(scenes.caption(s))),)) for s in chosen])
     made = []
     for scene, said, shown in zip(chosen, described, drawn, strict=True):
-        text, image = text_of(said.parts), first(shown.parts, Image)
+        text, image = text_of(said.parts), first_part(shown.parts, Image)
         assert image is not None  # a picture's places take nothing else
         made.append(image.picture)
         each = {"word_said": NEW in text, "caption_right": text in scenes.captions(scene)}

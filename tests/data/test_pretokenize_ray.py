@@ -69,6 +69,7 @@ def test_without_ray_the_error_names_the_extra(options: PretokenizeConfig) -> No
         pretokenize_on_ray(options)
 
 
+@pytest.mark.slow
 def test_ray_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, omni_diffusion.data.pretokenize_ray; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

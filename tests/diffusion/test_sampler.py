@@ -58,6 +58,7 @@ settings_of_rows = st.builds(
 
 @settings(max_examples=120, deadline=None)
 @given(params=settings_of_rows, length=st.integers(1, 130), seed=st.integers(0, 50))
+@pytest.mark.slow
 def test_every_row_ends_full_and_within_its_bounds(params, length, seed) -> None:
     told = canvas(length, seed)
     state = start(told, params, MASK)
@@ -84,6 +85,7 @@ def test_every_row_ends_full_and_within_its_bounds(params, length, seed) -> None
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.lists(st.tuples(settings_of_rows, st.integers(1, 40)), min_size=2, max_size=5))
+@pytest.mark.slow
 def test_a_batch_equals_its_rows_alone(rows) -> None:
     told = [canvas(length, i) for i, (_, length) in enumerate(rows)]
     states = [start(c, params, MASK) for c, (params, _) in zip(told, rows, strict=True)]

@@ -16,6 +16,8 @@ from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.diffusion.guidance import join
 from omni_diffusion.diffusion.sampler import SamplingParams, start, step
 
+pytestmark = pytest.mark.slow  # replays every stored decoding; each rule has quick tests too
+
 MASK, BEGIN_OF_SPEECH, VOCAB = 590, 592, 600
 NOTHING = VOCAB  # an id of ours whose embedding is zero: upstream's padding
 CONFIDENCES: dict[str, Measure] = {

@@ -164,6 +164,7 @@ def test_an_oracle_is_right_everywhere(seed: int, oracle_results: Any) -> None:
 
 
 @scoring
+@pytest.mark.slow
 def test_all_eight_and_their_word_errors(oracle_results: Any) -> None:
     scores = oracle_results
     assert list(scores) == list(BENCHMARKS)

@@ -137,6 +137,7 @@ def test_the_selection_covers_every_role_and_general_question() -> None:
     assert len(answers) == recordings.ANSWERS
 
 
+@pytest.mark.slow
 def test_the_shipped_bank_is_small_whole_and_unheard_in_training() -> None:
     folder = SMALL_MODEL / "bank"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2.5e6

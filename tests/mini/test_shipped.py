@@ -41,6 +41,7 @@ def test_it_has_a_card_and_fits_its_budget() -> None:
     assert sum(sizes) < 60 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_it_paints_what_is_asked_for(model: OmniModel) -> None:
     """Three of four at least: the evaluation has the figure, this tells a broken model."""
     asked = [

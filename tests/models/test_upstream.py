@@ -196,6 +196,7 @@ def test_shards_of_a_converted_folder(
     same(OmniModel.open(tmp_path / "again"), made.model)
 
 
+@pytest.mark.slow
 def test_the_backbone_is_not_in_memory_while_it_is_converted(
     made: PublishedFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return Plan((folder / "shards",), folder / "model", steps=6, batch_size=4, lr=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_the_unbroken_one(plan: Plan, tmp_path: Path) -> None:
     train(plan, tmp_path / "whole", options=QUIET)
     whole = OmniModel.open(tmp_path / "whole" / "model").backbone.state_dict()
@@ -58,6 +59,7 @@ def test_a_run_that_was_stopped_ends_as_the_unbroken_one(plan: Plan, tmp_path: P
     assert any(not torch.equal(value, start[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_it_learns(plan: Plan, tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
     longer = replace(plan, steps=100, batch_size=6, lr=1e-2)
@@ -97,6 +99,7 @@ def parameters(folder: Path) -> dict[str, torch.Tensor]:
     return OmniModel.open(folder).backbone.state_dict()
 
 
+@pytest.mark.slow
 def test_a_manifest_does_as_well_as_its_shards(plan: Plan, tmp_path: Path) -> None:
     train(plan, tmp_path / "shards", options=QUIET)
     manifest = replace(plan, data=(plan.data[0].parent / "train.jsonl",))
@@ -190,6 +193,7 @@ def test_the_batch_size_is_the_stages(
     assert share.samples == batch_size
 
 
+@pytest.mark.slow
 def test_a_run_shows_itself(plan: Plan, tmp_path: Path) -> None:
     options = RunOptions(log_every=2, report_to=("page",), sample_every=3)
     trainer = build_trainer(plan, tmp_path / "shown", options=options)
@@ -206,6 +210,7 @@ def test_a_run_shows_itself(plan: Plan, tmp_path: Path) -> None:
         RunOptions(log_every=0)
 
 
+@pytest.mark.slow
 def test_a_run_samples_five_times_by_default(plan: Plan, tmp_path: Path) -> None:
     options = RunOptions(report_to=("page",))
     build_trainer(replace(plan, steps=10), tmp_path, options=options).fit()

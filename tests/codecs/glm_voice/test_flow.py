@@ -230,6 +230,7 @@ def test_temperature_scales_the_noise(flow: Flow, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(flow.noise(5), published / 2)
 
 
+@pytest.mark.slow
 def test_the_config_says_how_many_steps_and_in_what_precision(flow: Flow) -> None:
     tokens = torch.arange(40)[None] % flow.config.vocab_size
     plain, config = flow.sample(tokens), flow.config

@@ -51,6 +51,7 @@ def test_without_the_flaw_no_frame_is_lost(
 
 @settings(max_examples=12, deadline=None)
 @given(cuts=st.lists(st.integers(0, 30), max_size=6), quick=st.booleans())
+@pytest.mark.slow
 def test_any_cut_lasts_as_long_as_the_whole(
     flow: Flow, hift: HiFT, cuts: list[int], quick: bool
 ) -> None:

@@ -32,6 +32,7 @@ def objective(seed: int = 0, dropout: float = 0.1) -> SpeechEncoderObjective:
     return SpeechEncoderObjective(model, heard, SpeechEncoderTrainingConfig(batch=8))
 
 
+@pytest.mark.slow
 def test_it_learns_to_hear(tmp_path: Path) -> None:
     heard = objective(dropout=0.0)
     optim = OptimConfig(lr=5e-3, warmup=10)

@@ -60,6 +60,7 @@ def test_it_starts_at_the_mean_spectrum_and_learns(tmp_path: Path) -> None:
     assert after["drawn"] < before["drawn"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
     whole = Trainer(objective(), LoopConfig(steps=4), tmp_path / "whole")
     whole.fit()
