@@ -159,7 +159,9 @@ def said_back(model: OmniModel, found: list[Sample]) -> dict[str, dict[str, floa
     results = Engine(model).run([sample.request for sample in found])
     for sample, result in zip(found, results, strict=True):
         request, true = sample.request, sample.canvas.ids
-        laid = render(catalog.task(sample.task), (sample.user,), model, max_tokens=request.max_tokens)
+        laid = render(
+            catalog.task(sample.task), (sample.user,), model, max_tokens=request.max_tokens
+        )
         given = ~laid.canvas.blank
         if result.canvas is None or not torch.equal(laid.canvas.ids[given], true[given]):
             raise RuntimeError(f"a {sample.task} is not asked as it was learned: {result.error}")
