@@ -25,7 +25,8 @@ VOCABULARY = Vocabulary(text_size=256, speech_size=32, image_size=16)
 EVERY = scenes.every_scene()
 SCENES = SceneCodes(torch.arange(len(EVERY))[:, None] // 16 ** torch.arange(4) % 16)
 TAIL = 5
-PICTURES, SPOKEN = ("t2i", "caption", "vqa", "chat"), ("asr", "tts", "s2i", "sqa", "svqa")
+PICTURES = ("t2i", "caption", "vqa", "presence", "chat")
+SPOKEN = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence")
 
 
 def bank(lines: list[speech_plan.Utterance]) -> EncodedSpeech:
@@ -137,6 +138,25 @@ def test_answers_are_true_of_what_is_seen() -> None:
         assert not scenes.held_out(sample.seen)
         kinds[question.split()[1]] += 1
     assert set(kinds) == {"color", "there", "many", "is"}
+
+
+def test_questions_of_presence_have_a_share_of_their_own() -> None:
+    answers = Counter()
+    for sample in samples("presence", 120):
+        question = sample.prompt.removeprefix("user\n").removesuffix("\n\nassistant\n")
+        assert sample.seen is not None
+        assert question.startswith("is there ")
+        assert sample.text == truth(sample.seen, question)[0]
+        answers[sample.text] += 1
+    assert set(answers) == {"yes", "no"}
+    assert min(answers.values()) > 40
+
+    for sample in samples("spoken_presence"):
+        assert sample.prompt == system("svqa") + user("\n")
+        assert sample.heard is not None
+        assert sample.seen is not None
+        assert sample.heard.text.startswith("is there ")
+        assert sample.text == sample.said == truth(sample.seen, sample.heard.text)[1]
 
 
 def test_chat_tells_facts() -> None:

@@ -1,6 +1,7 @@
 from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.io.config import from_dict, to_dict
 from omni_diffusion.mini import recipe
+from omni_diffusion.mini.mixture import PRESENCE
 from omni_diffusion.mini.recipe import MiniStage, make_stage
 from omni_diffusion.tasks.catalog import CATALOG
 
@@ -25,12 +26,12 @@ def test_each_stage_adds_to_the_one_before() -> None:
     pictures, joint, interaction = map(tasks, STAGES)
     assert pictures < joint < interaction
     assert joint - pictures == {"asr", "tts"}
-    assert interaction - joint == {"s2i", "sqa", "svqa"}
+    assert interaction - joint == {"s2i", "sqa", "svqa", "spoken_presence"}
 
 
 def test_every_stage_has_tasks_names_and_seeds_of_its_own() -> None:
     for one in STAGES:
-        assert tasks(one) <= CATALOG.keys()
+        assert tasks(one) <= CATALOG.keys() | PRESENCE.keys()
         assert len(tasks(one)) == len(one.shares)
         assert all(share.samples > 0 and share.weight > 0 for share in one.shares)
     assert len({one.name for one in STAGES}) == len({one.loop.seed for one in STAGES}) == 3

@@ -30,6 +30,9 @@ WRITTEN = 0.5  # fraction of text-and-image answers whose text is given and the 
 LOST = 0.05  # fraction of speech frames that are dropped
 GAP, GAPS = 4, 0.5  # longest gap in frames, fraction of recordings with one
 NOISE = 0.15  # highest noise level, relative to the standard deviation of the frames
+# Further questions whether an object is there, as shares of their own: they are learned last, and
+# their loss and accuracy are reported apart.
+PRESENCE = {"presence": "vqa", "spoken_presence": "svqa"}
 
 
 class SceneMixture:
@@ -69,12 +72,14 @@ class SceneMixture:
             "t2i": self._t2i,
             "caption": self._caption,
             "vqa": self._vqa,
+            "presence": self._presence,
             "chat": self._chat,
             "asr": self._asr,
             "tts": self._tts,
             "s2i": self._s2i,
             "sqa": self._sqa,
             "svqa": self._svqa,
+            "spoken_presence": self._spoken_presence,
         }
         for share in shares:
             if share.task not in self._makers:
@@ -83,7 +88,8 @@ class SceneMixture:
                     field="shares",
                     value=share.task,
                 )
-        if spoken is None and any(s.task in ("asr", "tts", "s2i", "sqa", "svqa") for s in shares):
+        speech = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence")
+        if spoken is None and any(share.task in speech for share in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
         self._facts = scenes.facts()
         if spoken is not None:
@@ -110,16 +116,16 @@ class SceneMixture:
         ]
 
     def sample(self, name: str, rng: random.Random) -> Canvas:
-        """One sample of a task as a canvas whose answer is given."""
-        task = catalog.task(name).answering(self.answers)
+        """One sample of a share as a canvas whose answer is given."""
+        task = catalog.task(PRESENCE.get(name, name)).answering(self.answers)
         double = task.answer == ("text", "image")
         written = double and rng.random() < WRITTEN
         asked, answered = self._written(rng) if written else self._makers[name](rng)
         picture = task.answer == ("image",)
         min_length, user = 0, Turn("user", tuple(asked))
-        if name in self.lengths:
+        if task.name in self.lengths:
             half = self.tail // 2
-            length = answer_length(task.length, (user,), self.text, self.lengths[name])
+            length = answer_length(task.length, (user,), self.text, self.lengths[task.name])
             min_length = length + rng.randint(-half, half)
         canvas = layout_training(
             task,
@@ -157,10 +163,15 @@ class SceneMixture:
         scene = scenes.sample_scene(rng)
         return [self._picture(scene)], [Text(scenes.caption(scene))]
 
-    def _vqa(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
+    def _vqa(
+        self, rng: random.Random, *, presence: bool = False
+    ) -> tuple[list[EncodedPart], list[EncodedPart]]:
         scene = scenes.sample_scene(rng)
-        question = rng.choice(scenes.questions(scene, rng))
+        question = rng.choice(_questions(scene, rng, presence))
         return [Text(question.text), self._picture(scene)], [Text(question.answer)]
+
+    def _presence(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
+        return self._vqa(rng, presence=True)
 
     def _chat(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         question = rng.choice(self._facts)
@@ -245,14 +256,25 @@ class SceneMixture:
         asked, answered = self._spoken_pair(rng.choice(self._spoken_facts), rng)
         return [asked], answered
 
-    def _svqa(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
+    def _svqa(
+        self, rng: random.Random, *, presence: bool = False
+    ) -> tuple[list[EncodedPart], list[EncodedPart]]:
         for _ in range(TRIES):
             scene = scenes.sample_scene(rng)
-            found = [q for q in scenes.questions(scene, rng) if self._speakable(q)]
+            found = [q for q in _questions(scene, rng, presence) if self._speakable(q)]
             if found:
                 asked, answered = self._spoken_pair(rng.choice(found), rng)
                 return [asked, self._picture(scene)], answered
-        raise _unspoken("svqa")
+        raise _unspoken("spoken_presence" if presence else "svqa")
+
+    def _spoken_presence(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
+        return self._svqa(rng, presence=True)
+
+
+def _questions(scene: scenes.Scene, rng: random.Random, presence: bool) -> list[scenes.Question]:
+    """Questions about a scene: of all kinds, or only whether an object is there."""
+    every = scenes.questions(scene, rng)
+    return [question for question in every if question.kind == "presence" or not presence]
 
 
 def _augmented(frames: Tensor, rng: random.Random) -> Tensor:

@@ -144,14 +144,15 @@ def make_stage(
 def stages() -> tuple[MiniStage, MiniStage, MiniStage]:
     """The three stages: images and text; with speech; speech-driven visual interaction."""
     pictures = (
-        *(TaskShare("t2i", 20), TaskShare("caption", 14), TaskShare("vqa", 10)),
-        TaskShare("chat", 2, 0.1),
+        *(TaskShare("t2i", 20), TaskShare("caption", 14), TaskShare("vqa", 6)),
+        *(TaskShare("presence", 4), TaskShare("chat", 2, 0.1)),
     )
     joint = (
         *(
             TaskShare("t2i", 10),
             TaskShare("caption", 8),
-            TaskShare("vqa", 8),
+            TaskShare("vqa", 5),
+            TaskShare("presence", 3),
             TaskShare("chat", 2, 0.1),
         ),
         *(TaskShare("asr", 10), TaskShare("tts", 12)),
@@ -160,11 +161,12 @@ def stages() -> tuple[MiniStage, MiniStage, MiniStage]:
         *(
             TaskShare("t2i", 3),
             TaskShare("caption", 14, 2.0),
-            TaskShare("vqa", 7),
+            TaskShare("vqa", 4),
+            TaskShare("presence", 3),
             TaskShare("chat", 1, 0.1),
         ),
         *(TaskShare("asr", 12, 1.5), TaskShare("tts", 18, 2.0), TaskShare("s2i", 8, 1.5)),
-        *(TaskShare("sqa", 1, 0.3), TaskShare("svqa", 8)),
+        *(TaskShare("sqa", 1, 0.3), TaskShare("svqa", 6), TaskShare("spoken_presence", 2)),
     )
     return (
         make_stage("pictures", pictures, steps=2400, lr=1.5e-3, seed=1, floor=0.3),
