@@ -7,7 +7,7 @@ from them, and is skipped once its result is written. The speech has to be recor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,8 +35,8 @@ from omni_diffusion.evaluation.speech import WhisperJudge
 from omni_diffusion.io import weights
 from omni_diffusion.media import Waveform
 from omni_diffusion.mini import speech_plan, unit_selection
-from omni_diffusion.mini.codecs import speech_codec, speech_encoder, speech_flow
-from omni_diffusion.mini.codecs.ctc import Clip, Words, clips, recorded_lines
+from omni_diffusion.mini.codecs import ctc, speech_codec, speech_encoder, speech_flow
+from omni_diffusion.mini.codecs.ctc import Clip, Words, recorded_lines
 from omni_diffusion.mini.codecs.image_codec import ImageCodecConfig, ImageCodecObjective
 from omni_diffusion.mini.encoded import (
     SPEEDS,
@@ -87,7 +87,9 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "s2i": (0.0, 24),
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
-SPLICES = {"captions": 5000, "questions": 1500, "said": 3500}
+SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
+# The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
+ENCODER_SPLICES = {"captions": 5500, "questions": 2500, "said": 1000}
 LONGEST = 224  # tokens of a spoken sentence with its prompt; few are longer
 # Speech to image first writes a transcript: the model learns to bind words to image tokens much
 # sooner than speech frames, which differ between speakers.
@@ -248,14 +250,19 @@ class Mini:
         return SceneCodes.open(path)
 
     def speech_encoder(self) -> SenseVoice:
-        """The speech encoder, trained by CTC on words; the CTC head is dropped afterwards."""
+        """The speech encoder, trained by CTC on the words of recordings and of spliced sentences.
+
+        The CTC head is dropped afterwards.
+        """
         words = self._words()
         config = replace(SenseVoiceConfig.mini(), ctc_size=words.size)
         model = self._new(lambda: SenseVoice(config))
         cmvn = self.out / "hearing" / CMVN_FILE
 
         def objective() -> Objective:
-            clips = self._clips(words, speech_encoder.kaldi_log_mel)
+            recorded = self._clips(words, speech_encoder.kaldi_log_mel)
+            lines = self._spliced_lines(ENCODER_SPLICES, SEED + 1)
+            clips = [*recorded, *recorded, *ctc.clips(lines, words, speech_encoder.kaldi_log_mel)]
             if not cmvn.exists():
                 cmvn.parent.mkdir(parents=True, exist_ok=True)
                 fbank.write_cmvn(speech_encoder.clips_cmvn(model, clips[:1000]), cmvn)
@@ -264,7 +271,7 @@ class Mini:
             return speech_encoder.SpeechEncoderObjective(model, clips, config)
 
         optim = OptimConfig(lr=1.5e-3, warmup=200, weight_decay=0.01)
-        self._run("hearing", objective, model, LoopConfig(2200, SEED, optim, ema_decay=0.998))
+        self._run("hearing", objective, model, LoopConfig(3800, SEED, optim, ema_decay=0.998))
         tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("ctc.")}
         return SenseVoice.load(tensors, SenseVoiceConfig.mini(), fbank.read_cmvn(cmvn))
 
@@ -318,14 +325,15 @@ class Mini:
 
         plan = self._plan()
         encode(SPOKEN_LINES, lambda: recorded_lines(plan, self.bank / "audio"), len(plan))
-        encode(SPLICED_LINES, self._spliced_lines, sum(SPLICES.values()), variants=1)
+        splices = partial(self._spliced_lines, SPLICES, SEED)
+        encode(SPLICED_LINES, splices, sum(SPLICES.values()), variants=1)
 
     def lines(self) -> EncodedSpeech:
         """What `encoded_speech` wrote."""
         spoken, spliced = (EncodedSpeech.open(self.out / n) for n in (SPOKEN_LINES, SPLICED_LINES))
         return spoken + spliced
 
-    def _spliced_lines(self) -> RecordedLines:
+    def _spliced_lines(self, counts: Mapping[str, int], seed: int) -> RecordedLines:
         """Sentences spliced from recorded words; Whisper aligns the words once."""
         path = self.out / "cuts.jsonl"
         recorded = list(recorded_lines(self._plan(), self.bank / "audio"))
@@ -338,7 +346,7 @@ class Mini:
                 self._report_count("words aligned", len(recorded), len(cuts))
             unit_selection.save_cuts(cuts, path)
         selector = unit_selection.UnitSelector(recorded, unit_selection.load_cuts(path))
-        return unit_selection.plan_spliced(selector, len(self._plan()), **SPLICES, seed=SEED)
+        return unit_selection.plan_spliced(selector, len(self._plan()), **counts, seed=seed)
 
     # -------------------------------------------------------------------------------- backbone
     def stage(self, number: int) -> Dream:
@@ -418,7 +426,7 @@ class Mini:
 
     def _clips(self, words: Words, features: Callable[..., Tensor]) -> list[Clip]:
         recorded = recorded_lines(self._plan(), self.bank / "audio")
-        return clips(recorded, words, features)
+        return ctc.clips(recorded, words, features)
 
     def _new(self, make: Callable[[], M]) -> M:
         torch.manual_seed(SEED)
