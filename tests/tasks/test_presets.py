@@ -201,7 +201,7 @@ def test_upstream_runs_every_task(name: str, model: OmniModel) -> None:
 # ----------------------------------------------------------------------------------- command line
 def steps_of(monkeypatch: pytest.MonkeyPatch, model: OmniModel, *words: str) -> tuple[int, int]:
     """Steps made and places of the answer, when `omni-diffusion run asr` is typed."""
-    monkeypatch.setattr(cli, "open_model", lambda folder, device, quantization: model)
+    monkeypatch.setattr(cli, "open_model", lambda folder, device, quantization, dtype: model)
     typed = ["omni-diffusion", "run", "asr", "--speech", "hum.wav", "--trace", "told.json", *words]
     monkeypatch.setattr(sys, "argv", typed)
     with pytest.raises(SystemExit) as end:

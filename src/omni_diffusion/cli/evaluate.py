@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omni_diffusion.cli.options import Device, ModelFolder, Steps, open_model
+from omni_diffusion.cli.options import Device, Dtype, ModelFolder, Steps, open_model
 
 
 def evaluate(
@@ -24,6 +24,7 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Also write the results to this file.")] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
+    dtype: Dtype = "auto",
 ) -> None:
     """Evaluate a model on held-out samples."""
     from rich.console import Console
@@ -40,7 +41,7 @@ def evaluate(
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
     with Console(stderr=True).status("opening the model") as status:
         results = evaluate_mini(
-            open_model(model, device),
+            open_model(model, device, dtype=dtype),
             seed,
             samples,
             names,

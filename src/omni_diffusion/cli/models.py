@@ -10,6 +10,7 @@ import typer
 from omni_diffusion.cli.options import (
     CodecSizes,
     Device,
+    Dtype,
     ImageCodec,
     ModelFolder,
     Quantized,
@@ -48,6 +49,7 @@ def doctor(
     speech_decoder: SpeechDecoder = None,
     speech_encoder: SpeechEncoder = None,
     sizes: CodecSizes = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Report which files are here or missing, whether a model fits, and how long answers take.
 
@@ -78,7 +80,7 @@ def doctor(
     how = quantization_of(quantization)
     folder, listed, screen = model or SMALL_MODEL, [], Console()
     if preset:
-        size = official_size(quantization=how)
+        size = official_size(dtype, how)
     else:
         if not folder.is_dir():
             raise ModelError(f"no model at {folder}", field="model", fix="give a model folder")
@@ -87,7 +89,7 @@ def doctor(
         )
         listed = list_files(folder, sources)
         screen.print(files_table(listed))  # first, because the sizes need config.json
-        size = folder_size(folder, quantization=how, codec_sources=sources)
+        size = folder_size(folder, dtype, how, sources)
     report = diagnose(size, where, listed)
     for table in report_tables(report):
         screen.print(table)
@@ -126,15 +128,8 @@ def convert(
     """Convert a published checkpoint and its codecs into one folder that --model accepts."""
     from omni_diffusion.errors import ModelError
     from omni_diffusion.models import omni
-    from omni_diffusion.models.upstream import BACKBONE_DTYPES
+    from omni_diffusion.models.dtypes import checked_dtype
 
-    if dtype is not None and dtype not in BACKBONE_DTYPES:
-        raise ModelError(
-            f"dtype is {dtype!r}",
-            field="dtype",
-            value=dtype,
-            fix=f"give one of {', '.join(BACKBONE_DTYPES)}",
-        )
     if Path(source).resolve() == out.resolve():
         raise ModelError(f"{out} is the folder to convert", value=out, fix="write to another one")
     omni.convert(
@@ -143,7 +138,7 @@ def convert(
         codec_sources=_codec_sources(
             image_codec, speech_tokenizer, speech_decoder, speech_encoder, sizes
         ),
-        dtype=None if dtype is None else BACKBONE_DTYPES[dtype],
+        dtype=None if dtype is None else checked_dtype(dtype),
         revision=revision,
     )
     typer.echo(f"wrote {out}", err=True)

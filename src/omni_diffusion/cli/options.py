@@ -22,6 +22,14 @@ ModelFolder = Annotated[
 Device = Annotated[
     str, typer.Option(help="Device to compute on: cpu, or a GPU such as cuda or cuda:1.")
 ]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="Data type that the transformer computes in: float32, bfloat16, float16, or auto for"
+        " the one in the model's config.json.",
+    ),
+]
 Quantized = Annotated[
     str | None,
     typer.Option(
@@ -79,11 +87,13 @@ SpeechFile = Annotated[
 ]
 
 
-def open_model(folder: Path | None, device: str, quantization: str | None = None) -> OmniModel:
+def open_model(
+    folder: Path | None, device: str, quantization: str | None = None, dtype: str = "auto"
+) -> OmniModel:
     """Open the model at `folder`; None opens the small model that comes with the package."""
     from omni_diffusion.models.omni import OmniModel
 
-    return OmniModel.open(folder, device, quantization=quantization_of(quantization))
+    return OmniModel.open(folder, device, dtype, quantization_of(quantization))
 
 
 def quantization_of(name: str | None) -> Quantization | None:

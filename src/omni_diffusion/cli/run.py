@@ -9,6 +9,7 @@ import typer
 
 from omni_diffusion.cli.options import (
     Device,
+    Dtype,
     ImageFile,
     ModelFolder,
     Quantized,
@@ -84,13 +85,14 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of every answer.")] = 0,
     model: ModelFolder = None,
     device: Device = "cpu",
+    dtype: Dtype = "auto",
 ) -> None:
     """Run every task on shipped inputs, and on yours, and show the answers on one page."""
     from omni_diffusion.demo.demo import present
     from omni_diffusion.demo.jobs import DEMO_JOBS, InputFiles, yours
 
     jobs = [*yours(InputFiles(text, image, speech)), *DEMO_JOBS]
-    present(open_model(model, device), jobs, out, steps=steps, seed=seed)
+    present(open_model(model, device, dtype=dtype), jobs, out, steps=steps, seed=seed)
 
 
 def run(
@@ -111,6 +113,7 @@ def run(
     model: ModelFolder = None,
     device: Device = "cpu",
     quantization: Quantized = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Run one task on your own files: text to stdout, a picture or sound to a file."""
     from omni_diffusion.cli.outputs import checked_folder, output_path, write_trace
@@ -135,7 +138,7 @@ def run(
         trace=trace is not None,
         **overrides,
     )
-    result = _answer(open_model(model, device, quantization), request)
+    result = _answer(open_model(model, device, quantization, dtype), request)
     if trace is not None:
         write_trace(result, trace)
     _write_answer(result, path)

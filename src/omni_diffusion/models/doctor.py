@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,8 +24,9 @@ from omni_diffusion.codecs.suite import SPEECH_FOLDER, SuiteConfig
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import memory
 from omni_diffusion.models import upstream
+from omni_diffusion.models.dtypes import DtypeChoice, compute_dtype
 from omni_diffusion.models.files import ModelFile, is_ours
-from omni_diffusion.models.omni import SMALL_MODEL, read_config
+from omni_diffusion.models.omni import SMALL_MODEL, read_config, read_dtype
 from omni_diffusion.models.sizes import (
     MAX_TRAINING_LENGTH,
     ModelSize,
@@ -53,27 +54,25 @@ EXTRAS = {  # what each optional library is for, and what installs it
 MATMUL_SIDE = 512  # of the timed matrices: the report shall not wait for larger ones
 
 
-def official_size(
-    dtype: torch.dtype = torch.bfloat16, quantization: Quantization | None = None
-) -> ModelSize:
-    """The size of the published model; `dtype`: of backbone and projector.
+def official_size(dtype: DtypeChoice = None, quantization: Quantization | None = None) -> ModelSize:
+    """The size of the published model; `dtype`: of backbone and projector, None = bfloat16.
 
     quantization: as in `OmniModel.from_pretrained`.
     """
     configs = (DreamConfig.dream_7b(), SuiteConfig.official(), GlmVoiceConfig.official())
-    return model_size(*configs, dtype, quantization)
+    return model_size(*configs, compute_dtype(dtype, torch.bfloat16), quantization)
 
 
 def folder_size(
     folder: Path | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DtypeChoice = None,
     quantization: Quantization | None = None,
     codec_sources: CodecSources | None = None,
 ) -> ModelSize:
     """The size of the model in a folder, in our layout or a published one, from its configs only.
 
-    dtype: None = as it opens by default. codec_sources: of a published folder. Raises ModelError
-    if there is no model, and ConfigError.
+    dtype: see `models.dtypes`; None = as it opens by default. codec_sources: of a published folder.
+    Raises ModelError if there is no model, and ConfigError.
     """
     folder = SMALL_MODEL if folder is None else Path(folder)
     if not is_ours(folder):
@@ -82,12 +81,13 @@ def folder_size(
             published.backbone,
             published.codecs,
             published.voice,
-            dtype or published.dtype,
+            compute_dtype(dtype, published.dtype),
             quantization,
         )
     config = read_config(folder)
     voice = configs.load(GlmVoiceConfig, folder / SPEECH_FOLDER / SPEECH_CONFIG)
-    return model_size(config.backbone, config.codecs, voice, dtype or torch.float32, quantization)
+    chosen = compute_dtype(dtype, read_dtype(folder))
+    return model_size(config.backbone, config.codecs, voice, chosen, quantization)
 
 
 def typical_canvases(size: ModelSize) -> dict[str, tuple[int, int]]:
@@ -181,7 +181,8 @@ def diagnose(size: ModelSize, device: torch.device, files: list[ModelFile]) -> D
     }
     tokens = min(MAX_TRAINING_LENGTH, size.backbone.max_positions)
     methods: tuple[TrainingMethod, ...] = get_args(TrainingMethod)
-    needed |= {f"training, {method}": training_bytes(size, method, tokens) for method in methods}
+    trained = replace(size, dtype=torch.float32)  # training opens every folder in float32
+    needed |= {f"training, {m}": training_bytes(trained, m, tokens) for m in methods}
     rate = matmul_peak(device, size.dtype, side=MATMUL_SIDE)
     expected = {task: seconds(size, *canvas, rate) for task, canvas in canvases.items()}
     machine, extras = machine_info(device), extras_info()

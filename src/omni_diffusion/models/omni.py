@@ -24,6 +24,13 @@ from omni_diffusion.errors import ModelError
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import files, memory, weights
 from omni_diffusion.models import upstream
+from omni_diffusion.models.dtypes import (
+    DtypeChoice,
+    DtypeName,
+    checked_dtype,
+    compute_dtype,
+    dtype_name,
+)
 from omni_diffusion.models.hub import MODEL_FILES, HubSource, locate
 from omni_diffusion.models.sizes import MAX_TRAINING_LENGTH, model_size
 from omni_diffusion.models.upstream import CodecSources, LoadedParts
@@ -61,7 +68,7 @@ class ConfigFile:
     vocabulary: Vocabulary
     backbone: DreamConfig
     codecs: SuiteConfig
-    dtype: str = "float32"
+    dtype: DtypeName = "float32"
     model_type: Literal["omni_diffusion"] = MODEL_TYPE
     architectures: tuple[str, ...] = (ARCHITECTURE,)
     transformers_version: str | None = None
@@ -100,16 +107,18 @@ class OmniModel:
         cls,
         folder: str | Path | None = None,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: DtypeChoice = None,
         quantization: Quantization | None = None,
     ) -> Self:
         """Open a model folder; None opens the small model that comes with the package.
 
-        dtype: of the backbone; codecs stay in float32. quantization: see `quantize`. Raises
-        ModelError, also for too little memory, ConfigError or WeightsError, with the file.
+        dtype: of the backbone, or its name; None or "auto" = what config.json says. Codecs stay in
+        float32. quantization: see `quantize`. Raises ModelError, also for too little memory,
+        ConfigError or WeightsError, with the file.
         """
         folder = SMALL_MODEL if folder is None else Path(folder)
         config = read_config(folder)
+        dtype = compute_dtype(dtype, read_dtype(folder))
         device = resolve_device(device)
         memory.check(_needed_bytes(folder, config, dtype, device, quantization), folder, device)
         codecs = CodecSuite.open(folder, config.codecs, device)
@@ -126,7 +135,7 @@ class OmniModel:
         source: HubSource,
         *,
         codec_sources: CodecSources | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DtypeChoice = None,
         device: str | torch.device = "cpu",
         revision: str | None = None,
         quantization: Quantization | None = None,
@@ -135,16 +144,16 @@ class OmniModel:
 
         source: the folder, or owner/name on the hub; a local folder of that name comes first.
         codec_sources: where the codecs of a published folder are; ours holds them. dtype: of the
-        backbone; None = as published, float32 for ours. revision: of `source` on the hub.
-        quantization: see `quantize`; a cast to another dtype on the CPU first takes the memory of
-        the whole weights. Dream-7B gets rows for all ids and a new adapter, which need training:
+        backbone, or its name; None or "auto" = what config.json says. revision: of `source` on the
+        hub. quantization: see `quantize`; a cast to another dtype on the CPU first takes the memory
+        of the whole weights. Dream-7B gets rows for all ids and a new adapter, which need training:
         see `upstream.extend_vocabulary`. Raises ModelError, ConfigError or WeightsError with the
         file, and MissingDependencyError for a hub id without huggingface_hub.
         """
         device = resolve_device(device)
         folder = locate(source, MODEL_FILES, revision)
         if _is_ours(folder):
-            return cls.open(folder, device, dtype or torch.float32, quantization)
+            return cls.open(folder, device, dtype, quantization)
         parts = upstream.load(
             folder, codec_sources or CodecSources(), dtype, device, quantization=quantization
         )
@@ -181,10 +190,14 @@ class OmniModel:
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model to a folder, config.json last; `dtype`: of the stored weights.
 
-        Raises ModelError for a quantized model, and StorageError, also for too little disk space.
+        The folder opens in the dtype that the backbone has now. Raises ModelError for a quantized
+        model and for another dtype than `models.dtypes` knows, and StorageError, also for too
+        little disk space.
         """
         if self.quantization is not None:
             raise ModelError(QUANTIZED)
+        for each in (self._dtype, dtype or self._dtype):
+            checked_dtype(each)
         folder = Path(folder)
         files.check_space(folder, self._stored_bytes(dtype, dtype))
         files.make_folder(folder)
@@ -211,7 +224,7 @@ def convert(
     out: str | Path,
     *,
     codec_sources: CodecSources | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DtypeChoice = None,
     revision: str | None = None,
 ) -> None:
     """Write Omni-Diffusion or Dream-7B as a folder of our layout, complete or not at all.
@@ -230,10 +243,11 @@ def convert(
             folder, codec_sources or CodecSources(), None, torch.device("cpu"), mapped=True
         )
         model = OmniModel._of(parts)
-        files.check_space(Path(out), model._stored_bytes(None, dtype))
+        stored = compute_dtype(dtype, model._dtype)
+        files.check_space(Path(out), model._stored_bytes(None, stored))
         model.codecs.save(staged)
-        weights.write_tensors(model.backbone.state_dict(), staged / BACKBONE_FILE, dtype=dtype)
-        write_config(model.config, staged, dtype or model._dtype)
+        weights.write_tensors(model.backbone.state_dict(), staged / BACKBONE_FILE, dtype=stored)
+        write_config(model.config, staged, stored)
 
 
 def _check(config: ModelConfig, codecs: CodecSuite) -> None:
@@ -262,16 +276,25 @@ def _check(config: ModelConfig, codecs: CodecSuite) -> None:
 
 def read_config(folder: Path) -> ModelConfig:
     """The config of a folder of our layout; raises ModelError for another layout, ConfigError."""
+    stored = _read_config_file(folder)
+    return ModelConfig(
+        stored.name, stored.vocabulary, stored.backbone, stored.codecs, read_generation(folder)
+    )
+
+
+def read_dtype(folder: Path) -> torch.dtype:
+    """The dtype that a folder of our layout computes in; raises as `read_config`."""
+    return checked_dtype(_read_config_file(folder).dtype)
+
+
+def _read_config_file(folder: Path) -> ConfigFile:
     if not _is_ours(folder):
         raise ModelError(
             f"{folder / CONFIG_FILE} is not of model_type {MODEL_TYPE!r}",
             value=folder,
             fix="open a published folder with OmniModel.from_pretrained, or convert it",
         )
-    stored = configs.load(ConfigFile, folder / CONFIG_FILE)
-    return ModelConfig(
-        stored.name, stored.vocabulary, stored.backbone, stored.codecs, read_generation(folder)
-    )
+    return configs.load(ConfigFile, folder / CONFIG_FILE)
 
 
 def _needed_bytes(
@@ -299,7 +322,7 @@ def write_config(config: ModelConfig, folder: Path, dtype: torch.dtype) -> None:
     """Write generation_config.json and, last, config.json; `dtype`: of the backbone."""
     configs.save(config.generation, folder / GENERATION_FILE)
     sizes = (config.name, config.vocabulary, config.backbone, config.codecs)
-    stored = ConfigFile(*sizes, dtype=str(dtype).removeprefix("torch."))
+    stored = ConfigFile(*sizes, dtype=dtype_name(dtype))
     configs.save(stored, folder / CONFIG_FILE)
 
 

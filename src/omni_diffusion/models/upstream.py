@@ -35,6 +35,7 @@ from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.errors import ModelError, WeightsError
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import memory, weights
+from omni_diffusion.models.dtypes import DtypeChoice, checked_dtype, compute_dtype
 from omni_diffusion.models.hub import HubSource, locate, locate_cached
 from omni_diffusion.models.sizes import mapped_bytes, model_size
 from omni_diffusion.vocab import SPECIAL_TOKENS, Vocabulary
@@ -50,11 +51,6 @@ SPEECH_TOKEN = re.compile(r"<\|audio_\d+\|>")
 IMAGE_TOKEN = re.compile(r"<\|image_\d+\|>")
 SEED = 0  # of all new weights
 NOISE = 0.1  # of initializer_range: new rows differ, yet start near the mean
-BACKBONE_DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
 # our field -> field of the speech tokenizer's config.json
 TOKENIZER_FIELDS = {
     "d_model": "d_model",
@@ -157,7 +153,7 @@ def is_omni_diffusion(folder: Path) -> bool:
 def load(
     folder: Path,
     sources: CodecSources,
-    dtype: torch.dtype | None,
+    dtype: DtypeChoice,
     device: torch.device,
     *,
     quantization: Quantization | None = None,
@@ -187,7 +183,7 @@ def load(
     _check_count(folder, vocabulary, stored, is_omni)
     config = replace(stored, vocab_size=vocabulary.size)
     stored_dtype = _stored_dtype(data)
-    dtype = dtype or stored_dtype
+    dtype = compute_dtype(dtype, stored_dtype)
     needed = model_size(config, sources.sizes.suite, voice, dtype).bytes
     if mapped:
         needed -= mapped_bytes(config, dtype, extended=not is_omni)
@@ -276,15 +272,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _stored_dtype(data: Mapping[str, Any]) -> torch.dtype:
-    name = str(data.get("torch_dtype") or data.get("dtype") or "float32")  # newer: "dtype"
-    if name not in BACKBONE_DTYPES:
-        raise ModelError(
-            f"config.json has torch_dtype {name!r}",
-            field="dtype",
-            value=name,
-            fix=f"give one of {', '.join(BACKBONE_DTYPES)}",
-        )
-    return BACKBONE_DTYPES[name]
+    for key in ("torch_dtype", "dtype"):  # the older name and the newer one
+        if data.get(key) is not None:
+            return checked_dtype(data[key], f"{key} in config.json")
+    return torch.float32
 
 
 def _check_ids(folder: Path, data: Mapping[str, Any], text: TextCodec) -> bool:

@@ -27,7 +27,7 @@ from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import DataError, TrainingError
 from omni_diffusion.io import config, files, weights
 from omni_diffusion.models.lora import add_lora, save_adapter
-from omni_diffusion.models.omni import OmniModel
+from omni_diffusion.models.omni import SMALL_MODEL, OmniModel
 from omni_diffusion.models.sizes import MAX_TRAINING_LENGTH, matmul_peak
 from omni_diffusion.tasks.prompts import detect_task
 from omni_diffusion.training import stages
@@ -200,7 +200,7 @@ def build_trainer(
     world, options = world or World(), options or RunOptions()
     loop = _loop_config(plan, options)
     masking = MaskingConfig(plan.masking, gamma=plan.gamma)
-    model = OmniModel.open(plan.model)
+    model = _open(plan.model)
     _check_data(plan.data, model)
     if world.is_main:
         _claim_folder(plan, out)
@@ -403,12 +403,17 @@ def _freeze(module: nn.Module, trainable: Sequence[str]) -> None:
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trainable))
 
 
+def _open(folder: Path | None) -> OmniModel:
+    """The model to train: weights and their sums are float32, whatever the folder computes in."""
+    return OmniModel.open(folder, dtype=torch.float32)
+
+
 def _write(plan: Plan, trained: Mapping[str, Any], out: Path) -> None:
     """Write the model with the trained weights; with LoRA, the adapter and the merged model."""
-    model = OmniModel.open(plan.model)
+    model = _open(plan.model)
     adapted = None if plan.lora is None else add_lora(model.backbone, plan.lora)
     weights.load_into(model.backbone, trained, where="the trained weights")
     if adapted is not None:
-        save_adapter(adapted, out / "adapter")
+        save_adapter(adapted, out / "adapter", plan.model or SMALL_MODEL)
         adapted.merge_and_unload()
     model.save(out / "model")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,9 +30,11 @@ from omni_diffusion.errors import ConfigError, ModelError, WeightsError
 from omni_diffusion.integrations.transformers.denoising import denoise
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import weights
+from omni_diffusion.models.dtypes import AUTO, checked_dtype, dtype_name
 from omni_diffusion.models.omni import (
     ARCHITECTURE,
     BACKBONE_FILE,
+    CONFIG_FILE,
     GENERATION_FILE,
     MODEL_TYPE,
     QUANTIZED,
@@ -63,10 +65,21 @@ class OmniDiffusionConfig(PreTrainedConfig):
     codecs: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for given in (self.dtype, kwargs.get("torch_dtype")):
+            if given is not None:
+                checked_dtype(given)
         self.vocabulary = self.vocabulary or configs.to_dict(Vocabulary.official())
         self.backbone = self.backbone or configs.to_dict(DreamConfig.dream_7b())
         self.codecs = self.codecs or configs.to_dict(SuiteConfig.official())
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """From the contents of config.json; raises ConfigError for a wrong or missing field."""
+        known = {field.name for field in fields(ConfigFile)}
+        stored = {name: value for name, value in config_dict.items() if name in known}
+        configs.from_dict(ConfigFile, stored, where=CONFIG_FILE)
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def of(cls, config: ModelConfig) -> Self:
@@ -81,7 +94,7 @@ class OmniDiffusionConfig(PreTrainedConfig):
     @property
     def omni(self) -> ConfigFile:
         """The checked ConfigFile; raises ConfigError for an unknown key or wrong sizes."""
-        return configs.from_dict(ConfigFile, self.to_dict(), where="config.json")
+        return configs.from_dict(ConfigFile, self.to_dict(), where=CONFIG_FILE)
 
     @property
     def vocab_size(self) -> int:
@@ -110,7 +123,7 @@ class OmniDiffusionConfig(PreTrainedConfig):
             "vocabulary": self.vocabulary,
             "backbone": self.backbone,
             "codecs": self.codecs,
-            "dtype": str(self.dtype or torch.float32).removeprefix("torch."),
+            "dtype": dtype_name(self.dtype or torch.float32),
             "model_type": MODEL_TYPE,
             "architectures": [ARCHITECTURE],
             "transformers_version": __version__,
@@ -147,9 +160,13 @@ class OmniDiffusionModel(PreTrainedModel):
     def from_pretrained(cls, source: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Load as `PreTrainedModel` does, with dtype and device_map, but check all weights.
 
-        Raises WeightsError where transformers would initialize missing weights at random, and
-        ConfigError.
+        Without a dtype, that of config.json is taken. Raises WeightsError where transformers would
+        initialize missing weights at random, ConfigError, and ModelError for another dtype than
+        `models.dtypes` knows.
         """
+        for option in ("dtype", "torch_dtype"):
+            if kwargs.get(option) not in (None, AUTO):
+                kwargs[option] = checked_dtype(kwargs[option], option)
         return_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -227,12 +244,54 @@ class OmniDiffusionModel(PreTrainedModel):
         return self.backbone.model.embed_tokens
 
     def set_input_embeddings(self, value: torch.nn.Embedding) -> None:
-        """Replace the embedding table."""
+        """Replace the embedding table; raises ModelError for another number of ids."""
+        self._check_rows(value.weight)
         self.backbone.model.embed_tokens = value
 
     def get_output_embeddings(self) -> torch.nn.Module | None:
         """The head, [V, D]; None if it is the embedding table."""
         return getattr(self.backbone, "lm_head", None)
+
+    def set_output_embeddings(self, value: torch.nn.Linear) -> None:
+        """Replace the head; raises ModelError for another number of ids, or tied tables."""
+        if self.get_output_embeddings() is None:
+            raise ModelError("the head is the embedding table", fix="replace the embedding table")
+        self._check_rows(value.weight)
+        self.backbone.lm_head = value
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> torch.nn.Module:
+        """The embedding table, unchanged; raises ModelError for another number of rows.
+
+        The ids are those of the vocabulary, which has a range for each of text, special, speech and
+        image tokens.
+        """
+        size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
+        if size != self.config.vocab_size:
+            raise ModelError(
+                f"the vocabulary has {self.config.vocab_size} ids, in ranges of text, special,"
+                f" speech and image tokens, and cannot get {size}",
+                field="new_num_tokens",
+                value=size,
+                fix="keep its size; new ids need a new Vocabulary and codecs",
+            )
+        return self.get_input_embeddings()
+
+    def _check_rows(self, table: Tensor) -> None:
+        expected = (self.config.vocab_size, self.config.hidden_size)
+        if tuple(table.shape) != expected:
+            raise ModelError(
+                f"the table is {tuple(table.shape)}",
+                field="value",
+                value=tuple(table.shape),
+                fix=f"give one of {expected}, as the vocabulary has so many ids",
+            )
 
     @property
     def is_activation_checkpointing(self) -> bool:
@@ -254,14 +313,25 @@ class OmniDiffusionModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         input_features: Tensor | None = None,
         labels: Tensor | None = None,
-    ) -> MaskedLMOutput:
+        return_dict: bool | None = None,
+        inputs_embeds: None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> MaskedLMOutput | tuple[Tensor, ...]:
         """Logits [B, L, V] of the token at each position, known or masked.
 
         input_ids: int64 [B, L]; masked positions hold the mask id. attention_mask: [B, L], 0 =
         padding. input_features: frames [M, dim] of input speech, for the `<|context_of_audio|>`
         tokens in row-major order. labels: int64 [B, L], -100 = no loss; the loss is the mean
-        cross-entropy of the labels, without a shift. Raises ModelError for shapes that do not fit.
+        cross-entropy of the labels, without a shift, and 0 without a label. return_dict: False = a
+        tuple. The other arguments, which peft passes, have to stay unset. Raises ModelError for
+        these, and for shapes and labels that do not fit.
         """
+        _check_unset(
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
         logits = self.backbone(
             input_ids,
             slots=self._slots(input_ids, input_features),
@@ -269,9 +339,18 @@ class OmniDiffusionModel(PreTrainedModel):
         )
         loss = None
         if labels is not None:
-            flat = logits.flatten(0, 1).float()
-            loss = cross_entropy(flat, labels.flatten(), ignore_index=IGNORED)
-        return MaskedLMOutput(loss=loss, logits=logits)
+            loss = _mean_loss(logits, labels)
+        output = MaskedLMOutput(loss=loss, logits=logits)
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """False: `generate` is our own and needs nothing of transformers' GenerationMixin."""
+        return False
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
+        """The inputs of `forward`; peft asks for this method, `generate` does not use it."""
+        return {"input_ids": input_ids, **inputs}
 
     @torch.inference_mode()
     def generate(
@@ -358,6 +437,39 @@ class OmniDiffusionModel(PreTrainedModel):
             (int(rows[at]), FeatureSlot(int(positions[at]), part))
             for at, part in zip(starts, parts, strict=True)
         )
+
+
+def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [B, L, V] over the labels [B, L] that count; 0 without any."""
+    if labels.shape != logits.shape[:2]:
+        raise ModelError(
+            f"labels are {tuple(labels.shape)}, input_ids {tuple(logits.shape[:2])}",
+            field="labels",
+            value=tuple(labels.shape),
+            fix="make them equal",
+        )
+    used = labels != IGNORED
+    wrong = labels[used & ((labels < 0) | (labels >= logits.shape[2]))]
+    if wrong.numel():
+        raise ModelError(
+            f"a label is {int(wrong[0])}",
+            field="labels",
+            value=int(wrong[0]),
+            fix=f"give 0 to {logits.shape[2] - 1}, or {IGNORED} for no loss",
+        )
+    flat = logits.flatten(0, 1).float()
+    total = cross_entropy(flat, labels.flatten().long(), ignore_index=IGNORED, reduction="sum")
+    return total / used.sum().clamp(min=1)
+
+
+def _check_unset(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise ModelError(
+                f"the model does not take {name}",
+                field=name,
+                fix="omit it; `backbone.embed` and `backbone.hidden` give embeddings and states",
+            )
 
 
 def _segments(mask: Tensor | None) -> Tensor | None:

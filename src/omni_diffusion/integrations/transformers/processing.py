@@ -35,21 +35,29 @@ from omni_diffusion.conversation import (
 )
 from omni_diffusion.errors import MediaError, TaskError
 from omni_diffusion.io import files
+from omni_diffusion.io.config import shown
 from omni_diffusion.media import Picture, Waveform
 from omni_diffusion.models.hub import MODEL_FILES, locate
 from omni_diffusion.models.omni import (
     CONFIG_FILE,
     ModelConfig,
     read_config,
+    read_dtype,
     resolve_device,
     write_config,
 )
 from omni_diffusion.tasks import catalog
+from omni_diffusion.tasks.chat import ChatPart, chat_message
 from omni_diffusion.tasks.defaults import GenerationConfig
 from omni_diffusion.tasks.read import Answer, read
 from omni_diffusion.tasks.render import Prepared, render, sampling_defaults
 from omni_diffusion.vocab import Vocabulary
 
+CALL_OPTIONS: dict[str, tuple[Any, ...]] = {  # options of other processors, and what ours does
+    "return_tensors": ("pt",),
+    "padding": (True, "longest"),
+    "truncation": (False, "do_not_truncate"),
+}
 ImageLike: TypeAlias = "Picture | PIL.Image.Image | str | Path"
 AudioLike: TypeAlias = "Waveform | np.ndarray[Any, Any] | Tensor | str | Path"
 MessageLike: TypeAlias = "Message | Turn | Mapping[str, Any]"
@@ -71,8 +79,11 @@ class OmniDiffusionProcessor(PushToHubMixin):
     begins.
     """
 
-    def __init__(self, config: ModelConfig, codecs: CodecSuite) -> None:
+    def __init__(
+        self, config: ModelConfig, codecs: CodecSuite, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.config, self.codecs = config, codecs
+        self._dtype = dtype  # of the backbone, for a config.json that `save_pretrained` writes
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -108,7 +119,8 @@ class OmniDiffusionProcessor(PushToHubMixin):
         """
         folder = locate(os.fspath(source), MODEL_FILES, revision)
         config = read_config(folder)
-        return cls(config, CodecSuite.open(folder, config.codecs, resolve_device(device)))
+        codecs = CodecSuite.open(folder, config.codecs, resolve_device(device))
+        return cls(config, codecs, read_dtype(folder))
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
@@ -118,7 +130,7 @@ class OmniDiffusionProcessor(PushToHubMixin):
         files.make_folder(folder)
         self.codecs.save(folder)
         if not (folder / CONFIG_FILE).exists():
-            write_config(self.config, folder, torch.float32)
+            write_config(self.config, folder, self._dtype)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
@@ -131,12 +143,16 @@ class OmniDiffusionProcessor(PushToHubMixin):
         task: str,
         sampling_rate: int | None = None,
         max_tokens: int | None = None,
+        **options: Any,
     ) -> ModelInputs:
         """Lay out one user message per row for `task`; a list is a batch.
 
         images: PIL images, pictures or paths. audio: arrays [n] with their sampling_rate,
-        waveforms or paths. max_tokens: length of a text or speech answer.
+        waveforms or paths. max_tokens: length of a text or speech answer. options: return_tensors
+        "pt", padding True or "longest" and truncation False, which is what happens without them.
+        Raises TaskError for other options.
         """
+        _check_options(options)
         columns: list[list[AnyPart]] = []
         if text is not None:
             columns.append([Text(item) for item in _as_list(text)])
@@ -161,17 +177,20 @@ class OmniDiffusionProcessor(PushToHubMixin):
         task: str = "chat",
         tokenize: bool = False,
         max_tokens: int | None = None,
-        **_: Any,
+        **options: Any,
     ) -> ModelInputs | str | list[str]:
         """Lay out a conversation, or a batch of them, as `tasks.render` does.
 
         A message has a "role" and a "content": text, or parts {"type": "text", "text": ...},
         {"type": "image", "image": ...}, {"type": "audio", "audio": ..., "sampling_rate": ...};
-        media also by "path". A `Message` or `Turn` is accepted too, and only these can have masked
-        parts. max_tokens: length of a text or speech answer. tokenize: return tensors, otherwise
-        the prompt with the names of special tokens. Options of other templates are ignored.
+        media also by "path", and in the shapes of OpenAI's clients, see `tasks.chat`. A `Message`
+        or `Turn` is accepted too, and only these can have masked parts. max_tokens: length of a
+        text or speech answer. tokenize: return tensors, otherwise the prompt with the names of
+        special tokens. return_tensors, padding, truncation: as for a call. Options of other
+        templates are ignored. Raises TaskError for messages of another shape.
         """
-        single = bool(conversation) and isinstance(conversation[0], (Mapping, Message, Turn))
+        _check_options({name: options[name] for name in CALL_OPTIONS if name in options})
+        single = _is_conversation(conversation)
         batch = [conversation] if single else conversation
         inputs = self._lay_out([[message(item) for item in row] for row in batch], task, max_tokens)
         if tokenize:
@@ -247,12 +266,11 @@ class OmniDiffusionProcessor(PushToHubMixin):
 
 
 def message(value: MessageLike) -> Message | Turn:
-    """A chat message as one of ours; raises TaskError for an unknown part."""
-    if not isinstance(value, Mapping):
+    """A chat message as one of ours; raises TaskError for a shape that `tasks.chat` lacks."""
+    if isinstance(value, Message | Turn):
         return value
-    content = value.get("content", "")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return Message(value.get("role", "user"), tuple(_part(part) for part in parts))
+    chat = chat_message(value)
+    return Message(chat.role, tuple(_part(part) for part in chat.parts))
 
 
 def picture(value: ImageLike) -> Picture:
@@ -294,21 +312,46 @@ def waveform(value: AudioLike, sampling_rate: int | None = None) -> Waveform:
     return Waveform(samples if samples.ndim > 1 else samples[None], sampling_rate)
 
 
-def _part(part: Mapping[str, Any]) -> AnyPart:
-    kind = part.get("type")
-    if kind == "text":
-        return Text(part["text"])
-    value = part.get(str(kind), part.get("path"))
-    if kind == "image" and value is not None:
-        return Image(picture(value))
-    if kind == "audio" and value is not None:
-        return Speech(waveform(value, part.get("sampling_rate")))
-    raise TaskError(
-        f"a part of a message has the keys {sorted(part)} and the type {kind!r}",
-        field="conversation",
-        value=kind,
-        fix="give text, image or audio under the name of its type; image and audio also as path",
+def _part(part: ChatPart) -> AnyPart:
+    if part.kind == "text":
+        return Text(part.value)
+    is_file = isinstance(part.value, bytes)
+    if part.kind == "image":
+        return Image(Picture.read(part.value) if is_file else picture(part.value))
+    return Speech(
+        Waveform.read(part.value) if is_file else waveform(part.value, part.sampling_rate)
     )
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether this is one conversation, and not a batch; raises TaskError if it is neither."""
+    rows = [value] if not isinstance(value, list | tuple) else value
+    one = [isinstance(row, Message | Turn | Mapping) or hasattr(row, "model_dump") for row in rows]
+    if rows is value and (all(one) or all(isinstance(row, list | tuple) for row in rows)):
+        return bool(rows) and one[0]
+    raise TaskError(
+        f"the conversation is {shown(value)}",
+        field="conversation",
+        fix="give a list of messages, or a list of such lists",
+    )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise TaskError for an option of other processors that cannot be fulfilled."""
+    for name, value in options.items():
+        if name not in CALL_OPTIONS:
+            raise TaskError(
+                f"the processor has no option {name!r}",
+                field=name,
+                fix="give text, images, audio, task, sampling_rate or max_tokens",
+            )
+        if value is not None and value not in CALL_OPTIONS[name]:
+            raise TaskError(
+                f"{name} is {shown(value)}",
+                field=name,
+                value=value,
+                fix=f"give one of {', '.join(map(repr, CALL_OPTIONS[name]))}, or omit it",
+            )
 
 
 def _as_list(value: Any) -> Sequence[Any]:
