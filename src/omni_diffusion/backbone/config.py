@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from omni_diffusion.errors import ConfigError
+from omni_diffusion.io import config as configs
 
 # field of DreamConfig -> field of the published config.json
 UPSTREAM_FIELDS = {
@@ -21,6 +22,20 @@ UPSTREAM_FIELDS = {
     "max_positions": "max_position_embeddings",
     "initializer_range": "initializer_range",
     "tie_embeddings": "tie_word_embeddings",
+}
+RANGES: dict[str, tuple[float, float]] = {  # far beyond any model, and within torch's sizes
+    "vocab_size": (1, 2**24),
+    "hidden_size": configs.WIDTH,
+    "num_layers": configs.DEPTH,
+    "num_heads": configs.WIDTH,
+    "num_kv_heads": configs.WIDTH,
+    "head_dim": configs.WIDTH,
+    "intermediate_size": configs.WIDTH,
+    "rms_norm_eps": (1e-30, 1),
+    "rope_theta": (1e-3, 1e30),
+    "max_positions": (1, 2**31),
+    "initializer_range": (1e-30, 1e3),
+    "speech_dim": configs.WIDTH,
 }
 
 
@@ -50,12 +65,7 @@ class DreamConfig:
     scale_residuals: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, bool) and value <= 0:
-                raise ConfigError(
-                    f"{field.name} is {value}", field=field.name, value=value, fix="give above 0"
-                )
+        configs.check_ranges(self, **RANGES)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}",
@@ -130,8 +140,16 @@ class DreamConfig:
                 field=missing[0],
                 fix="give the config of a Dream model",
             )
-        head_dim = config.get("head_dim", sizes["hidden_size"] // sizes["num_heads"])
-        return cls(**sizes, head_dim=head_dim, speech_dim=speech_dim)
+        head_dim = config.get("head_dim")
+        if head_dim is None:  # a wrong type or 0 is an error of the sizes themselves
+            wide, heads = sizes["hidden_size"], sizes["num_heads"]
+            head_dim = wide // heads if isinstance(wide, int) and _is_count(heads) else 1
+        sizes |= {"head_dim": head_dim, "speech_dim": speech_dim}
+        return configs.from_dict(cls, sizes, where="config.json")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 REQUIRED = (

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from omni_diffusion.errors import ConfigError, MediaError
+from omni_diffusion.io import config as configs
 from omni_diffusion.io import weights
-from omni_diffusion.media import Picture
+from omni_diffusion.media import MAX_SIDE, Picture
 
 _EPS = 1e-6
 _NEAR = 3e-5  # of the latents' RMS: ten times the effect of batching on 1.3 million latents
@@ -47,6 +48,17 @@ class Magvit2Config:
     generation_size: int = 256
 
     def __post_init__(self) -> None:
+        configs.check_ranges(
+            self,
+            channels=configs.WIDTH,
+            multipliers=(1, 1024),
+            encoder_blocks=(0, 256),
+            decoder_blocks=(0, 256),
+            bits=(1, 62),
+            groups=configs.WIDTH,
+            understanding_size=(1, MAX_SIDE),
+            generation_size=(1, MAX_SIDE),
+        )
         levels = len(self.multipliers)
         if not len(self.encoder_blocks) == len(self.decoder_blocks) == levels >= 1:
             raise ConfigError(
@@ -64,10 +76,6 @@ class Magvit2Config:
                     value=self.groups,
                     fix="change channels or groups",
                 )
-        if not 1 <= self.bits <= 62:
-            raise ConfigError(
-                f"magvit2 bits is {self.bits}", field="bits", value=self.bits, fix="give 1 to 62"
-            )
         for name in ("understanding_size", "generation_size"):
             size = getattr(self, name)
             if size < 1 or size % self.stride:

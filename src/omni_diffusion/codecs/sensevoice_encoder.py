@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omni_diffusion.errors import ConfigError
+from omni_diffusion.io import config as configs
 from omni_diffusion.media import Resampling
 
 
@@ -47,6 +48,17 @@ class SenseVoiceConfig:
     resampling: Resampling = "soxr"
 
     def __post_init__(self) -> None:
+        widths, counts = ("dim", "heads", "ffn"), ("n_mels", "lfr_m", "lfr_n", "kernel")
+        configs.check_ranges(
+            self,
+            **dict.fromkeys(widths, configs.WIDTH),
+            **dict.fromkeys((*counts, "query_count"), (1, 1024)),
+            blocks=configs.DEPTH,
+            tp_blocks=(0, 256),
+            ctc_size=(0, 2**20),
+            dither=(0, 100),
+            dropout=(0, 1),
+        )
         if self.dim % self.heads:
             raise ConfigError(
                 f"dim {self.dim} is not a multiple of heads {self.heads}",
@@ -54,11 +66,9 @@ class SenseVoiceConfig:
                 value=self.dim,
                 fix="change one of them",
             )
-        if self.blocks < 1 or self.kernel % 2 == 0:
+        if self.kernel % 2 == 0:
             raise ConfigError(
-                f"blocks is {self.blocks} and kernel {self.kernel}",
-                field="blocks" if self.blocks < 1 else "kernel",
-                fix="give blocks of at least 1 and an odd kernel",
+                f"kernel is {self.kernel}", field="kernel", value=self.kernel, fix="give an odd one"
             )
         if not all(0 <= query < self.query_count for query in self.query_ids):
             raise ConfigError(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.diffusion.schedule import Schedule
 from omni_diffusion.errors import SamplingError
+from omni_diffusion.io.config import shown
+
+BOUNDS: dict[str, tuple[float, float, float]] = {  # off, least and most
+    "temperature": (0.0, 1e-6, 1e6),
+    "confidence_temperature": (0.0, 1e-6, 1e6),
+    "guidance": (0.0, 0.0, 100.0),
+    "repetition_penalty": (1.0, 0.1, 10.0),
+    "position_penalty": (1.0, 1.0, 100.0),
+}
+"""Values beyond them would overflow float32, or float16 logits, or leave nothing of the logits."""
 
 Rules = Literal["paper", "upstream"]
 
@@ -32,7 +42,8 @@ class SamplingParams:
     `diffusion.upstream`; its schedule then replaces `schedule`.
     seed: of this sequence; the result does not depend on the rest of the batch.
 
-    Raises SamplingError for a value outside its range.
+    Numbers may be of numpy or torch, and become Python's. `BOUNDS` has the ranges. Raises
+    SamplingError for a value of another type or outside its range.
     """
 
     steps: int | None = None
@@ -54,22 +65,50 @@ class SamplingParams:
         for name, options in (("confidence", Measure), ("schedule", Schedule), ("rules", Rules)):
             if getattr(self, name) not in get_args(options):
                 self._refuse(name, f"one of {', '.join(get_args(options))}")
+        if not isinstance(self.constrain, bool):
+            self._refuse("constrain", "True or False")
         for name in ("steps", "top_k", "block_length"):
-            value = getattr(self, name)
-            if value is not None and not value >= 1:
-                self._refuse(name, "1 or more, or None")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+            if getattr(self, name) is not None and not self._whole(name) >= 1:
+                self._refuse(name, "a whole number, 1 or more, or None")
+        if self.top_p is not None and not 0 < self._real("top_p") <= 1:
             self._refuse("top_p", "a fraction above 0 and up to 1, or None")
-        for name in ("temperature", "guidance", "confidence_temperature"):
-            if not 0 <= getattr(self, name) < math.inf:
-                self._refuse(name, "0 (off) or more")
-        if not 0 < self.repetition_penalty < math.inf:
-            self._refuse("repetition_penalty", "above 0 (1 is off)")
-        if not 1 <= self.position_penalty < math.inf:
-            self._refuse("position_penalty", "1 (off) or more")
-        if not 0 <= self.seed < 2**63:
-            self._refuse("seed", "an integer from 0 to 2**63 - 1")
+        for name, (off, least, most) in BOUNDS.items():
+            value = self._real(name)
+            if value != off and not least <= value <= most:
+                self._refuse(name, f"{least:g} to {most:g}, or {off:g} (off)")
+        if not 0 <= self._whole("seed") < 2**63:
+            self._refuse("seed", "a whole number from 0 to 2**63 - 1")
+
+    def _whole(self, name: str) -> int:
+        """The field, made a Python int; -1 if it is not a whole number."""
+        value = _plain(getattr(self, name))
+        if isinstance(value, bool) or not isinstance(value, int):
+            return -1
+        object.__setattr__(self, name, int(value))
+        return int(value)
+
+    def _real(self, name: str) -> float:
+        """The field, made a Python float; NaN if it is not a number."""
+        value = _plain(getattr(self, name))
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return float("nan")
+        try:
+            number = float(value)
+        except OverflowError:
+            return float("nan")
+        object.__setattr__(self, name, number)
+        return number
 
     def _refuse(self, name: str, expected: str) -> None:
         value = getattr(self, name)
-        raise SamplingError(f"{name} is {value!r}", field=name, value=value, fix=f"give {expected}")
+        raise SamplingError(
+            f"{name} is {shown(value)}", field=name, value=value, fix=f"give {expected}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of numpy or torch as Python's; anything else as it is."""
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):  # several values
+        return value

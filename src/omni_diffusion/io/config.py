@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from omni_diffusion.errors import ConfigError
+from omni_diffusion.errors import ConfigError, OmniError
 from omni_diffusion.io import files
 
 T = TypeVar("T")
+WIDTH, DEPTH = (1, 2**20), (1, 256)  # of the layers of any model: their size, their number
+LARGEST = int(sys.float_info.max)  # a JSON integer may be greater than any float
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
 
 
 def load(cls: type[T], path: Path) -> T:
-    """Read a `cls` from a JSON file; raises ConfigError naming the file."""
+    """Read a `cls` from a JSON file; raises ConfigError, or what `cls` raises, naming the file."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -68,7 +72,21 @@ def load(cls: type[T], path: Path) -> T:
         raise ConfigError(
             f"{path} is not valid JSON ({error})", value=str(path), fix="correct or replace it"
         ) from error
-    return from_dict(cls, data, where=path.name)
+    try:
+        return from_dict(cls, data, where=path.name)
+    except OmniError as error:  # those of the config itself do not know the file
+        if str(error).startswith(path.name):
+            raise
+        raise type(error)(f"{path.name}: {error}", field=error.field, value=error.value) from error
+
+
+def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
+    """Raise ConfigError for a number of a config, or one of a tuple, outside of (least, most)."""
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not least <= number <= most:
+                raise _refused(name, number, f"{least:,g} to {most:,g}")
 
 
 def save(config: object, path: Path) -> None:
@@ -123,10 +141,12 @@ def _single(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and type(value) is int:
-        return float(value)
+        value = float(value) if abs(value) <= LARGEST else math.inf
     # type() and not isinstance(): True must not pass for a number
     if type(value) is not hint:
         raise _wrong(hint, value, where)
+    if hint is float and not math.isfinite(value):
+        raise _refused(where, value, "a finite number")
     return value
 
 
@@ -215,5 +235,8 @@ def _name(hint: Any) -> str:
 
 def shown(value: Any) -> str:
     """The repr of a value for an error, cut to 60 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of more than 4,300 digits"
     return text if len(text) <= 60 else text[:57] + "..."

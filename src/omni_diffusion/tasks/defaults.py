@@ -14,10 +14,11 @@ from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.conversation import Frames, Text, Turn
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import SamplingError, TaskError
-from omni_diffusion.io.config import nearest
+from omni_diffusion.io.config import check_ranges, nearest
 from omni_diffusion.vocab import Kind
 
 MIN_TOKENS = 8  # a word or two with its closing tokens, however short the input
+MAX_FACTOR, MAX_EXTRA = 1000, 1_000_000  # of an answer's length
 FIELDS = tuple(each.name for each in fields(SamplingParams))
 
 Overrides: TypeAlias = SamplingParams | Mapping[str, Any] | None
@@ -36,12 +37,12 @@ class Length:
     of: Literal["text", "speech", "nothing"] = "nothing"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.factor < 1000 or self.extra < 0:
+        if not 0 <= self.factor < MAX_FACTOR or not 0 <= self.extra <= MAX_EXTRA:
             raise TaskError(
                 f"a length of {self.factor} times the input and {self.extra}",
                 field="length",
                 value=(self.factor, self.extra),
-                fix="give a factor from 0 and an extra of 0 or more",
+                fix=f"give a factor from 0 to {MAX_FACTOR} and an extra from 0 to {MAX_EXTRA:,}",
             )
 
     def tokens(self, counts: Mapping[str, int]) -> int:
@@ -55,13 +56,20 @@ class GenerationConfig:
 
     lengths: by task name, the (factor, extra) of an answer's length. sampling: by task name, the
     sampling parameters. answers: by task name, the kinds of the answer's parts. longest: tokens of
-    the longest canvas with speech in training, if known; longer texts are spoken in chunks.
+    the longest canvas with speech in training, if known; longer texts are spoken in chunks. Raises
+    TaskError or ConfigError for numbers out of range.
     """
 
     lengths: dict[str, tuple[float, int]] = field(default_factory=dict)
     sampling: dict[str, SamplingParams] = field(default_factory=dict)
     answers: dict[str, tuple[Kind, ...]] = field(default_factory=dict)
     longest: int | None = None
+
+    def __post_init__(self) -> None:
+        for length in self.lengths.values():
+            Length(*length)
+        if self.longest is not None:
+            check_ranges(self, longest=(1, 2**31))
 
 
 def answer_length(

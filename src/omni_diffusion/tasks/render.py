@@ -18,6 +18,7 @@ from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.conversation import Conversation, Turn
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
+from omni_diffusion.io.config import shown
 from omni_diffusion.tasks.arrange import arrange
 from omni_diffusion.tasks.defaults import GenerationConfig, Overrides, answer_length, override
 from omni_diffusion.tasks.encode import encode
@@ -151,11 +152,12 @@ def _length(task: Task, turns: Sequence[Turn], model: Model, max_tokens: int | N
     if max_tokens is None:
         other = model.generation.lengths.get(task.name)
         return answer_length(task.length, turns, model.codecs.text, other)
-    if not 1 <= max_tokens <= model.max_positions:
+    whole = hasattr(max_tokens, "__index__") and not isinstance(max_tokens, bool)
+    if not whole or not 1 <= max_tokens <= model.max_positions:
         raise TaskError(
-            f"an answer of {max_tokens} tokens",
+            f"an answer of {shown(max_tokens)} tokens",
             field="max_tokens",
             value=max_tokens,
-            fix=f"give 1 to {model.max_positions}",
+            fix=f"give a whole number from 1 to {model.max_positions}",
         )
-    return max_tokens
+    return int(max_tokens)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from omni_diffusion.codecs.glm_voice.masks import MaskedGroupNorm, hide
 from omni_diffusion.errors import ConfigError
+from omni_diffusion.io import config as configs
 
 NORM_GROUPS = 8
 
@@ -39,6 +40,14 @@ class EstimatorConfig:
     padding: Literal["hidden", "upstream"] = "hidden"
 
     def __post_init__(self) -> None:
+        configs.check_ranges(
+            self,
+            channels=configs.WIDTH,
+            heads=configs.DEPTH,
+            head_dim=configs.WIDTH,
+            n_blocks=(0, 256),
+            mid_blocks=(0, 256),
+        )
         if self.channels % NORM_GROUPS:
             raise ConfigError(
                 f"estimator channels {self.channels}",

@@ -25,6 +25,7 @@ from omni_diffusion.codecs.glm_voice.token_encoder import (
     stretch_rows,
 )
 from omni_diffusion.errors import SamplingError, VocabularyError
+from omni_diffusion.io import config as configs
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,20 @@ class FlowConfig:
     temperature: float = 1.0
     steps: int = 10
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        configs.check_ranges(
+            self,
+            vocab_size=configs.WIDTH,
+            mel_bins=(1, 1024),
+            code_rate=(0.01, 1000),
+            speaker_size=configs.WIDTH,
+            sigma_min=(0, 1),
+            guidance=(0, 100),
+            condition_dropout=(0, 1),
+            temperature=(0, 100),
+            steps=(1, 1000),
+        )
 
     @classmethod
     def official(cls) -> Self:

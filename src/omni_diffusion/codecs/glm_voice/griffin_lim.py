@@ -21,7 +21,7 @@ from omni_diffusion.codecs.glm_voice.mel import (
     slaney_mel_filters,
     voice_stft,
 )
-from omni_diffusion.errors import ConfigError
+from omni_diffusion.io import config as configs
 from omni_diffusion.media import Waveform
 
 PEAK = 0.99
@@ -36,12 +36,9 @@ class GriffinLim:
     mel_iterations: int = 100
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.mel_iterations < 0 or not 0 <= self.momentum < 1:
-            raise ConfigError(
-                f"Griffin-Lim with {self.iterations} iterations, {self.mel_iterations} mel "
-                f"iterations and momentum {self.momentum}",
-                fix="give at least 1, at least 0 and a momentum in [0, 1)",
-            )
+        configs.check_ranges(
+            self, iterations=(1, 10_000), mel_iterations=(0, 10_000), momentum=(0, 0.9999)
+        )
 
     @torch.no_grad()
     def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from omni_diffusion.codecs.glm_voice.masks import MaskedGroupNorm, block_causal, hide
 from omni_diffusion.errors import ConfigError
+from omni_diffusion.io import config as configs
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TokenEncoderConfig:
     block_size: int = 10
 
     def __post_init__(self) -> None:
+        widths = ("input_size", "width", "heads", "ffn", "block_size")
+        configs.check_ranges(self, **dict.fromkeys(widths, configs.WIDTH), blocks=configs.DEPTH)
         if self.width % self.heads or self.width % 2:
             raise ConfigError(
                 f"encoder width {self.width} with {self.heads} heads",

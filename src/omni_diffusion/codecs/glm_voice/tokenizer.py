@@ -21,6 +21,7 @@ from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.masks import block_causal
 from omni_diffusion.codecs.glm_voice.mel import WHISPER_HOP, whisper_log_mel
 from omni_diffusion.errors import ConfigError, MediaError
+from omni_diffusion.io import config as configs
 from omni_diffusion.media import SPEECH_RATE, Resampling, Waveform
 
 WINDOW_SAMPLES = 30 * SPEECH_RATE  # longer clips are cut into independent windows
@@ -49,6 +50,13 @@ class SpeechTokenizerConfig:
     resampling: Resampling = "soxr"
 
     def __post_init__(self) -> None:
+        widths = ("d_model", "heads", "ffn", "n_mels", "max_positions", "codebook_size")
+        configs.check_ranges(
+            self,
+            **dict.fromkeys((*widths, "block_size"), configs.WIDTH),
+            layers=configs.DEPTH,
+            pool=(1, min(1024, max(1, self.max_positions))),
+        )
         if self.d_model % self.heads or self.d_model % 2:
             raise ConfigError(
                 f"d_model is {self.d_model} with {self.heads} heads",

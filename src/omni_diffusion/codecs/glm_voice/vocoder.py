@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.mel import VOICE_HOP, VOICE_RATE
+from omni_diffusion.io import config as configs
 from omni_diffusion.media import Waveform
 
 SINES = 9  # the pitch and eight overtones
@@ -61,6 +62,14 @@ class HiFTConfig:
     mel_bins: int = 80
     base_channels: int = 512
     f0_channels: int = 512
+
+    def __post_init__(self) -> None:
+        configs.check_ranges(
+            self,
+            mel_bins=(1, 1024),
+            base_channels=(2 ** len(UP_RATES), 2**16),
+            f0_channels=configs.WIDTH,
+        )
 
     @classmethod
     def official(cls) -> Self:
