@@ -8,11 +8,11 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import PIL.Image
@@ -23,13 +23,21 @@ from torch import Tensor
 
 from omni_diffusion.errors import MediaError
 from omni_diffusion.io import files
+from omni_diffusion.io.pixels import hole, rgb, upright_size, without_comments
+from omni_diffusion.io.sound_files import sound_length, with_length
 
 Source: TypeAlias = str | Path | bytes | BinaryIO
 Resampling: TypeAlias = Literal["soxr", "sinc"]
 Columns: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Samples: TypeAlias = "np.ndarray[Any, Any] | Tensor"
+Used = TypeVar("Used")
 
 SPEECH_RATE = 16_000  # Hz, the rate of all speech encoders
+SILENCE = 1e-3  # -60 dB of full scale; a recording that never exceeds it counts as silent
+LOUDEST = 8.0  # full scale is 1; beyond this, whole numbers were not scaled
+MAX_CHANNELS = 32
 MAX_SECONDS = 600.0
+MAX_BYTES = 2**30  # of a pipe
 MAX_VALUES = 2**28  # samples times channels: 1 GiB decoded
 UNKNOWN_LENGTH = 2**63 - 1  # libsndfile reports it for a FLAC that was streamed to its file
 MAX_PIXELS = 50_000_000
@@ -74,8 +82,39 @@ class Waveform:
         return Waveform(self.samples.mean(0, keepdim=True), self.rate)
 
     def first_channel(self) -> Waveform:
-        """The first channel alone, [1, n]."""
-        return Waveform(self.samples[:1], self.rate)
+        """The first channel that is not silent, [1, n]; the very first if all are."""
+        heard = (_loudness(self.samples) >= SILENCE).nonzero()
+        first = int(heard[0]) if len(heard) else 0
+        return Waveform(self.samples[first : first + 1], self.rate)
+
+    def check_heard(self, name: str = "the recording") -> None:
+        """Raise MediaError if nothing can be heard in the mean over channels, or nothing sensible.
+
+        That is what the speech encoder hears: channels may cancel each other there. A constant
+        offset is not sound.
+        """
+        if not self.samples.numel():
+            raise MediaError(
+                f"{name} has no samples", field="speech", fix="give audio of some length"
+            )
+        loudest = float(self.samples.abs().max())
+        if math.isfinite(loudest) and loudest <= LOUDEST:
+            if float(_loudness(self.mono().samples).max()) >= SILENCE:
+                return
+            if float(_loudness(self.samples).max()) >= SILENCE:
+                problem, fix = "has channels that cancel each other", "give one of its channels"
+            elif loudest >= SILENCE:
+                problem, fix = f"has the constant value {loudest:g}", "record it again"
+            else:
+                problem, fix = (
+                    "is silent: no sample exceeds -60 dB",
+                    "record it louder or give another",
+                )
+        elif math.isfinite(loudest):
+            problem, fix = f"has samples of {loudest:g}", "scale them to -1..1"
+        else:
+            problem, fix = "has samples that are not finite", "export it again"
+        raise MediaError(f"{name} {problem}", field="speech", value=name, fix=fix)
 
     def resample(self, rate: int, method: Resampling = "soxr") -> Waveform:
         """The waveform at another rate; with "sinc" it has ceil(n * rate / old rate) samples.
@@ -116,12 +155,19 @@ class Waveform:
         """Decode WAV, FLAC, OGG or MP3 of any rate and channel count, from a path, bytes or file.
 
         section: (start, stop) in seconds; only this part is decoded. Raises MediaError for missing,
-        empty, corrupt or too long audio, a section outside it, and non-finite samples.
+        empty, corrupt or too long audio, for audio that breaks off before its header says, a
+        section outside it, and non-finite samples.
         """
-        stream, name = _open(source)
-        with stream, _audio_errors(name), soundfile.SoundFile(stream) as sound:
-            rate = int(sound.samplerate)
-            data = _decode(sound, name, max_seconds, section)
+        stream, name = _open_sound(source)
+        with stream, _audio_errors(name):
+            length = sound_length(stream)
+            if section is None and length.missing is not None:
+                raise _broken_off(name, length.missing)
+            with soundfile.SoundFile(stream) as sound:
+                rate = int(sound.samplerate)
+                if section is None and sound.frames + rate // 10 < length.at_least:
+                    raise _broken_off(name, "its length is not in a header, and its bitrate varies")
+                data = _decode(sound, name, max_seconds, section)
         if not data.size:
             raise MediaError(f"{name} has no samples", value=name, fix="give audio of some length")
         if not np.isfinite(data).all():
@@ -129,6 +175,16 @@ class Waveform:
                 f"{name} has samples that are not finite", value=name, fix="export it again"
             )
         return cls(torch.from_numpy(np.ascontiguousarray(data.T)), rate)
+
+    @classmethod
+    def from_array(cls, values: Samples, rate: int) -> Waveform:
+        """From samples [n], [channels, n], or [n, channels] as soundfile and scipy give them.
+
+        The shorter axis is that of the channels, at most 32. Floats are taken as they are; int8,
+        int16 and int32 are divided by their range, and uint8 has its zero at 128, as in WAV files.
+        Raises MediaError for other types and shapes, and for samples that are not finite.
+        """
+        return cls(torch.from_numpy(_float_samples(values)), _whole_rate(rate))
 
     def write(self, path: str | Path) -> None:
         """Write to `path` atomically; the suffix selects 16-bit WAV, FLAC or OGG."""
@@ -201,25 +257,21 @@ class Picture:
 
     @classmethod
     def read(cls, source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
-        """Decode PNG, JPEG, WebP, BMP, GIF (first frame), TIFF or PPM to RGB.
+        """Decode PNG, JPEG, WebP, BMP, GIF (first frame), TIFF or PPM to RGB, as `from_pil` does.
 
-        As in the published code, transparency is dropped and EXIF orientation is not applied.
         Raises MediaError for a missing, empty, corrupt or too large image.
         """
-        stream, name = _open(source)
-        with stream, _picture_errors(name, max_pixels):
-            return cls.from_pil(_undecoded(stream, name, max_pixels))
+        return _decoded(source, max_pixels, cls.from_pil)
 
     @classmethod
     def from_pil(cls, image: PIL.Image.Image) -> Picture:
-        """From a Pillow image of any mode."""
-        if image.mode.startswith("I;16"):
-            # Pillow clips 16-bit grey to 255 instead of scaling it
-            grey = np.asarray(image).astype(np.uint16) >> 8
-            image = PIL.Image.fromarray(grey.astype(np.uint8))
-        elif image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the same colors, without Pillow's warning
-        return cls(torch.from_numpy(np.array(image.convert("RGB"))))
+        """From a Pillow image of any mode.
+
+        It is turned as its EXIF orientation says, transparent parts are on white, and grey of more
+        than 8 bits is scaled. The published code does none of this. Raises MediaError for grey
+        that is negative or not finite.
+        """
+        return cls(torch.from_numpy(np.array(rgb(image))))
 
     def to_pil(self) -> PIL.Image.Image:
         """As a Pillow RGB image."""
@@ -265,7 +317,7 @@ class SoundHeader:
 
 def sound_header(source: Source) -> SoundHeader:
     """Header of an audio file, without decoding it; raises MediaError for another file."""
-    stream, name = _open(source)
+    stream, name = _open_sound(source)
     with stream, _audio_errors(name), soundfile.SoundFile(stream) as sound:
         rate = int(sound.samplerate)
         known = sound.frames < UNKNOWN_LENGTH
@@ -273,14 +325,70 @@ def sound_header(source: Source) -> SoundHeader:
 
 
 def picture_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of an image, without decoding it.
+    """Width and height of an image as `Picture.read` turns it, without decoding it.
 
     Raises MediaError for another file or too large an image; broken pixels are not noticed.
     """
-    stream, name = _open(source)
-    with stream, _picture_errors(name, max_pixels):
-        image = _undecoded(stream, name, max_pixels)
-        return image.width, image.height
+    return _decoded(source, max_pixels, upright_size)
+
+
+def mask_hole(mask: Source | PIL.Image.Image) -> Tensor:
+    """The hole of a drawn mask, bool [H, W]: True where it is white, see `io.pixels.hole`.
+
+    mask: an image file, turned as its EXIF orientation says, or a Pillow image. Raises MediaError
+    for a mask that cannot be read, or whose transparency makes the hole ambiguous.
+    """
+    drawn = hole(mask) if isinstance(mask, PIL.Image.Image) else _decoded(mask, MAX_PIXELS, hole)
+    return torch.from_numpy(drawn)
+
+
+def _loudness(samples: Tensor) -> Tensor:
+    """The largest deviation of each channel from its mean; samples [channels, n] -> [channels]."""
+    return (samples - samples.mean(1, keepdim=True)).abs().amax(1)
+
+
+def _float_samples(values: Samples) -> Columns:
+    """Samples of any accepted type and layout as float32 [channels, n]."""
+    if isinstance(values, Tensor):
+        plain = values.detach().cpu()
+        values = (plain.float() if plain.is_floating_point() else plain).numpy()
+    kind, width = values.dtype.kind, values.dtype.itemsize
+    known = values.ndim == 1 or (values.ndim == 2 and min(values.shape) <= MAX_CHANNELS)
+    if not known or not values.size:
+        raise MediaError(
+            f"samples have the shape {values.shape}",
+            field="audio",
+            value=values.shape,
+            fix=f"give [n], or [channels, n] with at most {MAX_CHANNELS} channels",
+        )
+    if not (kind == "f" or (kind == "i" and width <= 4) or (kind == "u" and width == 1)):
+        raise MediaError(
+            f"samples are {values.dtype}",
+            field="audio",
+            value=str(values.dtype),
+            fix="give floats in [-1, 1], or int16, int32, int8 or uint8",
+        )
+    rows = values[None] if values.ndim == 1 else values
+    if rows.shape[0] > rows.shape[1]:
+        rows = rows.T
+    floats = rows.astype(np.float64)
+    if kind == "i":
+        floats /= 2.0 ** (8 * width - 1)
+    elif kind == "u":
+        floats = (floats - 128) / 128
+    if not np.isfinite(floats).all():
+        raise MediaError("samples are not all finite", field="audio", fix="give finite samples")
+    return np.ascontiguousarray(floats, dtype=np.float32)
+
+
+def _whole_rate(rate: Any) -> int:
+    """A rate of any numeric type as an int; raises MediaError for one that is not whole."""
+    try:
+        if int(rate) == rate:
+            return int(rate)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise _bad_rate(rate)
 
 
 def _sinc_resampled(samples: Tensor, old: int, new: int) -> Tensor:
@@ -335,21 +443,55 @@ def _open(source: Source) -> tuple[BinaryIO, str]:
     """A seekable stream over `source`, and its name for errors."""
     if isinstance(source, (str, Path)):
         return _open_path(Path(source))
-    data = source if isinstance(source, bytes) else source.read()
-    if not data:
-        raise MediaError("the given data is empty", field="source", fix="give a complete file")
-    return io.BytesIO(data), "the given data"
+    if isinstance(source, bytes):
+        return _held(source, "the given data"), "the given data"
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else "the given data"
+    return _held(source.read(MAX_BYTES + 1), name), name
 
 
 def _open_path(path: Path) -> tuple[BinaryIO, str]:
     try:
-        if path.stat().st_size == 0:
-            raise MediaError(f"{path} is empty", value=str(path), fix="give a complete file")
-        return path.open("rb"), str(path)
-    except OSError as error:
+        stream = path.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise MediaError(
-            f"cannot read {path}: {error.strerror}", value=str(path), fix="check the path"
+            f"cannot read {path}: {reason}", value=str(path), fix="check the path"
         ) from error
+    if not stream.seekable():  # a pipe, such as /dev/stdin or <(command)
+        with stream:
+            return _held(stream.read(MAX_BYTES + 1), str(path)), str(path)
+    if stream.seek(0, io.SEEK_END) == 0:
+        stream.close()
+        return _held(b"", str(path)), str(path)
+    stream.seek(0)
+    return stream, str(path)
+
+
+def _held(data: bytes, name: str) -> BinaryIO:
+    """A stream over data in memory; raises MediaError if there is none or far too much."""
+    if not data:
+        raise MediaError(f"{name} is empty", field="source", value=name, fix="give a complete file")
+    if len(data) > MAX_BYTES:
+        raise MediaError(f"{name} is larger than {MAX_BYTES} bytes", value=name, fix="give less")
+    return io.BytesIO(data)
+
+
+def _open_sound(source: Source) -> tuple[BinaryIO, str]:
+    """As `_open`, with a header that states the length."""
+    stream, name = _open(source)
+    stated = with_length(stream)
+    if stated is not stream:
+        stream.close()
+    return stated, name
+
+
+def _broken_off(name: str, reason: str) -> MediaError:
+    return MediaError(
+        f"{name} breaks off: {reason}",
+        value=name,
+        fix="give the whole file, or export what there is of it again",
+    )
 
 
 @contextmanager
@@ -357,6 +499,8 @@ def _audio_errors(name: str) -> Iterator[None]:
     """Turn errors of the audio library into MediaError."""
     try:
         yield
+    except MediaError:
+        raise
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise MediaError(
             f"{name} is not readable audio ({_line(error)})",
@@ -386,6 +530,18 @@ def _picture_errors(name: str, max_pixels: int) -> Iterator[None]:
         ) from error
 
 
+def _decoded(source: Source, max_pixels: int, use: Callable[[PIL.Image.Image], Used]) -> Used:
+    """What `use` makes of an image, of which only the header is read before."""
+    stream, name = _open(source)
+    with stream, _picture_errors(name, max_pixels):
+        try:
+            return use(_undecoded(stream, name, max_pixels))
+        except ValueError as error:
+            if "MAX_TEXT" not in str(error):
+                raise
+            return use(_undecoded(without_comments(stream), name, max_pixels))
+
+
 def _undecoded(stream: BinaryIO, name: str, max_pixels: int) -> PIL.Image.Image:
     """An image of which only the header is read; raises MediaError if it is too large."""
     with warnings.catch_warnings():  # about sizes, which are checked below
@@ -413,6 +569,9 @@ def _decode(
     data: Columns = sound.read(min(frames, limit + 1), dtype="float32", always_2d=True)
     if len(data) > limit:
         raise MediaError(f"{name} is too long", fix=fix)
+    # The frames of an MP3 are counted by `sound_length`; its delays make this number inexact.
+    if len(data) < frames < UNKNOWN_LENGTH and not (sound.format == "MP3" and section is None):
+        raise _broken_off(name, f"{len(data)} of {frames} samples can be decoded")
     return data
 
 

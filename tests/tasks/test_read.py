@@ -106,7 +106,10 @@ def test_empty_answers_are_noted(model: OmniModel) -> None:
     pads = torch.full((len(blank),), model.vocabulary.pad)
     found = read(prepared.canvas.fill(blank, pads), prepared, model)
     assert found.parts == (Text(""),)
-    assert found.notes == ("the answer has no speech: the model wrote no speech code",)
+    assert found.notes == (
+        "the answer has no text: the model wrote no word",
+        "the answer has no speech: the model wrote no speech code",
+    )
 
 
 # ------------------------------------------------------------------------------ splitting of ids

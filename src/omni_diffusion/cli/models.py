@@ -82,7 +82,7 @@ def doctor(
     if preset:
         size = official_size(dtype, how)
     else:
-        if not folder.is_dir():
+        if not files.is_dir(folder):
             raise ModelError(f"no model at {folder}", field="model", fix="give a model folder")
         sources = _codec_sources(
             image_codec, speech_tokenizer, speech_decoder, speech_encoder, sizes

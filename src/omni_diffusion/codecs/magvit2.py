@@ -27,7 +27,7 @@ from omni_diffusion.media import MAX_SIDE, Picture
 
 _EPS = 1e-6
 _NEAR = 3e-5  # of the latents' RMS: ten times the effect of batching on 1.3 million latents
-_LONGEST_ASPECT = 100  # a 1 x 10000 strip would be enlarged to gigabytes before the crop
+LONGEST_ASPECT = 100  # a 1 x 10000 strip would be enlarged to gigabytes before the crop
 
 
 @dataclass(frozen=True)
@@ -429,13 +429,9 @@ def square(picture: Picture, size: int) -> Picture:
     """
     width, height = picture.width, picture.height
     short, long = sorted((width, height))
-    if size < 1 or short < 1 or long > _LONGEST_ASPECT * short:
-        raise MediaError(
-            f"image of {width} x {height} pixels at size {size}, expected a positive size and "
-            f"sides within 1 : {_LONGEST_ASPECT}",
-            value=(width, height),
-            fix="crop it first",
-        )
+    if size < 1:
+        raise MediaError(f"size is {size}", field="size", value=size, fix="give 1 or more")
+    check_aspect(width, height)
     image = picture.to_pil()
     scaled = int(size * long / short)
     resized = (size, scaled) if width <= height else (scaled, size)
@@ -443,6 +439,16 @@ def square(picture: Picture, size: int) -> Picture:
         image = image.resize(resized, Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in resized)
     return Picture.from_pil(image.crop((left, top, left + size, top + size)))
+
+
+def check_aspect(width: int, height: int) -> None:
+    """Raise MediaError for a picture whose sides are not within 1 : 100."""
+    if max(width, height) > LONGEST_ASPECT * min(width, height):
+        raise MediaError(
+            f"the picture is {width} x {height}",
+            value=(width, height),
+            fix=f"crop it to sides within 1 : {LONGEST_ASPECT}",
+        )
 
 
 def picture_of(pixels: Tensor) -> Picture:

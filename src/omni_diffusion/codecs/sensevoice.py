@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from omni_diffusion.codecs import fbank
 from omni_diffusion.codecs.sensevoice_encoder import Encoder, SenseVoiceConfig
 from omni_diffusion.errors import MediaError, ModelError
-from omni_diffusion.io import weights
+from omni_diffusion.io import files, weights
 from omni_diffusion.media import SPEECH_RATE, Waveform
 
 __all__ = ["SenseVoice", "SenseVoiceConfig", "stacked_features"]
@@ -53,7 +53,7 @@ class SenseVoice(nn.Module):
         do not fit `config` (default: official), or for a broken file.
         """
         if isinstance(source, Path):
-            folder = source if source.is_dir() else source.parent
+            folder = source if files.is_dir(source) else source.parent
             cmvn = fbank.read_cmvn(folder / CMVN_FILE) if cmvn is None else cmvn
             tensors, where = weights.read_tensors(source), str(source)
         else:

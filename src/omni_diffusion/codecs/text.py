@@ -36,7 +36,7 @@ class TextCodec:
     def load(cls, path: Path) -> Self:
         """Read a tokenizer.json; raises ModelError if missing, broken or with special tokens."""
         path = Path(path)
-        if not path.is_file():
+        if not files.is_file(path):
             raise ModelError(
                 f"no tokenizer at {path}", value=str(path), fix="give a tokenizer.json"
             )
@@ -61,7 +61,7 @@ class TextCodec:
     def from_bpe(cls, vocab: Path, merges: Path) -> Self:
         """From the published pair vocab.json and merges.txt; no special token is added."""
         for path in (Path(vocab), Path(merges)):
-            if not path.is_file():
+            if not files.is_file(path):
                 raise ModelError(
                     f"no tokenizer file at {path}",
                     value=str(path),

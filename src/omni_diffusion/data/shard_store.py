@@ -268,7 +268,7 @@ def read_record(path: Path) -> ShardRecord | None:
 
 
 def _index(folder: Path) -> ShardIndex:
-    if not (folder / SHARD_INDEX).is_file():
+    if not files.is_file(folder / SHARD_INDEX):
         raise DataError(
             f"{folder} has no {SHARD_INDEX}",
             fix="run data pretokenize, which writes it once all shards exist",

@@ -24,6 +24,7 @@ from omni_diffusion.data.manifest import (
 )
 from omni_diffusion.data.stats import ManifestStats, MediaHeader, seconds_of
 from omni_diffusion.errors import MediaError
+from omni_diffusion.io import files
 from omni_diffusion.media import SoundHeader, picture_size, sound_header
 
 HEADER_READERS = 8  # threads; reading a header is mostly waiting for the disk
@@ -91,7 +92,7 @@ def validate(
             ]
         return _CheckedLine(sample, problems, headers)
 
-    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    size = Path(path).stat().st_size if files.is_file(path) else 0
     lines = read_lines(path)
     with ThreadPoolExecutor(HEADER_READERS) as pool:
         while batch := list(islice(lines, LINES_AT_ONCE)):

@@ -84,7 +84,9 @@ def _shots(result: Result, ids: Tensor, model: OmniModel) -> tuple[Shot, ...]:
 
 
 def _mixed(picture: Picture, answer: Picture, cells: Tensor) -> Picture:
-    """The picture, with the cells bool [N] taken from the answer of the same size."""
+    """The picture, with the cells bool [N] taken from the answer, if that has the same size."""
+    if answer.pixels.shape != picture.pixels.shape:  # painted into a picture of another size
+        return picture
     side = math.isqrt(len(cells))
     whole = cells.view(side, side).repeat_interleave(picture.height // side, 0)
     whole = whole.repeat_interleave(picture.width // side, 1)

@@ -5,23 +5,25 @@ Everything that can be checked without a model is checked here.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
 from omni_diffusion.conversation import Image, Message, Part, Speech, Text
 from omni_diffusion.engine.request import Request
-from omni_diffusion.errors import MediaError, TaskError
+from omni_diffusion.errors import TaskError
+from omni_diffusion.io import files
 from omni_diffusion.media import Picture, Waveform
 from omni_diffusion.tasks import catalog, presets
 from omni_diffusion.tasks.defaults import override
-from omni_diffusion.tasks.infill import box, cloze, inpainting, white
+from omni_diffusion.tasks.infill import box, cloze, drawn_hole, inpainting
 from omni_diffusion.tasks.task import Task
 from omni_diffusion.vocab import Kind
 
-SILENCE = 1e-3  # -60 dB of full scale; a recording that never exceeds it counts as silent
+STDIN = Path("-")
 MASK_HINT = "give left,top,right,bottom in pixels, such as 0,0,32,32, or a picture"
 
 
@@ -49,10 +51,14 @@ class Inputs:
         """The same from files.
 
         mask: "left,top,right,bottom" in pixels, or the path of a picture that is white in the hole.
-        Raises MediaError for what cannot be read or is silent, TaskError for a mask that does not
-        fit the picture.
+        A path of "-" is standard input, for one of them. Raises MediaError for what cannot be read
+        or is silent, TaskError for a mask that does not fit the picture.
         """
-        picture = None if image is None else Picture.read(image)
+        if [str(path) for path in (image, speech, mask)].count(str(STDIN)) > 1:
+            raise TaskError(
+                "- stands for two inputs", field="image", fix="give one of them as a file"
+            )
+        picture = None if image is None else Picture.read(_source(image))
         waveform = None if speech is None else read_speech(speech)
         if mask is None:
             return cls(text, picture, waveform)
@@ -116,15 +122,9 @@ def conversation(task: Task, inputs: Inputs) -> tuple[Message, ...]:
 
 
 def read_speech(path: Path) -> Waveform:
-    """A recording; raises MediaError for one that is silent."""
-    waveform = Waveform.read(path)
-    if float(waveform.samples.abs().max()) < SILENCE:
-        raise MediaError(
-            f"{path} is silent: no sample exceeds -60 dB",
-            field="speech",
-            value=str(path),
-            fix="record it louder or give another",
-        )
+    """A recording; raises MediaError for one in which nothing can be heard."""
+    waveform = Waveform.read(_source(path))
+    waveform.check_heard(str(path))
     return waveform
 
 
@@ -133,28 +133,25 @@ def read_mask(mask: str, picture: Picture) -> Tensor:
     numbers = mask.split(",")
     if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
         return box(picture, *map(int, numbers))
-    if not Path(mask).is_file():
+    if mask != str(STDIN) and not files.exists(mask):
         raise TaskError(
             f"mask {mask!r} is neither a box nor a file", field="mask", value=mask, fix=MASK_HINT
         )
-    drawn = Picture.read(mask)
-    if (drawn.width, drawn.height) != (picture.width, picture.height):
+    hole = drawn_hole(_source(Path(mask)), f"mask {mask}")
+    height, width = hole.shape
+    if (width, height) != (picture.width, picture.height):
         raise TaskError(
-            f"the mask is {drawn.width} x {drawn.height}, the picture {picture.width} x"
-            f" {picture.height}",
+            f"the mask is {width} x {height}, the picture {picture.width} x {picture.height}",
             field="mask",
             value=mask,
-            fix="give both the same size",
-        )
-    hole = white(drawn)
-    if not bool(hole.any()):
-        raise TaskError(
-            f"mask {mask} has no white part",
-            field="mask",
-            value=mask,
-            fix="paint white what is to be painted",
+            fix="give both the same size, as they look when their EXIF rotation is applied",
         )
     return hole
+
+
+def _source(path: Path) -> Path | BinaryIO:
+    """The file of a path; "-" is standard input."""
+    return sys.stdin.buffer if path == STDIN else path
 
 
 def _check_kinds(task: Task, kinds: tuple[Kind, ...]) -> None:

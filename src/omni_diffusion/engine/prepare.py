@@ -14,7 +14,6 @@ from omni_diffusion.conversation import (
     Conversation,
     Image,
     Message,
-    PartialImage,
     Speech,
     Text,
 )
@@ -82,10 +81,11 @@ def passage_requests(request: Request, model: OmniModel) -> list[Request]:
 
 
 def _check_speech(conversation: Conversation, model: OmniModel) -> None:
-    """Refuse a recording longer than a canvas before it is encoded."""
+    """Refuse a user's recording in which nothing can be heard, and one longer than a canvas."""
     for part in (part for message in conversation for part in message.parts):
         if not isinstance(part, Speech):
             continue
+        part.waveform.check_heard()
         seconds = part.waveform.seconds
         frames = model.codecs.hearing.frames(int(seconds * SPEECH_RATE))
         if frames > model.max_positions:
@@ -99,12 +99,15 @@ def _check_speech(conversation: Conversation, model: OmniModel) -> None:
 
 
 def _crop_notes(conversation: Conversation) -> tuple[str, ...]:
-    """A note for each picture that is not square, since the codec encodes its centre."""
+    """A note for each picture that is not square, since the codec encodes its centre.
+
+    A picture with a hole has a note of its own, by `tasks.read`.
+    """
     pictures = [
         part.picture
         for message in conversation
         for part in message.parts
-        if isinstance(part, Image | PartialImage)
+        if isinstance(part, Image)
     ]
     return tuple(
         f"the picture is {picture.width} x {picture.height}: the model sees the"

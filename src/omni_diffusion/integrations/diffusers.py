@@ -11,7 +11,6 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from omni_diffusion.io import optional
 
@@ -33,7 +32,7 @@ from omni_diffusion.integrations.transformers.processing import ImageLike, pictu
 from omni_diffusion.media import Picture  # noqa: E402
 from omni_diffusion.models.omni import OmniModel  # noqa: E402
 from omni_diffusion.tasks import catalog  # noqa: E402
-from omni_diffusion.tasks.infill import inpainting, white  # noqa: E402
+from omni_diffusion.tasks.infill import DrawnMask, drawn_hole, inpainting  # noqa: E402
 from omni_diffusion.tasks.read import read  # noqa: E402
 from omni_diffusion.tasks.render import Prepared, render  # noqa: E402
 
@@ -98,7 +97,7 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         self,
         prompt: str | Sequence[str] | None = None,
         image: ImageLike | None = None,
-        mask_image: ImageLike | Tensor | None = None,
+        mask_image: DrawnMask | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
@@ -108,6 +107,9 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Text to image, or inpainting if `image` and `mask_image` (white = new) are given.
+
+        An inpainted image has the size of the given one, and its pixels outside of the mask's white
+        part. mask_image: an image or path, or an array as `tasks.infill.drawn_hole` takes it.
 
         guidance_scale: 1 is off, as in diffusers; our `SamplingParams.guidance` is one less. None
         for it and for num_inference_steps takes the default of model and task. generator: one, or
@@ -183,7 +185,7 @@ def _prompts(prompt: str | Sequence[str] | None) -> Sequence[str | None]:
 
 
 def _conversation(
-    prompt: str | None, image: ImageLike | None, mask: ImageLike | Tensor | None
+    prompt: str | None, image: ImageLike | None, mask: DrawnMask | None
 ) -> Conversation:
     if (image is None) != (mask is None):
         raise TaskError(
@@ -192,17 +194,10 @@ def _conversation(
             fix="give both or neither",
         )
     if image is not None and mask is not None:
-        return inpainting(picture(image), _to_hole(mask), prompt)
+        return inpainting(picture(image), drawn_hole(mask), prompt)
     if prompt is None:
         raise TaskError("text to image needs a prompt", field="prompt", fix="give some words")
     return [Message("user", (Text(prompt),))]
-
-
-def _to_hole(mask: ImageLike | Tensor) -> Tensor:
-    """A mask as bool [H, W], True = new."""
-    if isinstance(mask, Tensor):
-        return mask.bool()
-    return white(picture(mask))
 
 
 def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:

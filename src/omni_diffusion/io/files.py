@@ -1,4 +1,7 @@
-"""Atomic writes: a file is written beside its path, then moved over it in one step."""
+"""Atomic writes: a file is written beside its path, then moved over it in one step.
+
+Also what may be known of a path before the work: whether it exists, and whether it can be written.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import errno
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,16 +30,65 @@ FIXES = {
 }
 
 
+# The methods of Path of these names raise OSError for a name that is too long.
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder; False for a name that the system refuses."""
+    return os.path.exists(path)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a regular file; False for a name that the system refuses."""
+    return os.path.isfile(path)
+
+
+def is_dir(path: str | Path) -> bool:
+    """Whether there is a folder; False for a name that the system refuses."""
+    return os.path.isdir(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise the StorageError that writing `path` would raise, before the work.
+
+    Creates a temporary file in its folder and removes it, since rights alone do not tell.
+    """
+    path = Path(path)
+    if is_dir(path):
+        raise _refused(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    target = path if _is_device(path) else _target(path)
+    if not is_dir(target.parent):
+        raise StorageError(
+            f"cannot write {path}: no folder {target.parent}",
+            value=str(path),
+            fix="create it first",
+        )
+    with _storage_errors(path):
+        if _is_device(target):
+            if not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        with suppress(FileNotFoundError):
+            os.stat(target)  # raises for a name that is too long
+        temporary = _beside(target)
+        temporary.touch()
+        temporary.unlink()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file beside `path`, which replaces `path` at the end.
 
     A reader of `path` gets the old file or the complete new one, which is flushed before it is
-    moved. If the body fails, the temporary file is removed and `path` is unchanged. Raises
-    StorageError if the system refuses, also in the body.
+    moved. If the body fails, the temporary file is removed and `path` is unchanged. A symbolic
+    link stays, and the file that it names is replaced. A device or pipe (/dev/stdout) is written
+    to. Raises StorageError if the system refuses, also in the body.
     """
-    path = Path(path)
-    temporary = path.parent / f".{secrets.token_hex(8)}.partial"
+    given = Path(path)
+    if _is_device(given):
+        with _to_device(given) as temporary:
+            yield temporary
+        return
+    path = _target(given)
+    temporary = _beside(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # some writers replace the file and its permissions
@@ -46,7 +100,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, str(temporary), temporary, str(path.parent), path.parent):
             raise  # an error of another file in the body
-        raise _refused(path, error) from error
+        raise _refused(given, error) from error
     finally:
         with suppress(OSError):  # gone after a success, or along with its folder
             temporary.unlink(missing_ok=True)
@@ -60,8 +114,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     that is not empty, or if the system refuses.
     """
     path = Path(path)
-    temporary = path.parent / f".{secrets.token_hex(8)}.partial"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    temporary = _beside(path)
+    if exists(path) and (not is_dir(path) or any(path.iterdir())):
         raise StorageError(
             f"{path} exists and is not empty",
             value=str(path),
@@ -95,7 +149,7 @@ def make_folder(path: Path) -> None:
 def check_space(path: Path, needed: int) -> None:
     """Raise StorageError if the disk of `path` has fewer than `needed` bytes free."""
     folder = Path(path).absolute()
-    while not folder.exists() and folder != folder.parent:
+    while not exists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         free = shutil.disk_usage(folder).free
@@ -139,6 +193,39 @@ def _storage_errors(path: Path, verb: str = "write") -> Iterator[None]:
         yield
     except OSError as error:
         raise _refused(path, error, verb) from error
+
+
+def _target(path: Path) -> Path:
+    """The path that a symbolic link leads to, else the path itself."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
+def _beside(path: Path) -> Path:
+    """The name of a temporary file or folder beside `path`."""
+    return path.parent / f".{secrets.token_hex(8)}.partial"
+
+
+def _is_device(path: Path) -> bool:
+    """Whether `path` is neither a file nor a folder but a terminal, pipe or other device.
+
+    All of /dev counts: /dev/stdout stays a name for the open file, even if that is a regular one.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or Path(path).parent == Path("/dev")
+
+
+@contextmanager
+def _to_device(device: Path) -> Iterator[Path]:
+    """Yield a temporary file elsewhere, whose content goes to the device at the end."""
+    with tempfile.TemporaryDirectory() as folder, _storage_errors(device):
+        temporary = Path(folder) / device.name
+        temporary.touch()
+        yield temporary
+        with temporary.open("rb") as content, device.open("wb") as out:
+            shutil.copyfileobj(content, out)
 
 
 def _flush(path: Path) -> None:

@@ -61,22 +61,22 @@ def outline(path: str | Path) -> dict[str, Tensor]:
 def files_of(path: str | Path) -> list[Path]:
     """The files that `read_tensors` opens, whether they exist or not; raises WeightsError."""
     path = _start(Path(path))
-    if not path.name.endswith(INDEX) or not path.is_file():
+    if not path.name.endswith(INDEX) or not files.is_file(path):
         return [path]
     return [path.with_name(name) for name in sorted(set(_weight_map(path).values()))]
 
 
 def _start(path: Path) -> Path:
     """The file or index to open first."""
-    if path.is_dir():
+    if files.is_dir(path):
         return _find(path)
     index = _index_of(path)
-    return index if not path.exists() and index.exists() else path
+    return index if not files.exists(path) and files.exists(index) else path
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
     path = _start(path)
-    if not path.is_file():
+    if not files.is_file(path):
         raise WeightsError(f"no weights at {path}", value=str(path), fix="check the path")
     if path.name.endswith(INDEX):
         return _read_shards(path, device)
@@ -239,7 +239,7 @@ def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         path = index.with_name(shard)
-        if not path.is_file():
+        if not files.is_file(path):
             raise WeightsError(
                 f"{index.name} names the shard {path}, which is missing",
                 value=str(path),

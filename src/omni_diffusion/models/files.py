@@ -22,7 +22,7 @@ from omni_diffusion.codecs.sensevoice import CMVN_FILE
 from omni_diffusion.codecs.suite import HEARING_FILE, IMAGE_FILE, SPEECH_FOLDER, TEXT_FILE
 from omni_diffusion.errors import ConfigError, ModelError, WeightsError
 from omni_diffusion.io import config as configs
-from omni_diffusion.io import weights
+from omni_diffusion.io import files, weights
 from omni_diffusion.models import upstream
 from omni_diffusion.models.hub import HubSource, is_hub_id, locate_cached
 from omni_diffusion.models.omni import BACKBONE_FILE, CONFIG_FILE, GENERATION_FILE, MODEL_TYPE
@@ -57,7 +57,7 @@ def is_ours(folder: Path) -> bool:
         return upstream.read_json(folder / CONFIG_FILE).get("model_type") == MODEL_TYPE
     except ModelError:
         published = (*BYTE_PAIR_FILES, *TOKEN_FILES)
-        return not any((folder / name).is_file() for name in published)
+        return not any(files.is_file(folder / name) for name in published)
 
 
 def list_files(folder: Path, codec_sources: CodecSources | None = None) -> list[ModelFile]:
@@ -90,7 +90,7 @@ def _our_files(folder: Path) -> Iterator[ModelFile]:
 
 def _published_files(folder: Path, sources: CodecSources) -> Iterator[ModelFile]:
     fix = f"download it into {folder}"
-    tokens = next((name for name in TOKEN_FILES if (folder / name).is_file()), TOKEN_FILES[0])
+    tokens = next((name for name in TOKEN_FILES if files.is_file(folder / name)), TOKEN_FILES[0])
     for name in (CONFIG_FILE, *BYTE_PAIR_FILES, tokens):
         yield from _plain(name, folder / name, fix)
     yield from _tensors("backbone", folder, fix)
@@ -110,7 +110,7 @@ def _published_files(folder: Path, sources: CodecSources) -> Iterator[ModelFile]
     is_omni = upstream.is_omni_diffusion(folder)
     names = (CMVN_FILE,) if is_omni else (CMVN_FILE, ENCODER_FILE)
     place, fix = _codec_folder(sources.speech_encoder, names, "speech_encoder")
-    path = place / CMVN_FILE if place and place.is_dir() else place
+    path = place / CMVN_FILE if place and files.is_dir(place) else place
     yield from _plain(f"speech encoder: {CMVN_FILE}", path, fix)
     if not is_omni:  # Omni-Diffusion's backbone files hold it
         encoder = path and path.with_name(ENCODER_FILE)
@@ -119,7 +119,7 @@ def _published_files(folder: Path, sources: CodecSources) -> Iterator[ModelFile]
 
 def _codec_folder(source: HubSource, names: Sequence[str], field: str) -> tuple[Path | None, str]:
     """The local folder of a codec, None without one, and how to get the files that it lacks."""
-    if Path(source).exists():
+    if files.exists(source):
         return Path(source), f"download it into {source}, or give another folder for {field}"
     if not is_hub_id(source):
         return None, f"nothing at {source}; give another folder for {field}"
@@ -128,7 +128,7 @@ def _codec_folder(source: HubSource, names: Sequence[str], field: str) -> tuple[
 
 
 def _plain(name: str, path: Path | None, fix: str) -> list[ModelFile]:
-    if path is None or not path.is_file():
+    if path is None or not files.is_file(path):
         return [ModelFile(name, None, f"missing: {fix}")]
     return [ModelFile(name, path.stat().st_size)]
 
@@ -138,7 +138,7 @@ def _tensors(name: str, path: Path | None, fix: str) -> list[ModelFile]:
     if path is None:
         return [ModelFile(name, None, f"missing: {fix}")]
     try:
-        missing = [file.name for file in weights.files_of(path) if not file.is_file()]
+        missing = [file.name for file in weights.files_of(path) if not files.is_file(file)]
         if missing:
             names = [name if file == path.name else f"{name}: {file}" for file in missing]
             return [ModelFile(missing_name, None, f"missing: {fix}") for missing_name in names]

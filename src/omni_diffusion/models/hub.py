@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from omni_diffusion.errors import MissingDependencyError, ModelError
 from omni_diffusion.io import optional
+from omni_diffusion.io.files import exists
 
 HubSource: TypeAlias = str | Path  # a folder, or owner/name or owner/name@revision on the hub
 
@@ -28,7 +29,7 @@ def locate(source: HubSource, files: Sequence[str], revision: str | None = None)
     files: patterns of the files to download. Raises ModelError if there is neither a folder nor a
     repository, or the download fails; MissingDependencyError without huggingface_hub.
     """
-    if Path(source).exists():
+    if exists(source):
         return Path(source)
     if not is_hub_id(source):
         raise ModelError(

@@ -329,7 +329,7 @@ def write_config(config: ModelConfig, folder: Path, dtype: torch.dtype) -> None:
 def _is_ours(folder: Path) -> bool:
     """Whether config.json has our layout; raises ModelError without a config.json."""
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not files.is_file(path):
         raise ModelError(
             f"no model at {folder}",
             value=folder,

@@ -34,7 +34,7 @@ from omni_diffusion.codecs.suite import CodecSuite, SuiteConfig
 from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.errors import ModelError, WeightsError
 from omni_diffusion.io import config as configs
-from omni_diffusion.io import memory, weights
+from omni_diffusion.io import files, memory, weights
 from omni_diffusion.models.dtypes import DtypeChoice, checked_dtype, compute_dtype
 from omni_diffusion.models.hub import HubSource, locate, locate_cached
 from omni_diffusion.models.sizes import mapped_bytes, model_size
@@ -124,8 +124,8 @@ def read_configs(folder: Path, sources: CodecSources) -> PublishedConfigs:
     """
     data, sizes = _read_dream_config(folder), sources.sizes
     source = sources.speech_tokenizer
-    tokenizer = Path(source) if Path(source).exists() else locate_cached(source, TOKENIZER_FILES)
-    if tokenizer is not None and (tokenizer / "config.json").is_file():
+    tokenizer = Path(source) if files.exists(source) else locate_cached(source, TOKENIZER_FILES)
+    if tokenizer is not None and files.is_file(tokenizer / "config.json"):
         voice = _voice_config(tokenizer, sizes)
     else:
         official = SpeechTokenizerConfig.official()
@@ -314,7 +314,7 @@ def _check_ids(folder: Path, data: Mapping[str, Any], text: TextCodec) -> bool:
 def _added_tokens(folder: Path) -> dict[str, int]:
     """Ids of the tokens beside the byte pairs: added_tokens.json, else tokenizer_config.json."""
     path = folder / "added_tokens.json"
-    if path.is_file():
+    if files.is_file(path):
         return read_json(path)
     tokens: Any = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     try:
@@ -410,7 +410,7 @@ def _load_speech_encoder(
 ) -> SenseVoice:
     """The encoder from the backbone's tensors, or if they are None from its own folder."""
     source, config = Path(local.speech_encoder), local.sizes.hearing
-    path = source / CMVN_FILE if source.is_dir() else source
+    path = source / CMVN_FILE if files.is_dir(source) else source
     cmvn = fbank.read_cmvn(path)
     if cmvn.shape[1] != config.feature_width:
         raise WeightsError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.conversation import Image, Part, Speech, Text
-from omni_diffusion.tasks.infill import composite
+from omni_diffusion.tasks.infill import composite, composite_note
 from omni_diffusion.tasks.layout import SegmentSpan
 from omni_diffusion.tasks.render import Model, Prepared
 from omni_diffusion.vocab import Vocabulary
@@ -34,9 +34,9 @@ def read(canvas: Canvas, prepared: Prepared, model: Model) -> Answer:
     parts: list[Part] = []
     notes: list[str] = []
     for spans in _joined(prepared.spans):
-        part, note = _part(canvas, spans, prepared, model)
+        part, *said = _part(canvas, spans, prepared, model)
         parts += [] if part is None else [part]
-        notes += [] if note is None else [note]
+        notes += [note for note in said if note is not None]
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -70,12 +70,14 @@ def image_ids(ids: Tensor, vocabulary: Vocabulary, *, upstream: bool = False) ->
 
 def _part(
     canvas: Canvas, spans: Sequence[SegmentSpan], prepared: Prepared, model: Model
-) -> tuple[Part | None, str | None]:
-    """One part and a note about it; several spans only for text with gaps."""
+) -> tuple[Part | None, *tuple[str | None, ...]]:
+    """One part and notes about it; several spans only for text with gaps."""
     vocabulary, codecs, first = model.vocabulary, model.codecs, spans[0]
     ids = canvas.ids[first.start : spans[-1].stop]
     if first.kind == "text":
-        return Text(codecs.text.decode(text_ids(ids, vocabulary))), None
+        text = codecs.text.decode(text_ids(ids, vocabulary))
+        empty = "the answer has no text: the model wrote no word"
+        return Text(text), None if text.strip() else empty
     if first.kind == "speech":
         codes = speech_ids(ids, vocabulary)
         if not len(codes):
@@ -86,12 +88,13 @@ def _part(
     codes = image_ids(ids, vocabulary, upstream=upstream)
     if not len(codes):
         return None, "the answer has no picture: the model wrote no image code"
-    picture = codecs.image.decode(codes)
+    picture, scaled = codecs.image.decode(codes), None
     if first.source is not None:
+        scaled = composite_note(first.source, picture.height)
         picture = composite(picture, first.source)
     given = int(vocabulary.image.holds(ids).sum())
     note = f"the picture has {given} of {len(ids)} codes; the others repeat their neighbours"
-    return Image(picture), None if given == len(ids) else note
+    return Image(picture), None if given == len(ids) else note, scaled
 
 
 def _joined(spans: Sequence[SegmentSpan]) -> Iterable[list[SegmentSpan]]:

@@ -322,7 +322,7 @@ def _check_data(data: Sequence[Path], model: OmniModel) -> None:
     """Raise DataError for data that cannot be read or was made with other codecs."""
     digest = codecs_digest(model.codecs)
     for path in data:
-        if not path.is_dir():
+        if not files.is_dir(path):
             next(read_lines(path), None)
         elif Shards(path).index.shards[0].codecs != digest:
             raise DataError(
@@ -337,7 +337,7 @@ def _claim_folder(plan: Plan, out: Path) -> None:
     """Write the plan of a new run; raises TrainingError if the folder belongs to another plan."""
     files.make_folder(out)
     path = out / PLAN_FILE
-    if not path.exists():
+    if not files.exists(path):
         config.save(plan, path)
         return
     saved, given = config.to_dict(config.load(Plan, path)), config.to_dict(plan)
@@ -356,7 +356,7 @@ def _open_shards(data: Sequence[Path], out: Path, model: OmniModel, world: World
     folders = []
     for number, path in enumerate(data):
         folder = path
-        if not path.is_dir():
+        if not files.is_dir(path):
             folder = out / "shards" / f"{number}-{path.stem}"
             if world.is_main:
                 Pretokenizer(path, folder, model.codecs, answers=model.generation.answers).run()
@@ -371,7 +371,7 @@ def _sample_requests(
     """The prompt of the first sample of each task, where the shards' manifests still exist."""
     requests: dict[str, Request] = {}
     for shards in folders:
-        if not shards.manifest.is_file():
+        if not files.is_file(shards.manifest):
             continue
         for source, line in islice(read_lines(shards.manifest), SEARCHED_LINES):
             try:

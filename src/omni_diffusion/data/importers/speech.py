@@ -13,6 +13,7 @@ from typing import Any
 
 from omni_diffusion.data.importers.importer import ImportedRow, MediaFolder, Skipped, matching
 from omni_diffusion.errors import DataError
+from omni_diffusion.io import files
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.prompts import AUDIO_TAG, manifest_row
 
@@ -54,7 +55,7 @@ def libritts(chapter: Path, media: MediaFolder, split: str | None) -> Iterator[I
 def common_voice_tables(source: Path, split: str | None) -> Sequence[Path]:
     """The table of a split: validated.tsv, train.tsv, ..."""
     table = source / f"{split}.tsv"
-    if not table.is_file():
+    if not files.is_file(table):
         raise DataError(
             f"no {table.name} in {source}",
             value=source,
@@ -75,7 +76,7 @@ def common_voice(table: Path, media: MediaFolder, split: str | None) -> Iterator
             )
         for row in rows:
             path = table.parent / "clips" / (row["path"] or "")
-            recording = path if path.is_file() else None
+            recording = path if files.is_file(path) else None
             yield _asr_row(media, recording, row["sentence"] or "", path.stem)
 
 
@@ -99,7 +100,7 @@ def _section(segment: dict[str, Any], path: Path, media: MediaFolder) -> Importe
     name, words = segment["sid"], segment["text_tn"]
     if words in NO_SPEECH:
         return Skipped(name, f"it is {words}, not speech")
-    if not path.is_file():
+    if not files.is_file(path):
         return Skipped(name, f"it has no recording {path}")
     for tag, sign in PUNCTUATION.items():
         words = words.replace(tag, sign)
@@ -150,7 +151,7 @@ def _asr_row(media: MediaFolder, recording: Path | None, words: str, name: str) 
 def _recording(stem: Path) -> Path | None:
     """The recording of this name, in whatever format."""
     paths = (stem.with_name(stem.name + suffix) for suffix in AUDIO_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if files.is_file(path)), None)
 
 
 def _text(path: Path) -> str:

@@ -147,10 +147,11 @@ class OmniDiffusionProcessor(PushToHubMixin):
     ) -> ModelInputs:
         """Lay out one user message per row for `task`; a list is a batch.
 
-        images: PIL images, pictures or paths. audio: arrays [n] with their sampling_rate,
-        waveforms or paths. max_tokens: length of a text or speech answer. options: return_tensors
-        "pt", padding True or "longest" and truncation False, which is what happens without them.
-        Raises TaskError for other options.
+        images: PIL images, pictures or paths. audio: arrays [n], [channels, n] or [n, channels]
+        with their sampling_rate, waveforms or paths; whole numbers are scaled, as
+        `Waveform.from_array` says. max_tokens: length of a text or speech answer. options:
+        return_tensors "pt", padding True or "longest" and truncation False, which is what happens
+        without them. Raises TaskError for other options.
         """
         _check_options(options)
         columns: list[list[AnyPart]] = []
@@ -290,7 +291,17 @@ def picture(value: ImageLike) -> Picture:
 
 
 def waveform(value: AudioLike, sampling_rate: int | None = None) -> Waveform:
-    """A Waveform from samples or a path; raises MediaError for anything else, or without a rate."""
+    """A Waveform from samples or a path, in which something can be heard.
+
+    Samples are as `Waveform.from_array` takes them. Raises MediaError for anything else, for
+    samples without a rate, and for silence.
+    """
+    read = _waveform(value, sampling_rate)
+    read.check_heard(str(value) if isinstance(value, str | Path) else "the recording")
+    return read
+
+
+def _waveform(value: AudioLike, sampling_rate: int | None) -> Waveform:
     if isinstance(value, Waveform):
         return value
     if isinstance(value, str | Path):
@@ -308,8 +319,7 @@ def waveform(value: AudioLike, sampling_rate: int | None = None) -> Waveform:
             field="sampling_rate",
             fix="give sampling_rate in Hz, such as 16000",
         )
-    samples = torch.as_tensor(value).float()
-    return Waveform(samples if samples.ndim > 1 else samples[None], sampling_rate)
+    return Waveform.from_array(value, sampling_rate)
 
 
 def _part(part: ChatPart) -> AnyPart:
