@@ -115,25 +115,25 @@ def check_data(
 
     from rich.console import Console
 
-    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.data.stats import stats_tables
     from omni_diffusion.data.validate import MediaLimits, validate
     from omni_diffusion.io import files
 
     if json is not None:
-        checked_folder(json)
+        files.check_writable(json)
     limits = MediaLimits(max_seconds=max_seconds)
     with progress_bar(manifest.name) as progress:
         stats = validate(manifest, root, limits=limits, decode=decode, progress=progress)
+    if json is not None:
+        files.write_text(json, dumps(stats.as_json(), indent=2, ensure_ascii=False) + "\n")
     for problem in stats.problems[:max_problems]:
         typer.echo(problem)
     if len(stats.problems) > max_problems:
         hidden = len(stats.problems) - max_problems
         typer.echo(f"and {hidden} more: raise --max-problems or write --json")
-    for table in stats_tables(stats):
-        Console().print(table)
-    if json is not None:
-        files.write_text(json, dumps(stats.as_json(), indent=2, ensure_ascii=False) + "\n")
+    screen = Console()
+    for table in stats_tables(stats, "█" if screen.encoding.startswith("utf") else "#"):
+        screen.print(table)
     if stats.errors:
         raise typer.Exit(INVALID)
 

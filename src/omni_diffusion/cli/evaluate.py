@@ -29,15 +29,15 @@ def evaluate(
     """Evaluate a model on held-out samples."""
     from rich.console import Console
 
-    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.errors import EvaluationError
     from omni_diffusion.evaluation import report
+    from omni_diffusion.io import files
     from omni_diffusion.mini.evaluate import evaluate as evaluate_mini
 
     if suite != "mini":
         raise EvaluationError(f"unknown suite {suite!r}; give mini", field="suite", value=suite)
     if json is not None:
-        checked_folder(json)
+        files.check_writable(json)
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
     with Console(stderr=True).status("opening the model") as status:
         results = evaluate_mini(
@@ -48,6 +48,6 @@ def evaluate(
             steps,
             lambda name, done, total: status.update(f"{name}: {done} of {total}"),
         )
-    Console().print(report.results_table(results))
     if json is not None:
         report.save_results(results, json)
+    Console().print(report.results_table(results))

@@ -6,6 +6,7 @@ at once. A user's mistake is one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import typer
 
 from omni_diffusion.cli import data, evaluate, models, run, train
+from omni_diffusion.cli.console import patient_console
 from omni_diffusion.errors import OmniError
 
 app = typer.Typer(
@@ -31,12 +33,30 @@ app.add_typer(data.data_app, name="data")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line, with the option that it is about."""
+    """Run the command line; a user's mistake is one line, with the option that it is about.
+
+    The exit code is 141 if standard output was closed before everything was printed.
+    """
     try:
-        app()
+        with patient_console():
+            _run()
     except OmniError as error:
         typer.echo(f"error: {error}{_option(error, sys.argv[1:])}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        typer.echo(f"error: {error.filename} is too long for a name", err=True)
+        sys.exit(2)
+
+
+def _run() -> None:
+    """Run the command; returns where it succeeds, so that the console is looked at last."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code not in (0, None):
+            raise
 
 
 def _option(error: OmniError, words: Sequence[str]) -> str:

@@ -57,7 +57,6 @@ def doctor(
     """
     from rich.console import Console
 
-    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.errors import ModelError
     from omni_diffusion.io import files
     from omni_diffusion.models.doctor import (
@@ -75,7 +74,7 @@ def doctor(
     if preset is not None and model is not None:
         raise typer.BadParameter("give --preset or --model, not both")
     if json is not None:
-        checked_folder(json)
+        files.check_writable(json)
     where = resolve_device(device)
     how = quantization_of(quantization)
     folder, listed, screen = model or SMALL_MODEL, [], Console()
@@ -91,10 +90,10 @@ def doctor(
         screen.print(files_table(listed))  # first, because the sizes need config.json
         size = folder_size(folder, dtype, how, sources)
     report = diagnose(size, where, listed)
-    for table in report_tables(report):
-        screen.print(table)
     if json is not None:
         files.write_text(json, report.as_json())
+    for table in report_tables(report):
+        screen.print(table)
 
 
 def convert(

@@ -77,13 +77,22 @@ CodecSizes = Annotated[
     ),
 ]
 Steps = Annotated[
-    int | None, typer.Option(help="Number of denoising steps (default: that of the task).")
+    int | None,
+    typer.Option(
+        help="Number of denoising steps (default: that of the task); an answer that is filled in"
+        " blocks takes at least one for each block."
+    ),
 ]
 ImageFile = Annotated[
-    Path | None, typer.Option("--image", help="Image file of any size, as input.")
+    Path | None,
+    typer.Option("--image", help="Image file of any size, as input; - reads standard input."),
 ]
 SpeechFile = Annotated[
-    Path | None, typer.Option("--speech", help="Speech file as input: WAV, FLAC, OGG or MP3.")
+    Path | None,
+    typer.Option(
+        "--speech",
+        help="Speech file as input: WAV, FLAC, OGG or MP3; - reads standard input.",
+    ),
 ]
 
 

@@ -30,7 +30,7 @@ def output_path(task: Task, out: Path | None) -> Path | None:
             )
         return None
     name = Path(task.name + FORMATS[kind][0])
-    path = name if out is None else out / name if out.is_dir() else out
+    path = name if out is None else out / name if files.is_dir(out) else out
     if path.suffix.lower() not in FORMATS[kind]:
         what = "a picture" if kind == "image" else "sound"
         raise TaskError(
@@ -39,28 +39,38 @@ def output_path(task: Task, out: Path | None) -> Path | None:
             value=str(path),
             fix=f"end it in {' or '.join(FORMATS[kind])}",
         )
-    return checked_folder(path)
-
-
-def checked_folder(path: Path) -> Path:
-    """The path itself; raises StorageError where its folder does not exist."""
-    if not path.parent.is_dir():
-        raise StorageError(
-            f"cannot write {path}: no folder {path.parent}", value=str(path), fix="create it first"
-        )
+    files.check_writable(path)
     return path
 
 
-def write_media(parts: Sequence[Part], path: Path) -> bool:
-    """Write the first picture or recording of an answer; False if it has none."""
+def hand_over(result: Result, path: Path | None, trace: Path | None) -> StorageError | None:
+    """Write the answer's picture or recording, and its trace; returns the first error.
+
+    An error of one file costs neither the other nor the words, which the caller prints.
+    """
+    error = None
+    try:
+        if path is not None:
+            write_media(result.parts, path)
+    except StorageError as refused:
+        error = refused
+    try:
+        if trace is not None:
+            write_trace(result, trace)
+    except StorageError as refused:
+        error = error or refused
+    return error
+
+
+def write_media(parts: Sequence[Part], path: Path) -> None:
+    """Write the first picture or recording of an answer, if it has one."""
     for part in parts:
         if isinstance(part, Image):
             part.picture.write(path)
-            return True
+            return
         if isinstance(part, Speech):
             part.waveform.write(path)
-            return True
-    return False
+            return
 
 
 def write_trace(result: Result, path: Path) -> None:

@@ -116,8 +116,10 @@ def run(
     dtype: Dtype = "auto",
 ) -> None:
     """Run one task on your own files: text to stdout, a picture or sound to a file."""
-    from omni_diffusion.cli.outputs import checked_folder, output_path, write_trace
+    from omni_diffusion.cli.outputs import output_path
     from omni_diffusion.engine.ask import Inputs, ask
+    from omni_diffusion.errors import TaskError
+    from omni_diffusion.io import files
     from omni_diffusion.tasks import catalog
 
     if prompt is not None and text is not None:
@@ -128,7 +130,9 @@ def run(
     known = catalog.task(task)
     path = output_path(known, out)
     if trace is not None:
-        checked_folder(trace)
+        files.check_writable(trace)
+        if trace == path:
+            raise TaskError(f"{trace} is also the answer's file", field="trace", fix="name another")
     inputs = Inputs.read(text if prompt is None else prompt, image, speech, mask)
     request = ask(
         known.name,
@@ -138,10 +142,8 @@ def run(
         trace=trace is not None,
         **overrides,
     )
-    result = _answer(open_model(model, device, quantization, dtype), request)
-    if trace is not None:
-        write_trace(result, trace)
-    _write_answer(result, path)
+    opened = open_model(model, device, quantization, dtype)
+    _hand_back(_answer(opened, request), path, trace)
 
 
 def _answer(model: OmniModel, request: Request) -> Result:
@@ -155,18 +157,21 @@ def _answer(model: OmniModel, request: Request) -> Result:
     return result
 
 
-def _write_answer(result: Result, path: Path | None) -> None:
-    """Text to stdout, media to `path`, notes to stderr."""
-    from omni_diffusion.cli.outputs import write_media
-    from omni_diffusion.conversation import text_of
+def _hand_back(result: Result, path: Path | None, trace: Path | None) -> None:
+    """Media to `path` and the trace first, then text to stdout and notes to stderr."""
+    from omni_diffusion.cli.outputs import hand_over
+    from omni_diffusion.conversation import Text, text_of
 
+    refused = hand_over(result, path, trace)
     text = text_of(result.parts)
     if text:
         typer.echo(text)
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
+    if refused is not None:
+        raise refused
     if path is not None:
-        if not write_media(result.parts, path):
+        if all(isinstance(part, Text) for part in result.parts):
             raise typer.Exit(NO_MEDIA)
         typer.echo(f"wrote {path}", err=True)
     typer.echo(f"{result.steps} steps in {result.seconds:.2f} s", err=True)

@@ -58,7 +58,7 @@ from omni_diffusion.tasks.task import AnswerKinds
 
 SHARD_LINES = 4096  # lines of a shard, unless the number of shards is given
 CHECKED_AT_ONCE = 64  # lines that a thread fingerprints in one go
-SHARD_VERSION = 2  # of the contents of a shard; a new version rebuilds all shards
+SHARD_VERSION = 3  # of the contents of a shard; a new version rebuilds all shards
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 

@@ -126,8 +126,8 @@ class ManifestStats:
         }
 
 
-def stats_tables(stats: ManifestStats) -> list[Table]:
-    """The statistics without the problems, for a terminal."""
+def stats_tables(stats: ManifestStats, bar: str = "█") -> list[Table]:
+    """The statistics without the problems, for a terminal; bar: a character of the histograms."""
     from rich.table import Table
 
     counts = Table(title=stats.manifest, show_header=False)
@@ -152,20 +152,20 @@ def stats_tables(stats: ManifestStats) -> list[Table]:
     return [
         counts,
         *(
-            _histogram_table(title, histogram)
+            _histogram_table(title, histogram, bar)
             for title, histogram in histograms
             if any(histogram.counts)
         ),
     ]
 
 
-def _histogram_table(title: str, histogram: Histogram) -> Table:
+def _histogram_table(title: str, histogram: Histogram, bar: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, show_header=False)
     most = max(histogram.counts)
     for name, count in histogram.rows():
-        table.add_row(name, str(count), "█" * round(BAR_WIDTH * count / most))
+        table.add_row(name, str(count), bar * round(BAR_WIDTH * count / most))
     return table
 
 

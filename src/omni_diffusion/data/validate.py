@@ -13,6 +13,8 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
+from omni_diffusion.codecs.magvit2 import LONGEST_ASPECT
+from omni_diffusion.conversation import Speech
 from omni_diffusion.data.defaults import MAX_RECORDING_SECONDS
 from omni_diffusion.data.manifest import (
     ManifestSample,
@@ -81,7 +83,7 @@ def validate(
             try:
                 header = header_of(medium.kind, medium.path)
                 if decode:
-                    medium.read()
+                    problems += _unheard(medium, source)
             except MediaError as error:
                 problems.append(Problem(source, str(error)))
                 continue
@@ -106,7 +108,7 @@ def validate(
                     stats.add(sample, checked.headers)
                 done += len(line)
             if progress is not None:
-                progress(done / size)
+                progress(done / size if size else 0.0)  # the size of a pipe is not known
     if not stats.lines:
         first = SourceLine(Path(path), 1)
         stats.problems.append(Problem(first, "the manifest is empty; add samples"))
@@ -115,6 +117,16 @@ def validate(
 
 def _header(kind: str, path: Path) -> MediaHeader:
     return picture_size(path) if kind == "image" else sound_header(path)
+
+
+def _unheard(medium: MediaFile, source: SourceLine) -> Iterator[Problem]:
+    """Decode a medium; yields a warning for a recording in which nothing can be heard."""
+    part = medium.read()
+    if isinstance(part, Speech):
+        try:
+            part.waveform.check_heard(str(medium.path))
+        except MediaError as error:
+            yield Problem(source, str(error), warning=True)
 
 
 def _out_of_range(
@@ -126,6 +138,11 @@ def _out_of_range(
         width, height = header
         if min(header) < limits.min_side:
             yield f"{path} is {width} x {height}; give sides of {limits.min_side} or more", False
+        elif max(header) > LONGEST_ASPECT * min(header):
+            yield (
+                f"{path} is {width} x {height}; crop it to sides within 1 : {LONGEST_ASPECT}",
+                False,
+            )
         return
     if not limits.min_rate <= header.rate <= limits.max_rate:
         yield (

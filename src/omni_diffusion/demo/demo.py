@@ -48,6 +48,7 @@ def present(
     jobs = [with_gaps(job, model.codecs.text) for job in jobs]
     requests = [request_of(job, steps, seed) for job in jobs]
     files.make_folder(out)
+    files.check_writable(out / "index.html")
     cards = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),

@@ -170,8 +170,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically; raises StorageError."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` as UTF-8, atomically; raises StorageError.
+
+    Bytes of file names that are not UTF-8 become escapes such as \\udcff, which JSON knows.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def remove(path: Path) -> None:
