@@ -283,3 +283,27 @@ def test_a_long_table_is_cut() -> None:
     tensors = {f"t{i}": torch.zeros(1) for i in range(50)}
     with pytest.raises(WeightsError, match=r"unexpected \.\.\. and 30 more"):
         weights.load_into(nn.Identity(), tensors)
+
+
+def private_bytes() -> int:
+    """Memory of this process beside the files that it maps."""
+    [line] = [one for one in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in one]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_weights_of_a_file_are_not_copied_when_they_are_loaded(tmp_path: Path) -> None:
+    size = 4096
+    weights.write_tensors({"weight": torch.ones(size, size)}, tmp_path / "big.safetensors")
+    before = private_bytes()
+    module = weights.module_for(lambda: nn.Linear(size, size, bias=False), tmp_path)
+    weights.load_into(module, weights.read_tensors(tmp_path))
+    with torch.no_grad():
+        assert float(module(torch.ones(size)).sum()) == size**2
+    assert private_bytes() - before < 4 * size**2 / 4
+    given = {"weight": torch.ones(2, 2)}
+    owned = weights.module_for(lambda: nn.Linear(2, 2, bias=False), given)
+    weights.load_into(owned, given)
+    with torch.no_grad():
+        owned.weight.zero_()
+    assert bool(given["weight"].all())

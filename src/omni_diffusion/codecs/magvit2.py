@@ -283,7 +283,8 @@ class Magvit2(nn.Module):
         The codebook tables of the published checkpoint are derived values and are skipped.
         Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
-        model = cls(config or Magvit2Config.official())
+        sizes = config or Magvit2Config.official()
+        model = weights.module_for(lambda: cls(sizes), source)
         if isinstance(source, Mapping):
             tensors, where = source, "the given tensors"
         else:

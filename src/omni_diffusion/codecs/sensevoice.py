@@ -58,7 +58,8 @@ class SenseVoice(nn.Module):
             tensors, where = weights.read_tensors(source), str(source)
         else:
             tensors, where = dict(source), "SenseVoice weights"
-        model = cls(config or SenseVoiceConfig.official(), cmvn)
+        sizes = config or SenseVoiceConfig.official()
+        model = weights.module_for(lambda: cls(sizes, cmvn), source)
         weights.load_into(model, tensors, rename=model.rename, where=where)
         return model.eval()
 

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from omni_diffusion.errors import WeightsError
 from omni_diffusion.io import files
 
+M = TypeVar("M", bound=nn.Module)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 INDEX = ".index.json"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -141,6 +142,18 @@ def remove_tensors(path: str | Path) -> None:
     files.remove(Path(path))
     files.remove(_index_of(Path(path)))
     _remove_shards(Path(path), ())
+
+
+def module_for(make: Callable[[], M], source: object) -> M:
+    """A new module to load `source` into.
+
+    If that is a path, the module is on the meta device: `load_into` then gives it the tensors of
+    the file, so that no second copy is ever in memory. Given tensors stay their owner's.
+    """
+    if not isinstance(source, (str, Path)):
+        return make()
+    with torch.device("meta"):
+        return make()
 
 
 def load_into(

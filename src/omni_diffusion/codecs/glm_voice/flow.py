@@ -26,6 +26,7 @@ from omni_diffusion.codecs.glm_voice.token_encoder import (
 )
 from omni_diffusion.errors import SamplingError, VocabularyError
 from omni_diffusion.io import config as configs
+from omni_diffusion.io import weights
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Flow(nn.Module):
 
         Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
-        return fill(cls(config or FlowConfig.official()), source)
+        sizes = config or FlowConfig.official()
+        return fill(weights.module_for(lambda: cls(sizes), source), source)
 
     def lengths(self, n_tokens: int) -> int:
         """The number of mel frames of `n_tokens` codes.

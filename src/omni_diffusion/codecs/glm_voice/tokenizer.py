@@ -22,6 +22,7 @@ from omni_diffusion.codecs.glm_voice.masks import block_causal
 from omni_diffusion.codecs.glm_voice.mel import WHISPER_HOP, whisper_log_mel
 from omni_diffusion.errors import ConfigError, MediaError
 from omni_diffusion.io import config as configs
+from omni_diffusion.io import weights
 from omni_diffusion.media import SPEECH_RATE, Resampling, Waveform
 
 WINDOW_SAMPLES = 30 * SPEECH_RATE  # longer clips are cut into independent windows
@@ -108,7 +109,8 @@ class SpeechTokenizer(nn.Module):
 
         Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
-        module = cls(config or SpeechTokenizerConfig.official())
+        sizes = config or SpeechTokenizerConfig.official()
+        module = weights.module_for(lambda: cls(sizes), source)
         return fill(module, source, module.rename)
 
     def rename(self, name: str) -> str | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.mel import VOICE_HOP, VOICE_RATE
 from omni_diffusion.io import config as configs
+from omni_diffusion.io import weights
 from omni_diffusion.media import Waveform
 
 SINES = 9  # the pitch and eight overtones
@@ -137,7 +138,8 @@ class HiFT(nn.Module):
         Weight norm of the published file is folded.
         Raises WeightsError if names or shapes do not fit `config` (default: official).
         """
-        return fill(cls(config or HiFTConfig.official()), source)
+        sizes = config or HiFTConfig.official()
+        return fill(weights.module_for(lambda: cls(sizes), source), source)
 
     def decode(self, mel: Tensor, generator: torch.Generator | None = None) -> Waveform:
         """Waveform [1, 256 M] at 22,050 Hz of a log-mel [C, M]; `generator` draws its noise."""
