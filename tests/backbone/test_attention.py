@@ -10,7 +10,9 @@ from torch import Tensor
 
 from omni_diffusion.backbone.attention import (
     AttentionMask,
+    Packing,
     attend,
+    attend_packed,
     rotary_table,
     rotate,
     segment_positions,
@@ -41,6 +43,17 @@ def test_attend_equals_the_sum_written_out(kv_heads: int, masked: bool) -> None:
     sees[0, 3] = not masked
     mask = AttentionMask.of(sees[:, None]) if masked else None
     assert torch.allclose(attend(q, k, v, mask), plain_attention(q, k, v, sees), atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_packed_sequences_attend_to_themselves(kv_heads: int) -> None:
+    keys, queries = (3, 3, 5, 2, 5), (2, 2, 0, 2, 5)
+    q = torch.randn(1, 4, sum(queries), 8)
+    k, v = torch.randn(1, kv_heads, sum(keys), 8), torch.randn(1, kv_heads, sum(keys), 8)
+    owner = [torch.arange(5).repeat_interleave(torch.tensor(sizes)) for sizes in (queries, keys)]
+    sees = owner[0][:, None] == owner[1]
+    mixed = attend_packed(q, k, v, Packing(keys, queries))
+    assert torch.allclose(mixed, plain_attention(q, k, v, sees[None]), atol=1e-5)
 
 
 def gradients(mixed: Tensor, *leaves: Tensor) -> list[Tensor]:

@@ -232,6 +232,21 @@ def test_bfloat16_stays_bfloat16() -> None:
     assert logits.isfinite().all()
 
 
+def test_packed_sequences_are_predicted_as_alone(dream: Dream) -> None:
+    lengths = [4, 4, 7, 1, 5]
+    ids = torch.randint(0, 50, (1, sum(lengths)))
+    wanted = torch.rand(1, sum(lengths)) > 0.4
+    wanted[0, [0, 8]], wanted[0, 16:] = True, False  # two first positions; a sequence without any
+    slots = [(0, FeatureSlot(9, torch.randn(2, 8)))]
+    states = dream(ids, lengths=lengths, logits_at=wanted, slots=slots)
+    segments = torch.arange(5).repeat_interleave(torch.tensor(lengths))[None] + 1
+    want = dream(ids, segments=segments, logits_at=wanted, slots=slots)
+    torch.testing.assert_close(dream.head(states), want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(dream.head(states, 10, 23), want[:, 10:23], atol=1e-5, rtol=0)
+    with pytest.raises(ModelError, match="sequences of 20 tokens"):
+        dream(ids, lengths=lengths[1:-1] + [8], logits_at=wanted)
+
+
 # --- weights ---
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from omni_diffusion.canvas import Canvas
-from omni_diffusion.diffusion.sampler import SamplingParams, start, step
+from omni_diffusion.diffusion.sampler import DenoisingState, Logits, SamplingParams, start, step
 from omni_diffusion.errors import SamplingError
 
 VOCAB, MASK = 40, 7
@@ -26,7 +26,7 @@ def denoise(canvas: Canvas, params: SamplingParams) -> Canvas:
     """Fill one canvas by itself."""
     state = start(canvas, params, MASK)
     while not state.done:
-        step([state], [denoiser(state.canvas.ids, state.query_mask)])
+        step([state], Logits.of([denoiser(state.canvas.ids, state.query_mask)]))
     return state.canvas
 
 
@@ -64,7 +64,7 @@ def test_every_row_ends_full_and_within_its_bounds(params, length, seed) -> None
     state = start(told, params, MASK)
     planned, seen = state.steps, torch.zeros(length, dtype=torch.bool)
     while not state.done:
-        (commit,) = step([state], [denoiser(state.canvas.ids, state.query_mask)])
+        (commit,) = step([state], Logits.of([denoiser(state.canvas.ids, state.query_mask)]))
         assert not seen[commit.positions].any()
         seen[commit.positions] = True
         assert (commit.positions.diff() > 0).all()
@@ -90,7 +90,8 @@ def test_a_batch_equals_its_rows_alone(rows) -> None:
     told = [canvas(length, i) for i, (_, length) in enumerate(rows)]
     states = [start(c, params, MASK) for c, (params, _) in zip(told, rows, strict=True)]
     while running := [state for state in states if not state.done]:
-        step(running, [denoiser(state.canvas.ids, state.query_mask) for state in running])
+        logits = [denoiser(state.canvas.ids, state.query_mask) for state in running]
+        step(running, Logits.of(logits))
     for state, c, (params, _) in zip(states, told, rows, strict=True):
         assert torch.equal(state.canvas.ids, denoise(c, params).ids)
 
@@ -114,7 +115,7 @@ def test_equal_confidences_go_to_the_lowest_places() -> None:
     logits = torch.zeros(20, VOCAB)
     logits[:, [8, 12, 30]] = 100.0  # a tie in each range
     state.canvas.allowed[:] = RANGES[2]
-    (commit,) = step([state], [logits])
+    (commit,) = step([state], Logits.of([logits]))
     assert commit.positions.tolist() == [0, 1, 2, 3, 4]
     assert commit.tokens.tolist() == [12] * 5
 
@@ -124,7 +125,7 @@ def test_the_surest_places_go_first_with_their_confidence() -> None:
     logits = torch.zeros(4, VOCAB)
     logits[torch.arange(4), torch.tensor([20, 21, 22, 23])] = torch.tensor([1.0, 9.0, 5.0, 8.0])
     state = start(told, SamplingParams(steps=2, confidence="max_probability"), MASK)
-    (commit,) = step([state], [logits])
+    (commit,) = step([state], Logits.of([logits]))
     assert commit.positions.tolist() == [1, 3]
     assert commit.tokens.tolist() == [21, 23]
     torch.testing.assert_close(commit.confidences, logits[[1, 3], 8:].softmax(-1).max(-1).values)
@@ -134,7 +135,7 @@ def test_blocks_fill_from_left_to_right() -> None:
     state = start(canvas(30, share=1.0), SamplingParams(block_length=10), MASK)
     order = []
     while not state.done:
-        (commit,) = step([state], [denoiser(state.canvas.ids, state.query_mask)])
+        (commit,) = step([state], Logits.of([denoiser(state.canvas.ids, state.query_mask)]))
         order += commit.positions.tolist()
     assert [place // 10 for place in order] == [0] * 10 + [1] * 10 + [2] * 10
 
@@ -147,7 +148,7 @@ def test_paper_repetition_counts_written_tokens_and_not_given_ones() -> None:
     logits[:, 30], logits[:, 31] = 9.0, 8.0
     tokens = []
     while not state.done:
-        (commit,) = step([state], [logits[: int(state.query_mask.sum())]])
+        (commit,) = step([state], Logits.of([logits[: int(state.query_mask.sum())]]))
         tokens += commit.tokens.tolist()
     assert tokens[:2] == [30, 31]
 
@@ -158,22 +159,49 @@ def test_upstream_may_choose_the_mask_which_is_never_written() -> None:
     logits = torch.zeros(4, VOCAB)
     logits[:, MASK] = 50.0
     while not state.done:
-        (commit,) = step([state], [logits])
+        (commit,) = step([state], Logits.of([logits]))
         assert commit.positions.numel() == 0
     assert state.canvas.blanks == 4
 
 
-def test_wrong_logits_are_refused_and_leave_the_rows_alone() -> None:
+def test_wrong_logits_are_refused_and_leave_the_sequences_alone() -> None:
     state = start(canvas(12, share=1.0), SamplingParams(), MASK)
-    with pytest.raises(SamplingError, match=r"shape \(3, 40\) for 12 "):
-        step([state], [torch.zeros(3, VOCAB)])
-    with pytest.raises(SamplingError, match="NaN"):
-        step([state], [torch.full((12, VOCAB), torch.nan)])
+    with pytest.raises(SamplingError, match="3 positions for 12 "):
+        step([state], Logits.of([torch.zeros(3, VOCAB)]))
     assert state.steps_done == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"rules": "upstream"}])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_cost_their_sequence_alone(options, bad) -> None:
+    states = [start(canvas(12, share=1.0), SamplingParams(**options), MASK) for _ in range(2)]
+    broken = denoiser(states[0].canvas.ids, states[0].query_mask)
+    sound = broken.clone()
+    broken[3, 8:] = bad
+    first, second = step(states, Logits.of([broken, sound]))
+    assert first is None
+    assert second is not None
+    assert [state.steps_done for state in states] == [0, 1]
+
+
+def test_a_step_that_fails_draws_the_same_numbers_again() -> None:
+    def of_state() -> DenoisingState:
+        return start(canvas(30), SamplingParams(temperature=1.0, steps=3), MASK)
+
+    def fail(rows: Tensor, low: int, high: int) -> Tensor:
+        raise MemoryError
+
+    state, other = of_state(), of_state()
+    values = Logits.of([denoiser(state.canvas.ids, state.query_mask)])
+    with pytest.raises(MemoryError):
+        step([state], replace(values, compute=fail))
+    step([state], values)
+    step([other], values)
+    assert torch.equal(state.canvas.ids, other.canvas.ids)
 
 
 def test_a_finished_row_is_refused_and_no_rows_are_no_work() -> None:
     state = start(canvas(4, share=0.0), SamplingParams(), MASK)
     with pytest.raises(SamplingError, match="no step left"):
-        step([state], [torch.zeros(0, VOCAB)])
-    assert step([], []) == []
+        step([state], Logits.of([torch.zeros(0, VOCAB)]))
+    assert step([], Logits.of([torch.zeros(0, VOCAB)])) == []

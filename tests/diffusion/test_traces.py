@@ -14,7 +14,7 @@ from omni_diffusion.backbone.dream import Dream, dream_name
 from omni_diffusion.canvas import Canvas, FeatureSlot
 from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.diffusion.guidance import join
-from omni_diffusion.diffusion.sampler import SamplingParams, start, step
+from omni_diffusion.diffusion.sampler import Logits, SamplingParams, start, step
 
 pytestmark = pytest.mark.slow  # replays every stored decoding; each rule has quick tests too
 
@@ -105,7 +105,7 @@ def replay(traces: list[Trace], dream: Dream) -> None:
         answers = [
             trace.logits(own) for trace, own in zip(running, logits.split(sizes), strict=True)
         ]
-        step([trace.state for trace in running], answers)
+        step([trace.state for trace in running], Logits.of(answers))
         for trace in running:
             trace.history.append(trace.state.canvas.ids[len(trace.prompt) :])
 

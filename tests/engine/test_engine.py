@@ -67,7 +67,6 @@ def alone(model: OmniModel) -> list[Result]:
     "engine",
     [
         {"max_batch": 8},
-        {"max_batch": 8, "pass_overhead": 10_000},  # one padded pass for all
         {"max_batch": 3},  # they join as others leave
         {"max_batch": 8, "max_step_tokens": 150},  # they take turns
         {"max_batch": 8, "max_step_tokens": 1},
@@ -86,7 +85,7 @@ def test_a_batch_is_its_requests_alone(
 
 
 def test_requests_join_at_any_step(alone: list[Result], model: OmniModel) -> None:
-    engine, results = Engine(model, pass_overhead=10_000), {}
+    engine, results = Engine(model), {}
     for request in reversed(mixed()):
         engine.add(Request(**{**vars(request), "id": request.task_name}))
         for id in engine.step():
@@ -157,7 +156,11 @@ def test_no_trace_unless_asked(model: OmniModel) -> None:
 
 def test_a_guided_step_is_one_pass(model: OmniModel) -> None:
     calls = []
-    hook = model.backbone.register_forward_hook(lambda *a: calls.append(a[1][0].shape[0]))
+
+    def count(module: object, args: object, options: dict[str, list[int]]) -> None:
+        calls.append(len(options["lengths"]))
+
+    hook = model.backbone.register_forward_pre_hook(count, with_kwargs=True)
     result = Engine(model).run([ask("s2i")])[0]
     hook.remove()
     assert calls == [2] * result.steps
@@ -173,7 +176,7 @@ def test_bad_requests_fail_alone(alone: list[Result], model: OmniModel) -> None:
         Request("chat", ()),
         deaf,
     ]
-    results = Engine(model, max_batch=12, pass_overhead=10_000).run([*bad, *good])
+    results = Engine(model, max_batch=12).run([*bad, *good])
     found = [type(r.error) for r in results[:4]]
     assert found == [TaskError, TaskError, TaskError, ModelError]
     assert "did you mean" in str(results[0].error) or "give one of" in str(results[0].error)
@@ -185,7 +188,7 @@ def test_bad_requests_fail_alone(alone: list[Result], model: OmniModel) -> None:
 
 def test_sound_that_is_no_number_fails_alone(alone: list[Result], model: OmniModel) -> None:
     noise = Request("asr", (Message("user", (Frames(torch.full((4, 16), float("nan"))),)),))
-    results = Engine(model, max_batch=9, pass_overhead=10_000).run([noise, *mixed()])
+    results = Engine(model, max_batch=9).run([noise, *mixed()])
     assert isinstance(results[0].error, ModelError)
     assert "not finite" in str(results[0].error)
     assert tokens(results[1:]) == tokens(alone)
@@ -222,7 +225,7 @@ def broken(model: OmniModel) -> Iterator[OmniModel]:
 
 
 def test_a_pass_too_large_is_tried_in_parts(broken: OmniModel, alone: list[Result]) -> None:
-    assert tokens(Engine(broken, pass_overhead=10_000).run(mixed())) == tokens(alone)
+    assert tokens(Engine(broken).run(mixed())) == tokens(alone)
 
 
 def test_the_unexpected_leaves_a_clean_engine(broken: OmniModel) -> None:

@@ -1,4 +1,4 @@
-"""One step for many rows: guidance rows, padding, alignment of both branches."""
+"""One step for many canvases: packing, guidance, alignment of both branches."""
 
 from __future__ import annotations
 
@@ -29,13 +29,20 @@ def row(name: str, model: OmniModel, **params: float) -> GuidedCanvas:
     return GuidedCanvas(laid.canvas, laid.uncond, laid.params, model.vocabulary.mask)
 
 
+def logits(model: OmniModel, rows: list[GuidedCanvas]) -> tuple[torch.Tensor, ...]:
+    """Logits [m, V] of each canvas, all of one pass."""
+    queried = runner.logits(model.backbone, rows)
+    whole = queried.compute(torch.arange(queried.positions), 0, queried.size)
+    return whole.split([int(each.state.query_mask.sum()) for each in rows])
+
+
 def answer(canvas: Canvas) -> torch.Tensor:
     return canvas.ids[slice(*canvas.answer)]
 
 
 def test_logits_are_those_of_the_model_alone(model: OmniModel) -> None:
     rows = [row(name, model) for name in ("t2i", "asr", "vqa", "svqa")]
-    for each, found in zip(rows, runner.logits(model.backbone, rows, 0), strict=True):
+    for each, found in zip(rows, logits(model, rows), strict=True):
         slots = [(0, slot) for slot in each.canvas.slots]
         with torch.no_grad():
             every = model.backbone(each.canvas.ids[None], slots=slots)[0]
@@ -47,10 +54,10 @@ def test_guidance_joins_both_branches(model: OmniModel) -> None:
     assert guided.uncond is not None
     assert guided.lengths == (guided.canvas.length, guided.uncond.length)
     assert guided.shift != 0  # or this test would show nothing
-    own = runner.logits(model.backbone, [plain], 0)[0]
+    own = logits(model, [plain])[0]
     with torch.no_grad():
         null = model.backbone(guided.uncond.ids[None])[0, guided.uncond.blank]
-    found = runner.logits(model.backbone, [guided], 0)[0]
+    found = logits(model, [guided])[0]
     torch.testing.assert_close(found, null + 2.5 * (own - null), rtol=0, atol=1e-5)
 
 
@@ -60,28 +67,21 @@ def test_the_answer_is_the_same_in_both_branches_at_every_step(name: str, model:
     while not each.state.done:
         assert each.uncond is not None
         assert torch.equal(answer(each.canvas), answer(each.uncond))
-        runner.commit([each], runner.logits(model.backbone, [each], 0))
+        runner.commit([each], runner.logits(model.backbone, [each]))
     assert torch.equal(answer(each.canvas), answer(each.uncond))
     assert each.canvas.blanks == each.uncond.blanks == 0
 
 
-def test_only_the_wanted_places_pass_the_head(model: OmniModel) -> None:
+def test_only_queried_positions_leave_the_last_block(model: OmniModel) -> None:
     seen = []
-    hook = model.backbone.lm_head.register_forward_hook(lambda *a: seen.append(len(a[1][0])))
-    each = row("t2i", model, block_length=4)
-    runner.logits(model.backbone, [each], 0)
+    hook = model.backbone.model.norm.register_forward_hook(lambda *a: seen.append(a[2].shape[1]))
+    rows = [row("t2i", model, block_length=4), row("s2i", model, guidance=1.0), row("chat", model)]
+    queried = runner.logits(model.backbone, rows)
     hook.remove()
-    assert seen == [int(each.state.query_mask.sum())]
-    assert seen[0] < each.canvas.blanks
-
-
-def test_rows_of_one_length_need_no_mask(model: OmniModel) -> None:
-    rows = row("t2i", model).rows()
-    assert runner.Pass.of([*rows, *rows], 0, torch.device("cpu")).segments is None
-    short = row("chat", model).rows()
-    sheet = runner.Pass.of([*rows, *short], 0, torch.device("cpu"))
-    assert sheet.segments is not None
-    assert int(sheet.query_mask.sum()) == sum(int(wanted.sum()) for _, wanted in [*rows, *short])
+    counts = [int(each.state.query_mask.sum()) for each in rows]
+    assert queried.positions == sum(counts)
+    assert seen == [sum(counts) + counts[1]]  # the unconditional branch too
+    assert counts[0] < rows[0].canvas.blanks
 
 
 def test_branches_that_differ_are_refused(model: OmniModel) -> None:
@@ -97,10 +97,3 @@ def test_branches_that_differ_are_refused(model: OmniModel) -> None:
         GuidedCanvas(outside, twin, laid.params, model.vocabulary.mask)
     with pytest.raises(TaskError, match="no unconditional prompt"):
         GuidedCanvas(laid.canvas, None, laid.params, model.vocabulary.mask)
-
-
-def test_what_is_no_number_is_found_row_by_row() -> None:
-    bad = torch.zeros(2, 3)
-    bad[1, 1] = float("nan")
-    assert runner.finite([torch.zeros(2, 3), bad, torch.full((1, 3), 1e4)]) == [True, False, True]
-    assert runner.finite([torch.full((4, 50), 60000.0, dtype=torch.float16)]) == [True]

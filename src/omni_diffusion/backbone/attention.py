@@ -6,7 +6,9 @@ K head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -38,6 +40,22 @@ class AttentionMask:
         """From segment numbers [B, L]: equal numbers attend to one another, 0 is padding."""
         same = segments[:, :, None] == segments[:, None, :]
         return cls.of((same & (segments > 0)[:, None, :])[:, None])
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Sequences one after the other in a single row; each attends to itself alone.
+
+    keys: their lengths. queries: how many positions of each ask; by default all.
+    """
+
+    keys: tuple[int, ...]
+    queries: tuple[int, ...]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Packing:
+        """Sequences of these lengths, in which every position asks."""
+        return cls(tuple(lengths), tuple(lengths))
 
 
 def segment_starts(segments: Tensor) -> Tensor:
@@ -87,6 +105,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tenso
         return scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
     mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask.mask, enable_gqa=grouped)
     return mixed.masked_fill(mask.empty, 0.0)
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Attention within each sequence of a row: q [1, H, Lq, K], k and v [1, G, Lk, K] -> like q.
+
+    Neighbours of one shape are computed together, so nothing is padded and no mask is made.
+    """
+    grouped = q.shape[1] != k.shape[1]
+    parts = []
+    asked = held = 0
+    for (queries, keys), run in groupby(zip(packing.queries, packing.keys, strict=True)):
+        count = len(list(run))
+        rows, columns = slice(asked, asked + count * queries), slice(held, held + count * keys)
+        asked, held = rows.stop, columns.stop
+        if not queries:
+            continue
+        mixed = scaled_dot_product_attention(
+            _stacked(q[:, :, rows], count),
+            _stacked(k[:, :, columns], count),
+            _stacked(v[:, :, columns], count),
+            enable_gqa=grouped,
+        )
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return whole[None].transpose(1, 2)
+
+
+def _stacked(x: Tensor, count: int) -> Tensor:
+    """A view of `count` equal sequences: [1, H, count * L, K] -> [count, H, L, K]."""
+    return x[0].transpose(0, 1).unflatten(0, (count, -1)).transpose(1, 2)
 
 
 def _unfused(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor:

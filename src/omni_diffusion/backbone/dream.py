@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ from torch.utils.checkpoint import checkpoint
 from omni_diffusion.backbone.adapter import SpeechAdapter, insert_slots
 from omni_diffusion.backbone.attention import (
     AttentionMask,
+    Packing,
     attend,
+    attend_packed,
     rotary_table,
     rotate,
     segment_positions,
@@ -62,12 +65,23 @@ class GroupedQueryAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, keys)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: AttentionMask | None) -> Tensor:
-        """[B, L, D] -> [B, L, D]."""
-        q = rotate(self._heads(self.q_proj(x)), *rotary)
-        k = rotate(self._heads(self.k_proj(x)), *rotary)
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        mask: AttentionMask | Packing | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """[B, L, D] -> [B, L, D]; of a packed row only the positions `wanted` [N]: [1, N, D]."""
+        cos, sin = rotary
+        k = rotate(self._heads(self.k_proj(x)), cos, sin)
         v = self._heads(self.v_proj(x))
-        mixed: Tensor = self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        if wanted is not None:
+            x, cos, sin = x[:, wanted], cos[:, :, wanted], sin[:, :, wanted]
+        q = rotate(self._heads(self.q_proj(x)), cos, sin)
+        mix = attend_packed if isinstance(mask, Packing) else attend
+        heads = mix(q, k, v, mask)  # type: ignore[arg-type]
+        mixed: Tensor = self.o_proj(heads.transpose(1, 2).flatten(2))
         return mixed
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -100,9 +114,16 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: AttentionMask | None) -> Tensor:
-        """[B, L, D] -> [B, L, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, mask)
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        mask: AttentionMask | Packing | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """[B, L, D] -> [B, L, D]; of a packed row only the positions `wanted` [N]: [1, N, D]."""
+        mixed = self.self_attn(self.input_layernorm(x), rotary, mask, wanted)
+        x = (x if wanted is None else x[:, wanted]) + mixed
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
@@ -119,10 +140,11 @@ class DreamModel(nn.Module):
         self.audio_projection = SpeechAdapter(config.speech_dim, config.hidden_size)
         self.checkpointing = False
 
-    def forward(self, x: Tensor, positions: Tensor, mask: AttentionMask | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: AttentionMask | Packing | None = None
+    ) -> Tensor:
         """Embeddings [B, L, D] at positions [B or 1, L] -> normed last states [B, L, D]."""
-        cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
-        rotary = (cos[:, None], sin[:, None])
+        rotary = self._rotary(positions, x.dtype)
         for block in self.layers:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, rotary, mask, use_reentrant=False)
@@ -130,6 +152,25 @@ class DreamModel(nn.Module):
                 x = block(x, rotary, mask)
         hidden: Tensor = self.norm(x)
         return hidden
+
+    def forward_packed(
+        self, x: Tensor, positions: Tensor, packing: Packing, wanted: Tensor
+    ) -> Tensor:
+        """Embeddings [1, L, D] of a packed row -> normed last states [N, D] of `wanted` [N].
+
+        Keys and values of the last block come from every position, all else in it from the wanted
+        ones.
+        """
+        rotary = self._rotary(positions, x.dtype)
+        *blocks, last = self.layers
+        for block in blocks:
+            x = block(x, rotary, Packing.of(packing.keys))
+        hidden: Tensor = self.norm(last(x, rotary, packing, wanted))
+        return hidden[0]
+
+    def _rotary(self, positions: Tensor, dtype: torch.dtype) -> Rotary:
+        cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta, dtype)
+        return cos[:, None], sin[:, None]
 
 
 class Dream(nn.Module):
@@ -153,6 +194,7 @@ class Dream(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
         logits_at: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Logits of the token at each position, whether it is known or masked.
 
@@ -161,11 +203,15 @@ class Dream(nn.Module):
         segments: int64 [B, L]; positions with equal numbers attend to one another, 0 is padding
         that nothing attends to. None = all attend to all, which is the fastest.
         logits_at: bool [B, L], the positions to compute logits for; None = all.
+        lengths: the other way to give several sequences, one after the other in a row [1, L]; see
+        `predicting_states`, which is then returned. `head` makes logits of these states.
 
         Returns [B, L, V], or [N, V] in row-major order of `logits_at`. The first position of a row
         or segment has no left neighbour and is predicted from its own state. Raises ModelError for
         shapes that do not fit.
         """
+        if lengths is not None:
+            return self.predicting_states(ids, lengths, logits_at, slots)
         hidden = self.hidden(ids, slots=slots, positions=positions, segments=segments)
         source = _source(ids, segments)
         if logits_at is None:
@@ -173,6 +219,37 @@ class Dream(nn.Module):
         _same_shape("logits_at", logits_at, ids)
         row, position = logits_at.nonzero(as_tuple=True)
         return self.head(hidden[row, source[row, position]])
+
+    def predicting_states(
+        self,
+        ids: Tensor,
+        lengths: Sequence[int],
+        logits_at: Tensor | None,
+        slots: Sequence[tuple[int, FeatureSlot]] = (),
+    ) -> Tensor:
+        """Normed states [N, D] that predict the positions `logits_at` (bool [1, L]) of sequences.
+
+        lengths: of the sequences, one after the other in ids [1, L]; the speech frames of a slot
+        count from the start of the row. Nothing is padded, and the last block computes only what
+        is asked for. Raises ModelError for shapes that do not fit.
+        """
+        if logits_at is None or ids.shape != (1, sum(lengths)):
+            raise ModelError(
+                f"ids of shape {tuple(ids.shape)} for sequences of {sum(lengths)} tokens",
+                field="lengths",
+                value=tuple(lengths),
+                fix="give one row [1, L] of all sequences, and logits_at",
+            )
+        _same_shape("logits_at", logits_at, ids)
+        starts = torch.zeros(ids.shape[1], dtype=torch.bool)
+        starts[[*accumulate(lengths[:-1], initial=0)]] = True
+        wanted = logits_at.cpu()[0]
+        queries = tuple(int(part.sum()) for part in wanted.split(list(lengths)))
+        at = wanted.nonzero()[:, 0]
+        source = torch.where(starts[at], at, at - 1).to(ids.device)
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(ids.device)
+        packing = Packing(tuple(lengths), queries)
+        return self.model.forward_packed(self.embed(ids, slots), positions[None], packing, source)
 
     def embed(self, ids: Tensor, slots: Sequence[tuple[int, FeatureSlot]] = ()) -> Tensor:
         """ids [B, L] -> embeddings [B, L, D], with the frames of slots inserted."""
@@ -196,12 +273,14 @@ class Dream(nn.Module):
         states: Tensor = self.model(self.embed(ids, slots), positions, mask)
         return states
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """States [..., D] -> logits [..., V]."""
+    def head(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """States [..., D] -> logits [..., V], or those of ids low..high-1, [..., high - low]."""
         if self.config.tie_embeddings:
-            return linear(hidden, self.model.embed_tokens.weight)
-        logits: Tensor = self.lm_head(hidden)
-        return logits
+            return linear(hidden, self.model.embed_tokens.weight[low:high])
+        if high is not None and type(self.lm_head) is nn.Linear:
+            return linear(hidden, self.lm_head.weight[low:high])
+        logits: Tensor = self.lm_head(hidden)  # whole, as is what a library puts in its place
+        return logits if high is None else logits[..., low:high]
 
     def checkpointing(self, on: bool) -> None:
         """Switch gradient checkpointing: in training keep only each block's input, recompute the

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Measure = Literal["entropy", "margin", "max_probability", "random"]
 
 EPSILON = 1e-10
+FLOOR = -87.0  # exp of it is the least normal float32; what lies lower has no weight in a sum
 
 
 def entropy(log_p: Tensor) -> Tensor:
@@ -41,3 +43,46 @@ def confidence(measure: Measure, log_p: Tensor, chosen: Tensor) -> Tensor:
     if measure == "margin":
         return margin(log_p)
     return log_p.gather(1, chosen[:, None])[:, 0].exp()
+
+
+class RunningConfidence:
+    """The likeliest candidate and its confidence, of logits that pass by in parts of V_i columns.
+
+    Needs one look at each part (Milakov & Gimelshein 2018, extended to the entropy). `measure`
+    "random" counts as "max_probability", as in `confidence`.
+    """
+
+    def __init__(self, measure: Measure, positions: int, device: torch.device) -> None:
+        self._measure = measure
+        self._best = torch.full((positions,), -torch.inf, device=device)
+        self._second = self._best
+        self._mass = torch.zeros(positions, device=device)  # sum of exp(z - best)
+        self._tilt = self._mass  # sum of exp(z - best) (z - best)
+        self.chosen = torch.zeros(positions, dtype=torch.int64, device=device)
+
+    def add(self, values: Tensor, first: int) -> None:
+        """Take the next logits [m, V_i], of candidates from `first` on; overwrites them."""
+        peak, at = values.max(dim=1)
+        if self._measure == "margin":
+            others = values.topk(min(2, values.shape[1]), dim=1).values
+            both = torch.cat([self._best[:, None], self._second[:, None], others], dim=1)
+            self._second = both.topk(2, dim=1).values[:, 1]
+        best = torch.maximum(self._best, peak)
+        self.chosen = torch.where(peak > self._best, at + first, self.chosen)
+        shifted = values.sub_(best[:, None]).clamp_(min=FLOOR)
+        weights = shifted.exp()
+        drop = (self._best - best).clamp(min=FLOOR)
+        old = drop.exp()
+        tilt = old * (self._tilt + drop * self._mass)
+        self._mass = old * self._mass + weights.sum(dim=1)
+        self._tilt = tilt + weights.mul_(shifted).sum(dim=1)
+        self._best = best
+
+    @property
+    def value(self) -> Tensor:
+        """The confidence [m] of the likeliest candidates so far."""
+        if self._measure == "entropy":
+            return self._tilt / self._mass - self._mass.log()
+        if self._measure == "margin":
+            return (1 - (self._second - self._best).exp()) / self._mass
+        return 1 / self._mass

@@ -21,6 +21,14 @@ def repetition(values: Tensor, repeated: Tensor, penalty: float) -> Tensor:
     return torch.where(repeated, penalize(values, penalty), values)
 
 
+def repetition_columns(values: Tensor, ids: Tensor, penalty: float) -> None:
+    """Penalize the columns `ids` int64 [r] of logits [m, V] in place; the others are not read."""
+    if penalty == 1 or not len(ids):
+        return
+    ids = ids.to(values.device)
+    values.index_copy_(1, ids, penalize(values.index_select(1, ids), penalty))
+
+
 def position_scale(positions: Tensor, length: int, masked: int, penalty: float) -> Tensor:
     """The paper's gamma_p [m], a factor on the logits of positions [m] counted within the answer.
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from omni_diffusion.diffusion import upstream
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.diffusion.penalties import position_scale
-from omni_diffusion.diffusion.proposal import StepInputs, propose
+from omni_diffusion.diffusion.proposal import Logits, StepInputs, propose
 from omni_diffusion.diffusion.schedule import commit_count
 from omni_diffusion.diffusion.state import DenoisingState, start
 from omni_diffusion.errors import SamplingError
 
-__all__ = ["Commit", "DenoisingState", "SamplingParams", "start", "step"]
+__all__ = ["Commit", "DenoisingState", "Logits", "SamplingParams", "start", "step"]
 
 
 @dataclass(frozen=True)
@@ -36,46 +36,44 @@ class Commit:
     confidences: Tensor
 
 
-def step(states: Sequence[DenoisingState], logits: Sequence[Tensor]) -> list[Commit]:
+def step(states: Sequence[DenoisingState], logits: Logits) -> list[Commit | None]:
     """Commit the most confident tokens of every sequence.
 
-    logits: for each sequence [m, V], in the order of the m positions of its `query_mask`. Known
-    tokens never change and the mask id is never committed. Equal confidences resolve to the lowest
-    position. Raises SamplingError for logits of another shape or with NaN, and for a state without
-    a step left; the states are then unchanged.
+    logits: of the positions of the states' `query_mask`, one state after the other. Known tokens
+    never change and the mask id is never committed. Equal confidences resolve to the lowest
+    position. A sequence whose logits are not finite gets None and no change. Raises SamplingError
+    for another number of positions and for a state without a step left; no state changes where
+    anything is raised.
     """
     if not states:
         return []
     positions = [state.query_mask.nonzero().flatten() for state in states]
-    for state, values, where in zip(states, logits, positions, strict=True):
-        _check(state, values, where)
-    proposals = [
-        propose(values, _inputs(state, where), state.params)
-        for state, values, where in zip(states, logits, positions, strict=True)
-    ]
-    # Concatenated before the copy, so that the device is waited for once and not once per sequence.
-    tokens = torch.cat([tokens for tokens, _ in proposals]).cpu()
-    confidences = torch.cat([confidences for _, confidences in proposals]).cpu()
-    if bool(confidences.isnan().any()):
-        raise SamplingError("logits contain NaN", fix="check weights and dtype")
     sizes = [len(where) for where in positions]
-    parts = zip(torch.split(tokens, sizes), torch.split(confidences, sizes), strict=True)
-    return [
-        _commit(state, where, *part)
-        for state, where, part in zip(states, positions, parts, strict=True)
-    ]
-
-
-def _check(state: DenoisingState, logits: Tensor, positions: Tensor) -> None:
-    if state.done:
+    if any(state.done for state in states):
         raise SamplingError("a sequence has no step left", fix="remove it from the batch (`done`)")
-    if logits.ndim != 2 or len(logits) != len(positions):
+    if logits.positions != sum(sizes):
         raise SamplingError(
-            f"logits have shape {tuple(logits.shape)} for {len(positions)} positions",
+            f"logits of {logits.positions} positions for {sum(sizes)} masked ones",
             field="logits",
-            value=tuple(logits.shape),
-            fix="give [m, V], one row for each position of the state's `query_mask`",
+            value=logits.positions,
+            fix="give one for each position of the states' `query_mask`",
         )
+    before = [state.generator.get_state() for state in states]
+    inputs = [_inputs(state, where) for state, where in zip(states, positions, strict=True)]
+    try:
+        proposed = propose(logits, inputs)
+    except BaseException:  # such as too little memory: a smaller batch may be tried next
+        for state, random in zip(states, before, strict=True):
+            state.generator.set_state(random)
+        raise
+    # Both for all sequences at once, so that the device is waited for once.
+    tokens, confidences = (each.cpu().split(sizes) for each in proposed)
+    return [
+        None if bool(part[1].isnan().any()) else _commit(state, where, *part)
+        for state, where, part in zip(
+            states, positions, zip(tokens, confidences, strict=True), strict=True
+        )
+    ]
 
 
 def _inputs(state: DenoisingState, positions: Tensor) -> StepInputs:
@@ -93,7 +91,7 @@ def _inputs(state: DenoisingState, positions: Tensor) -> StepInputs:
     uniforms = None
     if params.temperature > 0:
         uniforms = torch.rand(len(positions), dtype=torch.float64, generator=state.generator)
-    return StepInputs(canvas.allowed[positions], state.mask_id, repeated, scale, uniforms)
+    return StepInputs(params, canvas.allowed[positions], state.mask_id, repeated, scale, uniforms)
 
 
 def _commit(

@@ -79,20 +79,22 @@ def position_factor(masked: int, penalty: float) -> Tensor:
 
 
 def candidates(
-    values: Tensor, repeated: Tensor | None, scale: Tensor | None, params: SamplingParams
+    values: Tensor, repeated: Tensor, scale: Tensor | None, params: SamplingParams
 ) -> tuple[Tensor, Tensor | None]:
     """Logits [m, V] -> the logits [m, K] to draw and measure from, and their ids (quirk 5).
 
-    repeated: bool [V]; scale: [m]; None turns that penalty off.
+    repeated: int64 [r], ids to penalize; scale: [m, 1], None turns the position penalty off.
     """
     if params.temperature > 0:
         values = values / params.temperature
     kept, ids = top_k_top_p(values, params.top_p, params.top_k)
-    if repeated is not None:
-        marked = repeated if ids is None else repeated[ids]
+    if len(repeated) and params.repetition_penalty != 1:
+        marked = torch.zeros(values.shape[1], dtype=torch.bool, device=values.device)
+        marked.index_fill_(0, repeated.to(values.device), True)
+        marked = marked if ids is None else marked[ids]
         kept = repetition(kept, marked, params.repetition_penalty)
     if scale is not None:
-        kept = penalize(kept, scale.to(kept.device)[:, None])
+        kept = penalize(kept, scale)
     return kept, ids
 
 

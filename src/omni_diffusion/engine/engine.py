@@ -18,22 +18,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from omni_diffusion.conversation import Part, Speech
+from omni_diffusion.diffusion.sampler import Commit
 from omni_diffusion.engine import runner, stream
-from omni_diffusion.engine.batcher import Budget, group_passes, select
+from omni_diffusion.engine.batcher import select
 from omni_diffusion.engine.prepare import decode, passage_requests, prepare
 from omni_diffusion.engine.request import Request, RequestState, Result
+from omni_diffusion.engine.runner import GuidedCanvas
 from omni_diffusion.errors import ConfigError, ModelError, OmniError, TaskError
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.chunking import joined
 from omni_diffusion.tasks.read import Answer
 
-# Tokens that cost as much as one more forward pass: the small model on a CPU core, and a GPU, which
-# idles with fewer.
-PASS_OVERHEAD = {"cpu": 24}
-PASS_OVERHEAD_ELSEWHERE = 512
 NON_FINITE = (
     "the model's logits are not finite; check its weights, its dtype and the sound it was given"
 )
@@ -61,9 +57,8 @@ class Engine:
     """Answers requests with one model.
 
     max_batch: requests that are denoised at once; the others wait in order. max_step_tokens: tokens
-    of one step, both branches of guidance counted; requests that do not fit take turns.
-    pass_overhead: see `Budget`; None chooses by the model's device. workers: threads that encode
-    and decode. Raises ConfigError for numbers below 1.
+    of one step, both branches of guidance counted; requests that do not fit take turns. workers:
+    threads that encode and decode. Raises ConfigError for numbers below 1.
     """
 
     def __init__(
@@ -72,11 +67,8 @@ class Engine:
         *,
         max_batch: int = 8,
         max_step_tokens: int = 8192,
-        pass_overhead: int | None = None,
         workers: int = 1,
     ) -> None:
-        if pass_overhead is None:
-            pass_overhead = PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD_ELSEWHERE)
         sizes = {"max_batch": max_batch, "max_step_tokens": max_step_tokens, "workers": workers}
         for name, value in sizes.items():
             if value < 1:
@@ -85,7 +77,7 @@ class Engine:
                 )
         self.model = model
         self.max_batch = max_batch
-        self.budget = Budget(max_step_tokens, pass_overhead)
+        self.max_step_tokens = max_step_tokens
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="codec")
         self._waiting: dict[str, RequestState] = {}
         self._running: dict[str, RequestState] = {}
@@ -134,8 +126,9 @@ class Engine:
         self._encode_ahead()
         self._admit(block)
         running = [state for state in self._running.values() if not state.denoised]
-        for group in group_passes(select(running, self.budget), self.budget):
-            self._advance(group)
+        group = select(running, self.max_step_tokens)
+        # sequences of one length beside each other: their attention is one batch
+        self._advance(sorted(group, key=lambda state: state.lengths))
         self._steps += 1
         for id in [id for id, state in self._running.items() if state.denoised]:
             self._start_decoding(self._running.pop(id))
@@ -234,44 +227,32 @@ class Engine:
             self._running[id] = state
 
     def _advance(self, group: Sequence[RequestState]) -> None:
-        """One forward pass and one commit; a pass that fails is repeated in halves.
+        """One forward pass and one commit; what fails is repeated in halves.
 
         So a bad request costs only itself, and what exceeded the memory may still fit.
         """
-        logits = self._logits(group)
-        if isinstance(logits, Exception):
+        if not group:
+            return
+        commits = self._commits([state.active for state in group])
+        if isinstance(commits, Exception):
             if len(group) == 1:
-                group[0].error = logits
+                group[0].error = commits
                 return
-            del logits  # it keeps the tensors of the failed pass alive
+            del commits  # it keeps the tensors of the failed pass alive
             half = len(group) // 2
             self._advance(group[:half])
             self._advance(group[half:])
             return
-        sound = []
-        for state, each, finite in zip(group, logits, runner.finite(logits), strict=True):
-            if finite:
-                sound.append((state, each))
-            else:
+        for state, commit in zip(group, commits, strict=True):
+            if commit is None:
                 state.error = ModelError(NON_FINITE)
-        self._commit(sound)
-
-    def _commit(self, sound: Sequence[tuple[RequestState, Tensor]]) -> None:
-        try:
-            canvases = [state.active for state, _ in sound]
-            commits = runner.commit(canvases, [logits for _, logits in sound])
-        except Exception as error:
-            for state, _ in sound:
-                state.error = error
-            return
-        for (state, _), commit in zip(sound, commits, strict=True):
+                continue
             state.record(commit)
             state.last_step = self._steps
 
-    def _logits(self, group: Sequence[RequestState]) -> list[Tensor] | Exception:
-        canvases = [state.active for state in group]
+    def _commits(self, canvases: Sequence[GuidedCanvas]) -> list[Commit | None] | Exception:
         try:
-            return runner.logits(self.model.backbone, canvases, self.model.vocabulary.pad)
+            return runner.commit(canvases, runner.logits(self.model.backbone, canvases))
         except Exception as error:
             return error
 

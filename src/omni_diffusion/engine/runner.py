@@ -1,22 +1,22 @@
 """One denoising step for several canvases of any length, at any step, with or without guidance.
 
-Only queried positions pass the head. The unconditional branch of a guided canvas is one more row of
-the same forward pass.
+All of them are one packed row of one forward pass, the unconditional branch of a guided canvas too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from omni_diffusion.backbone.dream import Dream
-from omni_diffusion.canvas import Batch, Canvas, FeatureSlot
+from omni_diffusion.canvas import Canvas
 from omni_diffusion.diffusion import guidance, sampler
 from omni_diffusion.diffusion.params import SamplingParams
-from omni_diffusion.diffusion.sampler import Commit
+from omni_diffusion.diffusion.sampler import Commit, Logits
 from omni_diffusion.diffusion.state import DenoisingState
 from omni_diffusion.errors import CanvasError, TaskError
 
@@ -41,22 +41,25 @@ class GuidedCanvas:
         self.blanks = canvas.blanks  # masked tokens at the start
         self.uncond = uncond if params.guidance > 0 else None
         self.shift = 0 if self.uncond is None else _shift(canvas, self.uncond)
-        self.lengths = tuple(row.length for row, _ in self.rows())
+        branches = [canvas] if self.uncond is None else [canvas, self.uncond]
+        self.lengths = tuple(branch.length for branch in branches)
 
     @property
     def canvas(self) -> Canvas:
         """As filled so far."""
         return self.state.canvas
 
-    def rows(self) -> list[tuple[Canvas, Tensor]]:
-        """What goes through the model: canvases with their query masks, bool [L]."""
-        query_mask = self.state.query_mask
-        if self.uncond is None:
-            return [(self.canvas, query_mask)]
+    def row(self) -> tuple[Canvas, Tensor]:
+        """The canvas and the positions whose logits are queried, bool [L]."""
+        return self.canvas, self.state.query_mask
+
+    def uncond_row(self) -> tuple[Canvas, Tensor]:
+        """The same of the unconditional branch; only where there is guidance."""
+        assert self.uncond is not None
         shifted = torch.zeros_like(self.uncond.blank)
         start, stop = self.uncond.answer
-        shifted[start:stop] = query_mask[start - self.shift : stop - self.shift]
-        return [(self.canvas, query_mask), (self.uncond, shifted)]
+        shifted[start:stop] = self.state.query_mask[start - self.shift : stop - self.shift]
+        return self.uncond, shifted
 
     def follow(self, commit: Commit) -> None:
         """Write the committed tokens into the unconditional branch."""
@@ -64,61 +67,68 @@ class GuidedCanvas:
             self.uncond = self.uncond.fill(commit.positions + self.shift, commit.tokens)
 
 
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """The rows of one forward pass, on the model's device."""
-
-    ids: Tensor  # [B, L] int64
-    query_mask: Tensor  # [B, L] bool
-    segments: Tensor | None  # [B, L] int64; None where nothing is padded
-    slots: tuple[tuple[int, FeatureSlot], ...]
-
-    @classmethod
-    def of(cls, rows: Sequence[tuple[Canvas, Tensor]], pad: int, device: torch.device) -> Pass:
-        """Canvases [L_i] with their query masks, padded to the longest."""
-        batch = Batch.of([canvas for canvas, _ in rows], pad)
-        query_mask = torch.zeros_like(batch.ids, dtype=torch.bool)
-        for row, (_, queried) in enumerate(rows):
-            query_mask[row, : len(queried)] = queried
-        segments = None if batch.segments is None else batch.segments.to(device)
-        return cls(batch.ids.to(device), query_mask.to(device), segments, batch.slots)
-
-
 @torch.no_grad()  # not inference mode: sharded weights gathered here may be trained next
-def logits(backbone: Dream, canvases: Sequence[GuidedCanvas], pad: int) -> list[Tensor]:
-    """One forward pass: [m, V] for the m queried positions of each canvas, guidance joined.
+def logits(backbone: Dream, canvases: Sequence[GuidedCanvas]) -> Logits:
+    """One forward pass: the logits of the queried positions of all canvases, guidance joined.
 
-    Changes nothing, so it may be repeated.
+    All canvases and the unconditional branches of the guided ones are one row without padding. The
+    head is left for the sampler, which knows the ids that it needs. Changes nothing, so it may be
+    repeated.
     """
-    rows = [row for guided in canvases for row in guided.rows()]
-    batch = Pass.of(rows, pad, next(backbone.parameters()).device)
-    flat = backbone(
-        batch.ids, slots=batch.slots, segments=batch.segments, logits_at=batch.query_mask
+    rows = [guided.row() for guided in canvases]
+    rows += [guided.uncond_row() for guided in canvases if guided.uncond is not None]
+    device = next(backbone.parameters()).device
+    lengths = [canvas.length for canvas, _ in rows]
+    starts = accumulate(lengths, initial=0)
+    slots = [
+        (0, replace(slot, start=slot.start + start))
+        for (canvas, _), start in zip(rows, starts, strict=False)
+        for slot in canvas.slots
+    ]
+    states = backbone(
+        torch.cat([canvas.ids for canvas, _ in rows])[None].to(device),
+        slots=slots,
+        lengths=lengths,
+        logits_at=torch.cat([query_mask for _, query_mask in rows])[None],
     )
-    parts = iter(flat.split([int(query_mask.sum()) for _, query_mask in rows]))
-    joined = []
-    for guided in canvases:
-        conditional = next(parts)
-        if guided.uncond is not None:
-            scale = guided.state.params.guidance
-            conditional = guidance.join(conditional, next(parts), scale)
-        joined.append(conditional)
-    return joined
+    joined = _joined(canvases, states.split([int(query_mask.sum()) for _, query_mask in rows]))
+
+    @torch.no_grad()
+    def compute(positions: Tensor, low: int, high: int) -> Tensor:
+        chosen = joined
+        if len(positions) < len(joined):
+            chosen = joined[positions.to(device)]
+        return backbone.head(chosen, low, high)
+
+    return Logits(compute, len(joined), backbone.config.vocab_size, device)
 
 
-@torch.inference_mode()
-def finite(logits: Sequence[Tensor]) -> list[bool]:
-    """Whether all logits [m, V] of each canvas are finite; one transfer for all of them."""
-    sums = torch.stack([each.sum(dtype=torch.float32) for each in logits])
-    return [bool(ok) for ok in sums.isfinite().cpu()]
+def commit(canvases: Sequence[GuidedCanvas], logits: Logits) -> list[Commit | None]:
+    """Let the sampler write each canvas's most confident tokens, in both branches.
 
-
-def commit(canvases: Sequence[GuidedCanvas], logits: Sequence[Tensor]) -> list[Commit]:
-    """Let the sampler write each canvas's most confident tokens, in both branches."""
+    None for a canvas whose logits are not finite; it does not change.
+    """
     commits = sampler.step([guided.state for guided in canvases], logits)
     for guided, made in zip(canvases, commits, strict=True):
-        guided.follow(made)
+        if made is not None:
+            guided.follow(made)
     return commits
+
+
+def _joined(canvases: Sequence[GuidedCanvas], states: Sequence[Tensor]) -> Tensor:
+    """The states [M, D] of all canvases from those of each row, unconditional branches last.
+
+    Guidance is linear and so is the head: joined states give joined logits, for half of the work.
+    """
+    unconditional = iter(states[len(canvases) :])
+    joined = []
+    for guided, conditional in zip(canvases, states, strict=False):
+        if guided.uncond is not None:
+            scale = guided.state.params.guidance
+            both = conditional.float(), next(unconditional).float()
+            conditional = guidance.join(*both, scale).to(conditional.dtype)
+        joined.append(conditional)
+    return joined[0] if len(joined) == 1 else torch.cat(joined)
 
 
 def _shift(canvas: Canvas, uncond: Canvas) -> int:

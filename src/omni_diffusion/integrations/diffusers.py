@@ -166,7 +166,7 @@ class OmniDiffusionPipeline(DiffusionPipeline):
                     callback(self, step, step, {"ids": [row.canvas.ids for row in rows]})
                 return not self._interrupt
 
-            denoise(self.model.backbone, rows, vocabulary.pad, after_step)
+            denoise(self.model.backbone, rows, after_step)
         return [row.canvas for row in rows]
 
 

@@ -17,7 +17,6 @@ from omni_diffusion.errors import ModelError
 def denoise(
     backbone: Dream,
     canvases: Sequence[GuidedCanvas],
-    pad: int,
     after_step: Callable[[int], bool] = lambda step: True,
 ) -> None:
     """Fill the canvases in place, with one forward pass per step.
@@ -27,10 +26,8 @@ def denoise(
     """
     step = 0
     while active := [canvas for canvas in canvases if not canvas.state.done]:
-        logits = runner.logits(backbone, active, pad)
-        if not all(runner.finite(logits)):
+        if None in runner.commit(active, runner.logits(backbone, active)):
             raise ModelError(NON_FINITE)
-        runner.commit(active, logits)
         if not after_step(step):
             return
         step += 1

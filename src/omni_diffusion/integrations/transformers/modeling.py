@@ -383,7 +383,7 @@ class OmniDiffusionModel(PreTrainedModel):
             row_params = replace(params, seed=(params.seed + row) % 2**63)
             row_params = with_steps(row_params, catalog.task(task), canvas.blanks)
             guided.append(GuidedCanvas(canvas, null, row_params, vocabulary.mask))
-        denoise(self.backbone, guided, vocabulary.pad)
+        denoise(self.backbone, guided)
         filled = input_ids.clone()
         for row, done in enumerate(guided):
             filled[row, attention_mask[row].bool()] = done.canvas.ids.to(filled.device)
