@@ -241,7 +241,7 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("run", "t2i", "a", "--out", "no/a.png"), "no folder no", "create it first"),
         (nothing, ("run", "t2i", "a", "--trace", "no/a.json"), "no folder no", "create it"),
         (nothing, ("run", "t2i", "a", "--confidence", "luck"), "'luck'", "entropy, margin"),
-        (nothing, ("run", "t2i", "a", "--steps", "0"), "steps is 0", "give 1 or more"),
+        (nothing, ("run", "t2i", "a", "--steps", "0"), "steps is 0", "1 or more"),
         (nothing, ("run", "t2i", "a", "--device", "abacus"), "'abacus'", "use cpu"),
         (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "config.json"),
         (nothing, ("run", "t2i", "a", "--quantization", "int4"), "'int4'", "give int8"),
