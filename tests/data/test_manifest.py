@@ -199,7 +199,6 @@ def roles(*names: str) -> dict[str, Any]:
         ("[1, 2]", "the line is a list; give an object with 'messages'"),
         ('{"messages": 1, "messages": 2}', "duplicate key 'messages'"),
         (b'{"id": "\xff"}', "byte 9 is not UTF-8"),
-        (b"\xef\xbb\xbf{}", "byte order mark"),
         ("[" * 100_000, "nested too deeply"),
         ({}, "'messages' is missing"),
         (row(messages=[]), "'messages' is empty"),
@@ -212,7 +211,7 @@ def roles(*names: str) -> dict[str, Any]:
         (row(audios=[]), "hold <|audio|> 1 times, 'audios' has 0 paths"),
         (row(images=["b.png", "c.png"]), "hold <|image|> 1 times, 'images' has 2 paths"),
         (row(audios=[{"path": "a", "start": 2, "stop": 2}]), "audios[0] goes from 2 to 2"),
-        (row(audios=[{"path": "a", "start": "0"}]), "audios[0] goes from nan to nan"),
+        (row(audios=[{"path": "a", "start": "0"}]), "audios[0] goes from '0' to None"),
         (row(audios=[{"start": 0, "stop": 1}]), "audios[0] is None; give the path"),
         (row(messages=["hello"]), "message 1 is text; give an object"),
         (question_row(["hello"]), "content of message 1 is a list; give text"),
@@ -305,3 +304,45 @@ def test_conversations_are_messages() -> None:
         Message("user", (Text("words"),)),
         Message("assistant", (Text("words"),)),
     )
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 400, "-" + "9" * 400, "1e999", "1e300", "NaN", "9" * 5000]
+)
+def test_a_huge_number_is_an_error_of_its_line(tmp_path: Path, number: str) -> None:
+    section = '{"path": "a.wav", "start": 0, "stop": ' + number + "}"
+    messages = json.dumps(row()["messages"]).replace(" and <|image|>", "")
+    bad = '{"messages": ' + messages + ', "audios": [' + section + "]}"
+    good = bad.replace(number, "1.5")
+    path = tmp_path / "m.jsonl"
+    path.write_text("\ufeff" + "\r\n".join([good, bad, "\ufeff" + good]) + "\n", encoding="utf-8")
+    parsed = [manifest.parse_line(line, source) for source, line in manifest.read_lines(path)]
+    assert [bool(problems) for _, problems in parsed] == [False, True, False]
+    assert [sample and sample.media[0].section for sample, _ in parsed] == [
+        (0, 1.5),
+        None,
+        (0, 1.5),
+    ]
+    (problem,) = parsed[1][1]
+    assert problem.source.line == 2
+    assert "goes from 0 to" in problem.message or "more than 4,300 digits" in problem.message
+
+
+def test_separators_of_other_kinds_stay_in_a_line(tmp_path: Path) -> None:
+    words = "a\u2028b\u2029c\x85d"
+    rows = [
+        {"messages": [{"role": "user", "content": words}, {"role": "assistant", "content": "x"}]}
+    ]
+    path = tmp_path / "m.jsonl"
+    path.write_text(
+        "\n".join(json.dumps(r, ensure_ascii=False) for r in rows * 2), encoding="utf-8"
+    )
+    assert len(manifest.LineIndex(path)) == 2
+    contents = [s.messages[0].content for s in manifest.read_samples(path)]
+    assert contents == [words] * 2
+
+
+@pytest.mark.parametrize("blank", ["", " \t", "\u3000", "\u200b\ufeff", "\x00"])
+def test_a_content_of_blanks_is_empty(blank: str) -> None:
+    assert manifest.is_blank(blank)
+    assert not manifest.is_blank(blank + "!")

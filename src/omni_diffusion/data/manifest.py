@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, get_args
+from unicodedata import category
 
 from omni_diffusion.conversation import Conversation, Image, Message, Part, Role, Speech, Text
 from omni_diffusion.errors import DataError, MediaError
@@ -40,6 +41,7 @@ SIMILAR_TAG = re.compile(r"<\|?(?:audio|image|video|speech|sound|picture)\|?>")
 ROW_KEYS = ("messages", "audios", "images", "id")
 MESSAGE_KEYS = ("role", "content")
 SECTION_KEYS = ("path", "start", "stop")
+MAX_TIME = 1e8  # seconds; a recording of three years
 ROLE_ALIASES = {"human": "user", "gpt": "assistant"}  # roles in other formats
 
 
@@ -252,7 +254,7 @@ class _RowParser:
         return isinstance(content, str)
 
     def _check_content(self, content: str, where: str, role: Any) -> None:
-        if not content.strip():
+        if is_blank(content):
             self.report(f"{where} is empty; give text or a tag, or remove the line")
         if role == "system" and TAG_PATTERN.search(content):
             self.report(f"{where} holds a tag; move it to the user's message")
@@ -292,8 +294,9 @@ class _RowParser:
             self._check_keys(item, SECTION_KEYS, where)
             start, stop = _number(item.get("start")), _number(item.get("stop"))
             if not 0 <= start < stop:
+                given = (config.shown(item.get(name)) for name in ("start", "stop"))
                 self.report(
-                    f"{where} goes from {start:g} to {stop:g}; give 'start' and 'stop' in seconds,"
+                    f"{where} goes from {' to '.join(given)}; give 'start' and 'stop' in seconds,"
                     " 0 <= start < stop"
                 )
                 return None
@@ -331,16 +334,16 @@ def _read_parts(parts: Sequence[Text | MediaFile]) -> tuple[Part, ...]:
 def _text(line: bytes) -> str:
     if not line.strip():
         raise ValueError("the line is empty; remove it")
-    if line.startswith(b"\xef\xbb\xbf"):
-        raise ValueError("the line begins with a byte order mark; save the file without it")
     try:
-        return line.decode()
+        return line.decode("utf-8-sig")  # joined files have a byte order mark in the middle
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8") from error
 
 
 def _json_problem(error: ValueError | RecursionError) -> str:
     """Why a line is not JSON, and at which column; more precise than the parser's message."""
+    if "integer string conversion" in str(error):
+        return "a number of the line has more than 4,300 digits; correct it"
     if not isinstance(error, json.JSONDecodeError):
         return "the line is nested too deeply" if isinstance(error, RecursionError) else str(error)
     before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
@@ -370,6 +373,12 @@ def _type_name(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    """A finite number as it is, NaN for anything else."""
-    number = float(value) if type(value) in (int, float) else math.nan
-    return number if math.isfinite(number) else math.nan
+    """A number of at most MAX_TIME as it is, NaN for anything else."""
+    if type(value) not in (int, float) or not abs(value) <= MAX_TIME:
+        return math.nan
+    return float(value)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: only spaces, control characters and marks without a width."""
+    return all(char.isspace() or category(char) in ("Cc", "Cf") for char in text)

@@ -62,7 +62,7 @@ def load(cls: type[T], path: Path) -> T:
     """Read a `cls` from a JSON file; raises ConfigError, or what `cls` raises, naming the file."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
         data = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
     except OSError as error:
         raise ConfigError(

@@ -163,6 +163,23 @@ def check_space(path: Path, needed: int) -> None:
         )
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file without its byte order mark; raises OSError, UnicodeDecodeError."""
+    return Path(path).read_bytes().decode("utf-8-sig")
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, without their ends and without a byte order mark.
+
+    Only a line feed, or one after a carriage return, ends a line; `str.splitlines` would also cut
+    at U+2028 and others, which may be part of a text. Raises OSError, UnicodeDecodeError.
+    """
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file):
+            text = line.decode("utf-8" if number else "utf-8-sig")
+            yield text[:-1].removesuffix("\r") if text.endswith("\n") else text
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically; raises StorageError."""
     with atomic_path(path) as temporary:

@@ -230,7 +230,7 @@ def _index_of(path: Path) -> Path:
 def _weight_map(index: Path) -> dict[str, str]:
     """The shard, beside the index, of each tensor."""
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = json.loads(files.read_text(index))["weight_map"]
         strays = [shard for shard in sorted(set(weight_map.values())) if Path(shard).name != shard]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(

@@ -82,7 +82,7 @@ class Bank:
         """Read what `build` wrote. Raises DataError or MediaError for incomplete or other files."""
         path = Path(folder) / MANIFEST_FILE
         try:
-            rows = path.read_text(encoding="utf-8").splitlines()
+            rows = list(files.text_lines(path))
             entries = [BankEntry(**json.loads(row)) for row in rows]
         except (OSError, ValueError, TypeError) as error:
             raise DataError(

@@ -161,6 +161,6 @@ def save_plan(lines: Sequence[Utterance], path: Path) -> None:
 def load_plan(path: Path) -> list[Utterance]:
     """Read a plan. Raises DataError for a file that is not one."""
     try:
-        return [Utterance(**json.loads(row)) for row in path.read_text().splitlines()]
+        return [Utterance(**json.loads(row)) for row in files.text_lines(path)]
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} is not a speech plan ({error}); write it again") from error

@@ -147,7 +147,7 @@ def save_cuts(cuts: Cuts, path: Path) -> None:
 def load_cuts(path: Path) -> dict[int, list[float]]:
     """Read what `save_cuts` wrote. Raises DataError for another file."""
     try:
-        rows = [json.loads(row) for row in path.read_text().splitlines()]
+        rows = [json.loads(row) for row in files.text_lines(path)]
         return {int(index): [float(s) for s in seconds] for index, *seconds in rows}
     except (OSError, ValueError, TypeError) as error:
         raise DataError(

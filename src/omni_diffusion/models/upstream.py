@@ -259,7 +259,7 @@ def _read_dream_config(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file; raises ModelError with its path."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(files.read_text(path))
     except OSError as error:
         raise ModelError(f"cannot read {path} ({error.strerror})", fix="download it") from error
     except ValueError as error:

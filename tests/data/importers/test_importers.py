@@ -6,7 +6,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -265,15 +265,15 @@ def test_an_interrupted_import_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
         tone().write(folder / f"19-{chapter}-0000.flac")
     whole = import_corpus(importer("librispeech"), tmp_path / "corpus", tmp_path / "whole")
     read_files: list[str] = []
-    read = speech._text
+    read = speech._lines
 
-    def failing(path: Path) -> str:
+    def failing(path: Path) -> Iterator[str]:
         read_files.append(path.name)
         if len(read_files) == 2:
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(speech, "_text", failing)
+    monkeypatch.setattr(speech, "_lines", failing)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         import_corpus(importer("librispeech"), tmp_path / "corpus", out)
@@ -357,3 +357,97 @@ def test_a_folder_with_other_contents_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot create"):
         import_corpus(importer("librispeech"), tmp_path / "corpus", tmp_path / "file" / "out")
+
+
+def imported(name: str, tmp_path: Path) -> tuple[dict[str | None, str], str]:
+    """The words of each sample by its id, and the skipped rows, of the corpus in tmp_path/corpus.
+
+    The words are the answer, or for an answer without words what the template adds to.
+    """
+    out = tmp_path / "out"
+    import_corpus(importer(name), tmp_path / "corpus", out)
+    words = {}
+    for sample in manifest.read_samples(out / "manifest.jsonl"):
+        question, answer = (message.content for message in sample.messages)
+        words[sample.name] = question.partition("\n")[2] if answer.startswith("<|") else answer
+    return words, (out / "skipped.txt").read_text(encoding="utf-8")
+
+
+SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r"  # str.splitlines cuts at all of them
+
+
+def test_only_line_feeds_end_the_lines_of_transcripts(tmp_path: Path) -> None:
+    chapter = tmp_path / "corpus" / "1" / "2"
+    chapter.mkdir(parents=True)
+    expected, text = {}, "\ufeff"
+    for number, separator in enumerate(SEPARATORS):
+        name = f"1-2-{number:04}"
+        tone().write(chapter / f"{name}.flac")
+        text += f"{name} BON{separator}JOUR\r\n\r\n"  # and blank lines are no rows
+        expected[name] = f"bon{separator}jour"
+    (chapter / "1-2.trans.txt").write_bytes(text.encode())
+    assert imported("librispeech", tmp_path) == (expected, "")
+
+
+def test_tables_of_common_voice_keep_their_words(tmp_path: Path) -> None:
+    clips = tmp_path / "corpus" / "clips"
+    clips.mkdir(parents=True)
+    tone().write(clips / "a.wav")
+    sentences = {  # as they are written, and as they were read
+        '"""Good-bye,"" said the boy."': '"Good-bye," said the boy.',
+        '"Es hei\u00dft ""teile und herrsche""."': 'Es hei\u00dft "teile und herrsche".',
+        'He said "no': 'He said "no',
+        '"Hi" and "bye"': '"Hi" and "bye"',
+        '"Probier\'s mal!"': '"Probier\'s mal!"',
+        f"one{SEPARATORS[0]}two{SEPARATORS[2]}three\rfour": f"one{SEPARATORS[0]}two\x85three\rfour",
+        "long " * 40_000 + "end": "long " * 40_000 + "end",
+    }
+    rows = [f"a.wav\t{sentence}\t1" for sentence in sentences]
+    rows += ["x" * 200_000 + ".wav\tlost\t1", "a.wav", "a.wav\t\u3000\u200b\t1"]
+    table = "\ufeff" + "\r\n".join(["path\tsentence\tup_votes", *rows]) + "\r\n"
+    (tmp_path / "corpus" / "train.tsv").write_bytes(table.encode())
+    out = tmp_path / "out"
+    record = import_corpus(importer("common-voice"), tmp_path / "corpus", out)
+    samples = list(manifest.read_samples(out / "manifest.jsonl"))
+    assert [sample.messages[-1].content for sample in samples] == list(sentences.values())
+    assert record.skipped == 3
+
+
+def test_captions_and_texts_of_blanks_are_no_samples(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        texts = (b"", b" \n\t", "\u3000\u200b\ufeff".encode(), "\ufeffa dog\r\n".encode())
+        for number, text in enumerate(texts):
+            for suffix, data in (("png", checkers(20).png_bytes()), ("txt", text)):
+                entry = tarfile.TarInfo(f"{number}.{suffix}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    words, skipped = imported("blip3o", tmp_path)
+    assert words == {"3": "a dog"}
+    assert skipped.count("its text is empty") == 3
+
+
+def test_normalized_texts_of_blanks_are_no_samples(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus" / "1"
+    folder.mkdir(parents=True)
+    for name, text in (("a", "\ufeffMrs. Lynde!\r\n"), ("b", "\ufeff\n"), ("c", " \u200b")):
+        (folder / f"{name}.normalized.txt").write_bytes(text.encode())
+        tone().write(folder / f"{name}.wav")
+    words, skipped = imported("libritts", tmp_path)
+    assert words == {"a": "Mrs. Lynde!"}
+    assert skipped.count("its text is empty") == 2
+
+
+def test_huge_numbers_of_gigaspeech_skip_their_row(tmp_path: Path) -> None:
+    gigaspeech(tmp_path / "corpus")
+    path = tmp_path / "corpus" / "GigaSpeech.json"
+    whole = path.read_text()
+    for number in ("9" * 400, "1e999", "-1e300"):
+        path.write_text("\ufeff" + whole.replace('"end_time": 4.5', f'"end_time": {number}'))
+        out = tmp_path / f"out{len(number)}"
+        assert import_corpus(importer("gigaspeech"), tmp_path / "corpus", out).samples == 1
+        assert "S2: audios[0] goes from" in (out / "skipped.txt").read_text()
+    path.write_text(whole.replace('"end_time": 4.5', f'"end_time": {"9" * 5000}'))
+    with pytest.raises(DataError, match="a number that cannot be read"):
+        import_corpus(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out5000")

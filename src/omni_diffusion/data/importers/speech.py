@@ -5,13 +5,13 @@ Transcripts in capitals (LibriSpeech, GigaSpeech) become lower case, like the pu
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omni_diffusion.data.importers.importer import ImportedRow, MediaFolder, Skipped, matching
+from omni_diffusion.data.manifest import is_blank
 from omni_diffusion.errors import DataError
 from omni_diffusion.io import files
 from omni_diffusion.tasks.catalog import CATALOG
@@ -30,7 +30,7 @@ JSON_CHUNK = 2**20  # characters of a large JSON file read at once
 
 def librispeech(transcripts: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
     """SPEAKER-CHAPTER.trans.txt: lines of "NAME TEXT", with NAME.flac beside it; becomes `asr`."""
-    for line in _text(transcripts).splitlines():
+    for line in _lines(transcripts):
         name, _, words = line.partition(" ")
         yield _asr_row(media, _recording(transcripts.parent / name), words.lower(), name)
 
@@ -49,6 +49,9 @@ def libritts(chapter: Path, media: MediaFolder, split: str | None) -> Iterator[I
             yield Skipped(name, "it has no recording")
             continue
         words, audios = _text(text).strip(), [media.reference(recording)]
+        if is_blank(words):
+            yield Skipped(name, "its text is empty")
+            continue
         yield manifest_row(CATALOG["tts"], text=words, answer=AUDIO_TAG, audios=audios, name=name)
 
 
@@ -66,18 +69,30 @@ def common_voice_tables(source: Path, split: str | None) -> Sequence[Path]:
 
 def common_voice(table: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
     """SPLIT.tsv with the columns `path` and `sentence`, recordings in clips; becomes `asr`."""
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if not {"path", "sentence"} <= set(rows.fieldnames or ()):
-            raise DataError(
-                f"{table} lacks the columns path and sentence",
-                value=table,
-                fix="give a table of Common Voice",
-            )
-        for row in rows:
-            path = table.parent / "clips" / (row["path"] or "")
-            recording = path if files.is_file(path) else None
-            yield _asr_row(media, recording, row["sentence"] or "", path.stem)
+    lines = _lines(table)
+    columns = next(lines, "").split("\t")
+    if not {"path", "sentence"} <= set(columns):
+        raise DataError(
+            f"{table} lacks the columns path and sentence",
+            value=table,
+            fix="give a table of Common Voice",
+        )
+    for line in lines:
+        row = dict(zip(columns, line.split("\t"), strict=False))
+        path = table.parent / "clips" / row.get("path", "")
+        recording = path if files.is_file(path) else None
+        yield _asr_row(media, recording, _unquoted(row.get("sentence", "")), path.stem)
+
+
+def _unquoted(field: str) -> str:
+    """A field without the quotes that a CSV writer put around it because it holds quotes.
+
+    The tables of Common Voice mix such fields with plain ones, in which quotes may lack a partner.
+    """
+    inner = field[1:-1]
+    if '""' not in inner or '"' in inner.replace('""', "") or field != f'"{inner}"':
+        return field
+    return inner.replace('""', '"')
 
 
 def gigaspeech(metadata: Path, media: MediaFolder, split: str | None) -> Iterator[ImportedRow]:
@@ -88,7 +103,7 @@ def gigaspeech(metadata: Path, media: MediaFolder, split: str | None) -> Iterato
             for segment in audio["segments"]:
                 if f"{{{split}}}" in segment["subsets"]:
                     yield _section(segment, path, media)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{metadata} has unexpected entries ({error})",
             value=metadata,
@@ -115,7 +130,7 @@ def _section(segment: dict[str, Any], path: Path, media: MediaFolder) -> Importe
 def _audios(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of the list "audios", one by one: the file has gigabytes."""
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         text = ""
         while '"audios"' not in text:
             chunk = file.read(JSON_CHUNK)
@@ -137,6 +152,10 @@ def _audios(path: Path) -> Iterator[dict[str, Any]]:
                     ) from error
                 text, size = (text + chunk).lstrip(" \n\r\t,"), 2 * size
                 continue
+            except ValueError as error:  # an integer of thousands of digits
+                raise DataError(
+                    f"{path} holds a number that cannot be read ({error})", value=path
+                ) from error
             yield audio
             text, size = text[end:].lstrip(" \n\r\t,"), JSON_CHUNK
 
@@ -156,8 +175,18 @@ def _recording(stem: Path) -> Path | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read {path} ({error})", value=path, fix="download it again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file that are not blank; raises DataError."""
+    try:
+        yield from (line for line in files.text_lines(path) if not is_blank(line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"cannot read {path} ({error})", value=path, fix="download it again")

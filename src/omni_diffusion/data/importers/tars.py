@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from omni_diffusion.data.importers.importer import ImportedRow, MediaFolder, Skipped
+from omni_diffusion.data.manifest import is_blank
 from omni_diffusion.errors import DataError
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.prompts import IMAGE_TAG, manifest_row
@@ -33,9 +34,11 @@ def captioned_pictures(path: Path, media: MediaFolder, split: str | None) -> Ite
 
 def _row(name: str, caption: bytes, picture: bytes, media: MediaFolder) -> ImportedRow:
     try:
-        text = caption.decode().strip()
+        text = caption.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return Skipped(name, "its text is not UTF-8")
+    if is_blank(text):
+        return Skipped(name, "its text is empty")
     path = media.extract(picture)
     if path is None:
         return Skipped(name, "the format of its picture is unknown")

@@ -445,7 +445,7 @@ class BuildSession:
 def read_voices(path: Path) -> list[str]:
     """The voices in a file, one a line; raises DataError if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = list(files.text_lines(path))
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot read {path} ({error})", field="voices", value=path, fix="give one voice a line"
