@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,8 +66,17 @@ GuidanceWeight = Annotated[
 ConfidenceName = Annotated[
     str | None,
     typer.Option(
-        help="Order in which tokens are committed: entropy, margin, max_probability or random;"
-        " default: entropy."
+        help="Order in which tokens are committed: entropy, margin, max_probability, random, or"
+        " halton for pictures; default: entropy."
+    ),
+]
+SamplingFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sampling",
+        metavar="NAME=VALUE",
+        help="Any other sampling parameter, such as entropy_bound=0.5, end_early=true or"
+        " guidance_until=0.5 (see docs/fewer-steps.md); repeat for several.",
     ),
 ]
 PresetName = Annotated[
@@ -109,6 +120,7 @@ def run(
     seed: SeedOption = None,
     guidance: GuidanceWeight = None,
     confidence: ConfidenceName = None,
+    sampling: SamplingFields = None,
     preset: PresetName = None,
     model: ModelFolder = None,
     device: Device = "cpu",
@@ -126,6 +138,7 @@ def run(
         raise typer.BadParameter("give the text once, as PROMPT or as --text")
     options = {"steps": steps, "seed": seed, "guidance": guidance, "confidence": confidence}
     overrides: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    overrides |= _sampling(sampling or ())
     # What can be checked without a model is checked first.
     known = catalog.task(task)
     path = output_path(known, out)
@@ -144,6 +157,20 @@ def run(
     )
     opened = open_model(model, device, quantization, dtype)
     _hand_back(_answer(opened, request), path, trace)
+
+
+def _sampling(words: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE as a field of the sampling parameters; values are JSON, or text."""
+    fields: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{word!r} is not NAME=VALUE", param_hint="--sampling")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value
+    return fields
 
 
 def _answer(model: OmniModel, request: Request) -> Result:

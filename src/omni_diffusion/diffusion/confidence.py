@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Measure = Literal["entropy", "margin", "max_probability", "random"]
+Measure = Literal["entropy", "margin", "max_probability", "random", "halton"]
 
 EPSILON = 1e-10
 FLOOR = -87.0  # exp of it is the least normal float32; what lies lower has no weight in a sum
@@ -35,8 +35,8 @@ def margin(log_p: Tensor) -> Tensor:
 def confidence(measure: Measure, log_p: Tensor, chosen: Tensor) -> Tensor:
     """Confidence [m] of the chosen candidates [m] under log-probabilities [m, K].
 
-    "random" orders positions without regard to confidence; for it, as for "max_probability", this
-    is the probability of the chosen candidate.
+    "random" and "halton" order positions without regard to confidence; for them, as for
+    "max_probability", this is the probability of the chosen candidate.
     """
     if measure == "entropy":
         return entropy(log_p)
@@ -49,7 +49,7 @@ class RunningConfidence:
     """The likeliest candidate and its confidence, of logits that pass by in parts of V_i columns.
 
     Needs one look at each part (Milakov & Gimelshein 2018, extended to the entropy). `measure`
-    "random" counts as "max_probability", as in `confidence`.
+    "random" and "halton" count as "max_probability", as in `confidence`.
     """
 
     def __init__(self, measure: Measure, positions: int, device: torch.device) -> None:

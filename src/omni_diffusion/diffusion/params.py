@@ -17,6 +17,8 @@ BOUNDS: dict[str, tuple[float, float, float]] = {  # off, least and most
     "guidance": (0.0, 0.0, 100.0),
     "repetition_penalty": (1.0, 0.1, 10.0),
     "position_penalty": (1.0, 1.0, 100.0),
+    "guidance_from": (0.0, 0.0, 1.0),
+    "guidance_until": (1.0, 0.0, 1.0),
 }
 """Values beyond them would overflow float32, or float16 logits, or leave nothing of the logits."""
 
@@ -28,12 +30,21 @@ class SamplingParams:
     """How one sequence is denoised. Use `dataclasses.replace` for a changed copy.
 
     steps: forward passes; None = one per masked token, which is also the most.
-    confidence: which tokens are committed first; "random" takes them in random order.
+    confidence: which tokens are committed first; "random" takes them in random order, "halton"
+    spreads the cells of a picture evenly (see `parallel.halton_scores`).
     temperature, top_p, top_k: how a token is drawn; temperature 0 takes the likeliest.
     repetition_penalty: lowers the logits of tokens already written; 1 = off.
     position_penalty: delays the far end of a long answer early on; 2 halves its last logits;
     1 = off.
     guidance: scale of classifier-free guidance; 0 = off. The sampler gets guided logits.
+    guidance_from, guidance_until: guide only while the committed fraction of the masked tokens is
+    in this range; other steps run one branch, which takes half of the time.
+    threshold: commit, beside those that the schedule commits, every token whose confidence is at
+    least this, from 0 to 1; needs confidence "max_probability" or "margin".
+    entropy_bound: the same for the most confident tokens whose entropies, without the largest, sum
+    to at most so many nats; needs confidence "entropy".
+    end_early: end a text or speech once all of it before its end is committed; what stands behind
+    the end is never read.
     block_length: fill blocks of so many tokens from left to right; None = one block.
     confidence_temperature: above 0 the order of commits is drawn instead of sorted.
     constrain: a position takes only ids of its allowed range.
@@ -60,13 +71,19 @@ class SamplingParams:
     schedule: Schedule = "even"
     rules: Rules = "paper"
     seed: int = 0
+    guidance_from: float = 0.0
+    guidance_until: float = 1.0
+    threshold: float | None = None
+    entropy_bound: float | None = None
+    end_early: bool = False
 
     def __post_init__(self) -> None:
         for name, options in (("confidence", Measure), ("schedule", Schedule), ("rules", Rules)):
             if getattr(self, name) not in get_args(options):
                 self._refuse(name, f"one of {', '.join(get_args(options))}")
-        if not isinstance(self.constrain, bool):
-            self._refuse("constrain", "True or False")
+        for name in ("constrain", "end_early"):
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "True or False")
         for name in ("steps", "top_k", "block_length"):
             if getattr(self, name) is not None and not self._whole(name) >= 1:
                 self._refuse(name, "a whole number, 1 or more, or None")
@@ -78,6 +95,25 @@ class SamplingParams:
                 self._refuse(name, f"{least:g} to {most:g}, or {off:g} (off)")
         if not 0 <= self._whole("seed") < 2**63:
             self._refuse("seed", "a whole number from 0 to 2**63 - 1")
+        self._check_parallel()
+
+    def _check_parallel(self) -> None:
+        """Check what commits more tokens than the schedule does."""
+        if self.threshold is not None and not 0 < self._real("threshold") <= 1:
+            self._refuse("threshold", "above 0 and up to 1, or None")
+        if self.entropy_bound is not None and not 0 <= self._real("entropy_bound") <= 1e6:
+            self._refuse("entropy_bound", "0 nats or more, or None")
+        measures: dict[str, tuple[Measure, ...]] = {
+            "threshold": ("max_probability", "margin"),
+            "entropy_bound": ("entropy",),
+        }
+        for name, suitable in measures.items():
+            if getattr(self, name) is None:
+                continue
+            if self.confidence not in suitable:
+                self._refuse(name, f"it with confidence {' or '.join(suitable)}")
+            if self.confidence_temperature > 0:
+                self._refuse(name, "it without confidence_temperature")
 
     def _whole(self, name: str) -> int:
         """The field, made a Python int; -1 if it is not a whole number."""

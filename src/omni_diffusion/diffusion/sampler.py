@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omni_diffusion.diffusion import upstream
+from omni_diffusion.diffusion.parallel import halton_scores, sure_count
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.diffusion.penalties import position_scale
 from omni_diffusion.diffusion.proposal import Logits, StepInputs, propose
@@ -121,11 +122,20 @@ def _choose(state: DenoisingState, positions: Tensor, confidences: Tensor) -> Te
         # With Gumbel noise the k greatest are k draws without replacement from
         # softmax(confidences / temperature).
         confidences = confidences / params.confidence_temperature - (-noise.log()).log()
+    elif params.confidence == "halton":
+        confidences = halton_scores(state.canvas.allowed, positions, confidences)
     inside = (positions >= block.start) & (positions < block.stop)
     masked = int(inside.sum())
     if params.rules == "upstream":
         count = upstream.commit_count(masked, i, block.steps)
     else:
         count = commit_count(masked, i, block.steps, params.schedule)
-    order = confidences.masked_fill(~inside, -torch.inf).sort(descending=True, stable=True).indices
-    return order[:count].sort().values
+    ranked = confidences.masked_fill(~inside, -torch.inf).sort(descending=True, stable=True)
+    count = max(count, sure_count(ranked.values[:masked], params))
+    return ranked.indices[:count].sort().values
+
+
+def close(state: DenoisingState, positions: Tensor, token: int) -> None:
+    """Write one token to masked positions [n] without a step: nothing more depends on them."""
+    state.canvas = state.canvas.fill(positions, torch.full((len(positions),), token))
+    state.advance(0)

@@ -248,6 +248,7 @@ class Engine:
                 state.error = ModelError(NON_FINITE)
                 continue
             state.record(commit)
+            state.end_early(self.model.vocabulary)
             state.last_step = self._steps
 
     def _commits(self, canvases: Sequence[GuidedCanvas]) -> list[Commit | None] | Exception:

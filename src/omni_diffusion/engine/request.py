@@ -16,11 +16,12 @@ from omni_diffusion.conversation import Conversation, Part
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.diffusion.sampler import Commit
 from omni_diffusion.engine.runner import GuidedCanvas
-from omni_diffusion.engine.stream import progress_of
+from omni_diffusion.engine.stream import behind_ends, progress_of
 from omni_diffusion.tasks.defaults import Overrides
 from omni_diffusion.tasks.read import Answer
 from omni_diffusion.tasks.render import Prepared
 from omni_diffusion.tasks.task import Task
+from omni_diffusion.vocab import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,13 @@ class RequestState:
             ids = self.active.canvas.ids[start:stop].clone()
             positions = commit.positions - start
             self.trace.append(StepRecord(ids, positions, commit.tokens, commit.confidences))
+
+    def end_early(self, vocabulary: Vocabulary) -> None:
+        """Fill what stands behind the ends of its answer, if the request asks for it."""
+        if self.prepared is not None and self.prepared.params.end_early:
+            behind = behind_ends(self.active.canvas, self.prepared.spans, vocabulary)
+            if len(behind):
+                self.active.close(behind, vocabulary.pad)
 
     def result(self, answer: Answer | None) -> Result:
         """What came of it; `answer` is None after an error."""

@@ -41,13 +41,25 @@ class GuidedCanvas:
         self.blanks = canvas.blanks  # masked tokens at the start
         self.uncond = uncond if params.guidance > 0 else None
         self.shift = 0 if self.uncond is None else _shift(canvas, self.uncond)
-        branches = [canvas] if self.uncond is None else [canvas, self.uncond]
-        self.lengths = tuple(branch.length for branch in branches)
 
     @property
     def canvas(self) -> Canvas:
         """As filled so far."""
         return self.state.canvas
+
+    @property
+    def guides(self) -> bool:
+        """Whether the next step runs the unconditional branch too."""
+        if self.uncond is None:
+            return False
+        params, committed = self.state.params, 1 - self.canvas.blanks / self.blanks
+        return params.guidance_from <= committed < params.guidance_until
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each branch that the next step runs."""
+        branches = [self.canvas, *([self.uncond] if self.uncond and self.guides else [])]
+        return tuple(branch.length for branch in branches)
 
     def row(self) -> tuple[Canvas, Tensor]:
         """The canvas and the positions whose logits are queried, bool [L]."""
@@ -66,6 +78,13 @@ class GuidedCanvas:
         if self.uncond is not None:
             self.uncond = self.uncond.fill(commit.positions + self.shift, commit.tokens)
 
+    def close(self, positions: Tensor, token: int) -> None:
+        """Write one token to masked positions [n] that nothing depends on, in both branches."""
+        sampler.close(self.state, positions, token)
+        if self.uncond is not None:
+            tokens = torch.full((len(positions),), token)
+            self.uncond = self.uncond.fill(positions + self.shift, tokens)
+
 
 @torch.no_grad()  # not inference mode: sharded weights gathered here may be trained next
 def logits(backbone: Dream, canvases: Sequence[GuidedCanvas]) -> Logits:
@@ -76,7 +95,7 @@ def logits(backbone: Dream, canvases: Sequence[GuidedCanvas]) -> Logits:
     repeated.
     """
     rows = [guided.row() for guided in canvases]
-    rows += [guided.uncond_row() for guided in canvases if guided.uncond is not None]
+    rows += [guided.uncond_row() for guided in canvases if guided.guides]
     device = next(backbone.parameters()).device
     lengths = [canvas.length for canvas, _ in rows]
     starts = accumulate(lengths, initial=0)
@@ -123,7 +142,7 @@ def _joined(canvases: Sequence[GuidedCanvas], states: Sequence[Tensor]) -> Tenso
     unconditional = iter(states[len(canvases) :])
     joined = []
     for guided, conditional in zip(canvases, states, strict=False):
-        if guided.uncond is not None:
+        if guided.guides:
             scale = guided.state.params.guidance
             both = conditional.float(), next(unconditional).float()
             conditional = guidance.join(*both, scale).to(conditional.dtype)

@@ -71,6 +71,25 @@ def committed_span(canvas: Canvas, segment: SegmentSpan, vocabulary: Vocabulary)
     return CommittedSpan(segment.kind, span.lower(ids[:stop]), whole)
 
 
+def behind_ends(canvas: Canvas, spans: Sequence[SegmentSpan], vocabulary: Vocabulary) -> Tensor:
+    """Masked positions int64 [n] that will never be read.
+
+    They stand in a text or speech segment behind a committed end of it, with nothing masked before
+    that end.
+    """
+    found = [torch.empty(0, dtype=torch.int64)]
+    for span in spans:
+        if span.kind == "image":
+            continue
+        ends = torch.tensor([vocabulary.im_end, vocabulary.pad, vocabulary.end_of_audio])
+        ends = ends if span.kind == "speech" else ends[:2]
+        ids, blank = canvas.ids[span.start : span.stop], canvas.blank[span.start : span.stop]
+        end = _first(torch.isin(ids, ends))
+        if end < len(ids) and not bool(blank[:end].any()):
+            found.append(blank[end:].nonzero().flatten() + span.start + end)
+    return torch.cat(found)
+
+
 def committed_text(span: CommittedSpan, codec: TokenCodec[str]) -> str:
     """The text of a text segment so far; an incomplete character is held back."""
     text = codec.decode(span.codes)
