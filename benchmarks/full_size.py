@@ -165,7 +165,7 @@ def task_phases(model: OmniModel, example: Example, steps: int) -> dict[str, Any
     with PeakMemory() as denoising:
         while not canvas.state.done:
             start = time.perf_counter()
-            logits = runner.logits(model.backbone, [canvas], model.vocabulary.pad)
+            logits = runner.logits(model.backbone, [canvas])
             middle = time.perf_counter()
             runner.commit([canvas], logits)
             made.append((time.perf_counter() - start, middle - start))

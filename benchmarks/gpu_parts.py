@@ -35,6 +35,7 @@ from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer
 from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
 from omni_diffusion.diffusion import sampler
 from omni_diffusion.diffusion.params import SamplingParams
+from omni_diffusion.diffusion.sampler import Logits
 from omni_diffusion.engine import runner
 from omni_diffusion.engine.ask import Inputs, ask
 from omni_diffusion.engine.engine import Engine
@@ -215,7 +216,7 @@ def step_times(
     rows = []
     for _ in range(3 if setup.tiny else 12):
         start = time.perf_counter()
-        logits = runner.logits(model, running, words.pad)
+        logits = runner.logits(model, running)
         setup.wait()
         middle = time.perf_counter()
         runner.commit(running, logits)
@@ -259,7 +260,7 @@ def whole(setup: Setup, model: Dream, steps: int) -> float:
 
     def denoise() -> None:
         while not running[0].state.done:
-            runner.commit(running, runner.logits(model, running, words.pad))
+            runner.commit(running, runner.logits(model, running))
 
     return setup.seconds(denoise, runs=1, warm=0)
 
@@ -456,7 +457,8 @@ def plain_loop(model: OmniModel, request: Request) -> Canvas:
             other = model.backbone(uncond.ids[None].to(model.device))[0]
             free = other[asked.nonzero().flatten() + shift]
             logits = free + (prepared.params.guidance + 1) * (logits - free)
-        [commit] = sampler.step([state], [logits])
+        [commit] = sampler.step([state], Logits.of([logits]))
+        assert commit is not None
         if uncond is not None:
             uncond = uncond.fill(commit.positions + shift, commit.tokens)
     return state.canvas
