@@ -23,8 +23,8 @@ import torch
 from scripts import random_checkpoint
 
 from omni_diffusion.io import files
+from omni_diffusion.models.dtypes import BACKBONE_DTYPES
 from omni_diffusion.models.omni import convert
-from omni_diffusion.models.upstream import BACKBONE_DTYPES
 
 RESULTS = Path("benchmarks/results/convert-memory.json")
 POLL = 0.005  # seconds

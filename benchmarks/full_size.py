@@ -36,9 +36,9 @@ from omni_diffusion.engine.ask import Inputs, ask
 from omni_diffusion.engine.prepare import decode, prepare
 from omni_diffusion.engine.runner import GuidedCanvas
 from omni_diffusion.io import files
+from omni_diffusion.models.dtypes import BACKBONE_DTYPES
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.models.sizes import Work, forward_flops, matmul_peak
-from omni_diffusion.models.upstream import BACKBONE_DTYPES
 
 RESULTS = Path("benchmarks/results")
 POLL = 0.01  # seconds between looks at the memory
@@ -252,7 +252,7 @@ def main() -> None:
             out = given.work / f"{example.task}.out"
             media = {"t2i": ".png", "s2i": ".png", "inpaint": ".png"}
             media |= dict.fromkeys(("tts", "svqa", "sqa"), ".wav")
-            words += ["--steps", str(given.steps)]
+            words += ["--dtype", given.dtype, "--steps", str(given.steps)]
             if example.task in media:
                 words += ["--out", str(out.with_suffix(media[example.task]))]
             runs[example.task] = watched(words)
