@@ -72,7 +72,8 @@ def patient_console() -> Iterator[None]:
 def _patient(name: str) -> PatientFile | None:
     """Replace one stream of sys; None for one that is not a file (in tests, or closed)."""
     stream = getattr(sys, name)
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # PYTHONUNBUFFERED leaves the raw file alone
     if not isinstance(raw, io.FileIO):
         return None
     stream.flush()
@@ -82,10 +83,11 @@ def _patient(name: str) -> PatientFile | None:
         sys,
         name,
         io.TextIOWrapper(
-            io.BufferedWriter(patient),
+            patient if raw is buffer else io.BufferedWriter(patient),
             encoding=stream.encoding,
             errors=errors,
             line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
         ),
     )
     return patient

@@ -10,7 +10,19 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from omni_diffusion.errors import ModelError
+
 Media = TypeVar("Media")
+
+
+def finite(values: Tensor, what: str) -> Tensor:
+    """The values of a part of a codec; raises ModelError unless all are finite.
+
+    A sign, a nearest neighbour or a clamp would turn NaN into an answer that looks like one.
+    """
+    if not bool(values.isfinite().all()):
+        raise ModelError(f"the {what} gives values that are not finite", fix="check its weights")
+    return values
 
 
 class TokenCodec(Protocol[Media]):

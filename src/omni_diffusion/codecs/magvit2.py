@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from omni_diffusion.codecs.base import finite
 from omni_diffusion.errors import ConfigError, MediaError
 from omni_diffusion.io import config as configs
 from omni_diffusion.io import weights
@@ -369,6 +370,8 @@ class Magvit2(nn.Module):
     def encode_batch(self, pictures: Sequence[Picture], size: int | None = None) -> Tensor:
         """Local ids int64 [B, h * w] of B images at one size, equal to those of `encode`.
 
+        Raises ModelError for latents that are not finite, as `decode_batch` does for pixels.
+
         Kernels depend on the batch size and round differently, so an image with a latent close to 0
         is encoded again by itself. This covers float32, not TF32.
         """
@@ -376,7 +379,7 @@ class Magvit2(nn.Module):
             raise MediaError("no images to encode", field="pictures", fix="give at least one")
         side = self.config.generation_size if size is None else size
         pixels = torch.stack([pixels_of(picture, side) for picture in pictures]).to(self._weight)
-        z = self.encode_latents(pixels)
+        z = finite(self.encode_latents(pixels), "image encoder")
         if len(pixels) > 1:
             near = z.abs() < _NEAR * z.square().mean().sqrt()
             for row in near.flatten(1).any(1).nonzero().flatten().tolist():
@@ -386,7 +389,8 @@ class Magvit2(nn.Module):
     @torch.no_grad()
     def decode_batch(self, ids: Tensor, grid: tuple[int, int] | None = None) -> list[Picture]:
         """The B images of local ids [B, h * w]."""
-        pixels = self.decode_latents(self.codes_of(ids.to(self._weight.device), grid))
+        codes = self.codes_of(ids.to(self._weight.device), grid)
+        pixels = finite(self.decode_latents(codes), "image decoder")
         return [picture_of(image) for image in pixels]
 
     @property

@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from omni_diffusion.codecs.base import finite
 from omni_diffusion.codecs.glm_voice.flow import Flow, FlowConfig
 from omni_diffusion.codecs.glm_voice.griffin_lim import GriffinLim
 from omni_diffusion.codecs.glm_voice.stream import VoiceStream
@@ -135,12 +136,15 @@ class GlmVoice(nn.Module):
 
         steps: Euler steps of the flow decoder, to which the time is proportional; None = those of
         its config. The result depends only on codes, steps and seed; 42 is the published seed.
+        Raises ModelError for samples that are not finite.
         """
         ids = self.flow.checked(ids)
         generator = torch.Generator().manual_seed(seed)
         noise = self.flow.noise(self.flow.lengths(len(ids)), generator)
         mel = self.flow.sample(ids[None], noise=noise, steps=steps)
-        return self.vocoder.decode(mel[0], generator)
+        wave = self.vocoder.decode(mel[0], generator)
+        finite(wave.samples, "speech decoder")
+        return wave
 
     def decode_stream(
         self, blocks: Iterable[Tensor], steps: int | None = None, seed: int = 42

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omni_diffusion.codecs.base import finite
 from omni_diffusion.codecs.glm_voice.flow import Flow
 from omni_diffusion.codecs.glm_voice.mel import VOICE_HOP, VOICE_RATE
 from omni_diffusion.codecs.glm_voice.vocoder import Vocoder
@@ -99,5 +100,6 @@ class VoiceStream:
             return Waveform(torch.zeros(1, 0), VOICE_RATE)
         self._last = frames[:, -1:]
         wave, self._tail = self.vocoder.decode_after(self._tail, frames, generator)
+        finite(wave.samples, "speech decoder")
         samples = wave.samples if last else wave.samples[:, :-VOICE_HOP]
         return Waveform(samples, VOICE_RATE)

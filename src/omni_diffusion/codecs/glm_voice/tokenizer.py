@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni_diffusion.codecs.base import finite
 from omni_diffusion.codecs.glm_voice.loading import Source, fill
 from omni_diffusion.codecs.glm_voice.masks import block_causal
 from omni_diffusion.codecs.glm_voice.mel import WHISPER_HOP, whisper_log_mel
@@ -169,8 +170,11 @@ class SpeechTokenizer(nn.Module):
         return whisper_log_mel(padded, self.config.n_mels).to(weight), mask.to(weight.device)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Codes [B, N] including padding; `valid` tells which are of audio."""
-        return self.quantize(self.pool(features, mask))
+        """Codes [B, N] including padding; `valid` tells which are of audio.
+
+        Raises ModelError for states that are not finite.
+        """
+        return self.quantize(finite(self.pool(features, mask), "speech tokenizer"))
 
     def valid(self, mask: Tensor) -> Tensor:
         """Which codes [B, N] are of audio, from the mel mask [B, F]."""
