@@ -1,5 +1,9 @@
 import errno
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -147,3 +151,74 @@ def test_room_on_the_disk_of_a_path_that_is_not_there_yet(tmp_path: Path) -> Non
     files.check_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(StorageError, match=r"yet takes 1\.15e\+09 GB, its disk has .* GB free"):
         files.check_space(tmp_path / "not" / "yet", 2**60)
+
+
+LOCKS: list[Callable[[Path], AbstractContextManager[object]]] = [
+    files.exclusive,
+    files.atomic_folder,
+    lambda path: files.exclusive(path, path.with_name(".other.lock")),
+]
+HOLDER = """
+import sys
+from pathlib import Path
+from omni_diffusion.io import files
+with getattr(files, sys.argv[2])(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_second_in_a_folder_is_told_at_once(
+    tmp_path: Path, lock: Callable[[Path], AbstractContextManager[object]]
+) -> None:
+    out = tmp_path / "out"
+    with lock(out):
+        with pytest.raises(StorageError, match=r"out is in use by another process; wait"):
+            lock(out).__enter__()
+        with lock(tmp_path / "other"):
+            pass
+    with lock(out):  # free again, and nothing is left behind
+        pass
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.parametrize("name", ["exclusive", "atomic_folder"])
+def test_a_lock_ends_with_its_process_however_that_dies(tmp_path: Path, name: str) -> None:
+    out, lock = tmp_path / "out", getattr(files, name)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(out), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StorageError, match="is in use"):
+            lock(out).__enter__()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with lock(out):
+        pass
+
+
+def test_a_folder_that_stayed_empty_is_removed_with_its_lock(tmp_path: Path) -> None:
+    with files.exclusive(tmp_path / "empty"):
+        pass
+    with files.exclusive(tmp_path / "full"):
+        (tmp_path / "full" / "a").touch()
+    (tmp_path / "kept").mkdir()
+    with files.exclusive(tmp_path / "kept"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "kept"]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("separator", "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r")
+def test_only_line_feeds_end_a_line(tmp_path: Path, separator: str) -> None:
+    path, text = tmp_path / "a", f"\ufeffone{separator}more\r\n\ntwo{separator}"
+    path.write_bytes(text.encode())
+    assert list(files.text_lines(path)) == [f"one{separator}more", "", f"two{separator}"]
+    assert files.read_text(path) == text[1:]

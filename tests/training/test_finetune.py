@@ -12,7 +12,8 @@ from tests.data.manifest_files import row
 from tests.tiny import checkers, tiny_model, tone
 
 from omni_diffusion.data.pretokenize import Pretokenizer
-from omni_diffusion.errors import ConfigError, DataError, TrainingError
+from omni_diffusion.errors import ConfigError, DataError, StorageError, TrainingError
+from omni_diffusion.io import files
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.training.denoising import DenoisingObjective
 from omni_diffusion.training.finetune import Plan, RunOptions, build_trainer, train
@@ -226,3 +227,33 @@ def test_a_named_state_is_gone_on_from(plan: Plan, tmp_path: Path) -> None:
     assert build_trainer(plan, tmp_path / "run", resume=at, options=QUIET).step == 2
     with pytest.raises(TrainingError, match="no is incomplete"):
         build_trainer(plan, tmp_path / "run", resume=tmp_path / "no", options=QUIET)
+
+
+def test_two_runs_do_not_share_a_folder(plan: Plan, tmp_path: Path) -> None:
+    with files.exclusive(tmp_path), pytest.raises(StorageError, match="is in use by another"):
+        train(plan, tmp_path, options=QUIET)
+    assert list(tmp_path.iterdir()) == []  # told before any work
+
+
+@pytest.mark.parametrize("change", ["a word", "a line more", "another order", "a recording"])
+def test_a_run_does_not_resume_with_other_data(plan: Plan, tmp_path: Path, change: str) -> None:
+    source = plan.data[0].parent
+    for name in ("a.wav", "c.png", "train.jsonl"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    manifest = tmp_path / "train.jsonl"
+    plan, out = replace(plan, data=(manifest,)), tmp_path / "out"
+    trainer = build_trainer(plan, out, options=QUIET)
+    trainer.advance()
+    trainer.save()
+    assert build_trainer(plan, out, options=QUIET).step == 1
+    lines = manifest.read_text().splitlines(keepends=True)
+    if change == "a recording":
+        tone(0.5, hertz=300).write(tmp_path / "a.wav")
+    elif change == "a line more":
+        manifest.write_text("".join([*lines, lines[0].replace("dog a", "dog z")]))
+    elif change == "another order":
+        manifest.write_text("".join(reversed(lines)))
+    else:
+        manifest.write_text("".join(lines).replace("dog a", "cat a"))
+    with pytest.raises(TrainingError, match=r"train\.jsonl or its media changed since the run"):
+        build_trainer(plan, out, options=QUIET)

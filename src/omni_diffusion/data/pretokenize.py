@@ -183,13 +183,15 @@ class ShardJob:
         """Make a shard unless it is up to date; returns its record.
 
         step: called with the number of lines just done. Raises DataError if too many lines are
-        broken.
+        broken, StorageError if another process makes this shard.
         """
         step = step or (lambda _: None)
-        record = self._up_to_date(number)
-        if record is None:
-            files.remove(self.pretokenizer.out / SHARD_INDEX)  # it lists the old shard
-            return self._write(number, step)
+        path = self.pretokenizer.out / shard_name(number, self.of)
+        with files.exclusive(path, path.with_name(f".{path.name}{files.LOCK_FILE}")):
+            record = self._up_to_date(number)
+            if record is None:
+                files.remove(self.pretokenizer.out / SHARD_INDEX)  # it lists the old shard
+                return self._write(number, step)
         step(len(self.line_numbers(number)))
         return record
 

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,10 @@ from pathlib import Path
 
 from omni_diffusion.errors import StorageError
 
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_FILE = ".lock"
 FIXES = {
     errno.ENOSPC: "free some space or choose another disk",
     errno.EDQUOT: "free some space or choose another disk",
@@ -111,27 +116,79 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`, which becomes `path` at the end with all its files.
 
     If the body fails, the folder is removed. Raises StorageError if `path` is a file or a folder
-    that is not empty, or if the system refuses.
+    that is not empty, if another process writes it, or if the system refuses.
     """
     path = Path(path)
     temporary = _beside(path)
-    if exists(path) and (not is_dir(path) or any(path.iterdir())):
+    with exclusive(path, path.parent / f".{path.name}{LOCK_FILE}"):
+        if exists(path) and (not is_dir(path) or any(path.iterdir())):
+            raise StorageError(
+                f"{path} exists and is not empty",
+                value=str(path),
+                fix="remove it or choose another path",
+            )
+        try:
+            with _storage_errors(path):
+                temporary.mkdir(parents=True)
+            yield temporary
+            with _storage_errors(path):
+                if path.exists():
+                    path.rmdir()  # an empty folder, which not every system replaces
+                temporary.replace(path)
+                _flush(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(folder: Path, lock: Path | None = None) -> Iterator[None]:
+    """Keep other processes out of a folder; raises StorageError at once if one is using it.
+
+    The lock is the system's (flock): it ends with its process, however that dies. lock: the file
+    to lock, by default one in the folder, which is created. The file is removed at the end, and so
+    is a folder that stayed empty. A file system or Windows without such locks has none.
+    """
+    made = lock is None and not Path(folder).exists()
+    lock = lock or Path(folder) / LOCK_FILE
+    make_folder(lock.parent)
+    with _storage_errors(folder):
+        descriptor = _locked(lock)
+    if descriptor is None:
         raise StorageError(
-            f"{path} exists and is not empty",
-            value=str(path),
-            fix="remove it or choose another path",
+            f"{folder} is in use by another process",
+            value=str(folder),
+            fix="wait until it ends, or choose another folder",
         )
     try:
-        with _storage_errors(path):
-            temporary.mkdir(parents=True)
-        yield temporary
-        with _storage_errors(path):
-            if path.exists():
-                path.rmdir()  # an empty folder, which not every system replaces
-            temporary.replace(path)
-            _flush(path.parent)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            lock.unlink()  # before it is unlocked: whoever opened it meanwhile opens it again
+        os.close(descriptor)
+        if made:
+            with suppress(OSError):  # not empty
+                Path(folder).rmdir()
+
+
+def _locked(lock: Path) -> int | None:
+    """A descriptor that holds the lock, or None if another process has it."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if sys.platform == "win32":
+            return descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:  # a file system without locks
+            return descriptor
+        try:
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # its last owner has removed it
 
 
 def make_folder(path: Path) -> None:

@@ -32,7 +32,7 @@ from omni_diffusion.diffusion.masking import MaskingConfig
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import DataError
 from omni_diffusion.evaluation.speech import WhisperJudge
-from omni_diffusion.io import weights
+from omni_diffusion.io import files, weights
 from omni_diffusion.media import Waveform
 from omni_diffusion.mini import speech_plan, unit_selection
 from omni_diffusion.mini.codecs import ctc, speech_codec, speech_encoder, speech_flow
@@ -209,7 +209,14 @@ class Mini:
     report: ProgressCallback | None = None
 
     def train(self) -> OmniModel:
-        """Train all parts in order and write the model to out/model."""
+        """Train all parts in order and write the model to out/model.
+
+        Raises StorageError if another process trains in the folder.
+        """
+        with files.exclusive(self.out):
+            return self._train()
+
+    def _train(self) -> OmniModel:
         stages_ = stages()
         self.text()
         image = self.image()

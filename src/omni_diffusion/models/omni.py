@@ -200,10 +200,10 @@ class OmniModel:
             checked_dtype(each)
         folder = Path(folder)
         files.check_space(folder, self._stored_bytes(dtype, dtype))
-        files.make_folder(folder)
-        self.codecs.save(folder, dtype)
-        weights.write_tensors(self.backbone.state_dict(), folder / BACKBONE_FILE, dtype=dtype)
-        write_config(self.config, folder, self._dtype)
+        with files.exclusive(folder):
+            self.codecs.save(folder, dtype)
+            weights.write_tensors(self.backbone.state_dict(), folder / BACKBONE_FILE, dtype=dtype)
+            write_config(self.config, folder, self._dtype)
 
     def _stored_bytes(self, codecs: torch.dtype | None, backbone: torch.dtype | None) -> int:
         size = weights.stored_bytes(self.backbone.state_dict(), backbone)

@@ -6,9 +6,12 @@ the same plan, on any number of processes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,7 @@ from omni_diffusion.models.omni import SMALL_MODEL, OmniModel
 from omni_diffusion.models.sizes import MAX_TRAINING_LENGTH, matmul_peak
 from omni_diffusion.tasks.prompts import detect_task
 from omni_diffusion.training import stages
+from omni_diffusion.training.checkpoint import Checkpoints
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective, LossAverage
 from omni_diffusion.training.distributed import Precision, World, shard
 from omni_diffusion.training.logs import default_logs, open_logs
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
 
     from omni_diffusion.backbone.dream import Dream
 
-PLAN_FILE = "plan.json"
+PLAN_FILE, DATA_FILE = "plan.json", "data.json"
 SEARCHED_LINES = 2000  # lines of a manifest among which sample requests are searched
 BATCH_SIZE = 32  # without a stage
 LR = 1e-5  # without a stage: the paper's last one, for a model that is already trained
@@ -170,17 +174,19 @@ def train(
 
     resume: checkpoint to resume from; None = the newest of OUT, if any. report: gets every logged
     step and its metrics. on_bad_sample: gets a message for each sample that is broken or too long
-    and therefore left out; without it such a sample raises DataError.
+    and therefore left out; without it such a sample raises DataError. Raises StorageError if
+    another process trains in the folder.
     """
     world = world or World()
-    trainer = build_trainer(
-        plan, out, options=options, resume=resume, world=world, on_bad_sample=on_bad_sample
-    )
-    trainer.fit(report)
-    trained = trainer.weights()
-    if world.is_main:
-        _write(plan, trained, out)
-    world.barrier()
+    with files.exclusive(out) if world.is_main else nullcontext():
+        trainer = build_trainer(
+            plan, out, options=options, resume=resume, world=world, on_bad_sample=on_bad_sample
+        )
+        trainer.fit(report)
+        trained = trainer.weights()
+        if world.is_main:
+            _write(plan, trained, out)
+        world.barrier()
 
 
 def build_trainer(
@@ -195,7 +201,7 @@ def build_trainer(
     """The trainer of a run, new or resumed; parameters as for `train`.
 
     Raises DataError for shards that were made with other codecs, TrainingError if OUT belongs to
-    another plan.
+    another plan, or the data changed since its checkpoints.
     """
     world, options = world or World(), options or RunOptions()
     loop = _loop_config(plan, options)
@@ -206,6 +212,9 @@ def build_trainer(
         _claim_folder(plan, out)
     world.barrier()
     shards = _open_shards(plan.data, out, model, world)
+    if world.is_main:
+        _check_fingerprint(plan.data, shards, out)
+    world.barrier()
     max_length = min(plan.max_length or MAX_TRAINING_LENGTH, model.max_positions)
     mixture = _mixture(plan, shards, model, max_length, world, on_bad_sample)
     denoising = DenoisingConfig(
@@ -363,6 +372,27 @@ def _open_shards(data: Sequence[Path], out: Path, model: OmniModel, world: World
         folders.append(folder)
     world.barrier()
     return [Shards(folder) for folder in folders]
+
+
+def _check_fingerprint(data: Sequence[Path], shards: Sequence[Shards], out: Path) -> None:
+    """Note what the data hold; raises TrainingError if that changed since the last checkpoint."""
+    path, fingerprints = out / "training" / DATA_FILE, {}
+    for source, opened in zip(data, shards, strict=True):
+        digests = [record.digest for record in opened.index.shards]
+        fingerprints[str(source)] = blake2b(repr(digests).encode(), digest_size=16).hexdigest()
+    known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else fingerprints
+    if Checkpoints(out / "training" / "checkpoints").newest() is not None:
+        for source, fingerprint in fingerprints.items():
+            if known.get(source) != fingerprint:
+                raise TrainingError(
+                    f"{source} or its media changed since the run in {out} began",
+                    field="data",
+                    value=source,
+                    fix="restore them, or give another folder for a new run",
+                )
+    if known != fingerprints or not path.exists():
+        files.make_folder(path.parent)
+        files.write_text(path, json.dumps(fingerprints, indent=2) + "\n")
 
 
 def _sample_requests(

@@ -19,6 +19,7 @@ from omni_diffusion.data.importers.catalog import IMPORTERS, importer
 from omni_diffusion.data.importers.run import import_corpus
 from omni_diffusion.data.validate import validate
 from omni_diffusion.errors import DataError, MissingDependencyError, StorageError
+from omni_diffusion.io import files
 
 HEAR = "Convert the speech to text.\n<|audio|>"
 
@@ -451,3 +452,11 @@ def test_huge_numbers_of_gigaspeech_skip_their_row(tmp_path: Path) -> None:
     path.write_text(whole.replace('"end_time": 4.5', f'"end_time": {"9" * 5000}'))
     with pytest.raises(DataError, match="a number that cannot be read"):
         import_corpus(importer("gigaspeech"), tmp_path / "corpus", tmp_path / "out5000")
+
+
+def test_two_imports_do_not_share_a_folder(tmp_path: Path) -> None:
+    librispeech(tmp_path / "corpus")
+    out = tmp_path / "out"
+    with files.exclusive(out), pytest.raises(StorageError, match="out is in use by another"):
+        import_corpus(importer("librispeech"), tmp_path / "corpus", out)
+    assert import_corpus(importer("librispeech"), tmp_path / "corpus", out).samples == 2

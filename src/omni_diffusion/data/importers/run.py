@@ -43,9 +43,20 @@ def import_corpus(
 
     split: by default the importer's. progress: called with the fraction of files that are done.
     Raises DataError if the source has an unexpected layout or `out` holds another import,
-    StorageError if it cannot be written.
+    StorageError if it cannot be written or another process imports to it.
     """
     source, out, split = Path(source), Path(out), split or importer.split
+    with files.exclusive(out):
+        return _import(importer, source, out, split, progress)
+
+
+def _import(
+    importer: Importer,
+    source: Path,
+    out: Path,
+    split: str | None,
+    progress: Callable[[float], None] | None,
+) -> ImportRecord:
     record = ImportRecord(importer.name, str(source.resolve()), split)
     existing = _existing(out, record)
     if existing is not None and existing.samples is not None:
@@ -87,7 +98,7 @@ def _existing(out: Path, record: ImportRecord) -> ImportRecord | None:
 
 def _begin(out: Path, record: ImportRecord) -> None:
     files.make_folder(out)
-    if any(out.iterdir()):
+    if any(path.name != files.LOCK_FILE for path in out.iterdir()):
         raise DataError(
             f"{out} holds other files", value=out, fix="give an empty folder or a new one"
         )

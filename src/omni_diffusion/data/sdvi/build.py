@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cache
@@ -165,7 +165,7 @@ class SdviBuilder:
         Shard i of n holds the samples i, i + n, ... workers: threads, each with a synthesizer and
         an ASR model of its own. progress: called with the fraction of samples that are done. Raises
         DataError for a broken manifest, a folder with other files, and a synthesizer that keeps
-        failing; StorageError if a file cannot be written.
+        failing; StorageError if a file cannot be written or another process makes this shard.
         """
         if of < 1 or not 0 <= (shard or 0) < of:
             raise DataError(
@@ -179,15 +179,28 @@ class SdviBuilder:
                 f"{workers} workers", field="workers", value=workers, fix="give 1 or more"
             )
         samples = list(self.sources.samples())
-        written = [sample for sample in samples if isinstance(sample, WrittenSample)]
+        count = sum(isinstance(sample, WrittenSample) for sample in samples)
+        numbers = range(count) if shard is None else range(shard, count, of)
         open_folder(self.out, self._record())
-        takes = TakeStore(self.out, "all" if shard is None else f"{shard:05d}-of-{of:05d}")
-        session = BuildSession(self, takes)
+        name = "all" if shard is None else f"{shard:05d}-of-{of:05d}"
+        with files.exclusive(self.out, self.out / f".{name}{files.LOCK_FILE}"):
+            return self._build(samples, name, numbers, workers, progress)
+
+    def _build(
+        self,
+        samples: Sequence[WrittenSample | Rejected],
+        journal: str,
+        numbers: Iterable[int],
+        workers: int,
+        progress: Callable[[float], None] | None,
+    ) -> BuildResult:
+        """Make the takes of the written samples of these numbers, and finish a complete set."""
+        written = [sample for sample in samples if isinstance(sample, WrittenSample)]
+        session = BuildSession(self, TakeStore(self.out, journal))
         pending = [
-            sample
-            for number, sample in enumerate(written)
-            if (shard is None or number % of == shard)
-            and isinstance(session.verdict(sample), TakeRequest)
+            written[number]
+            for number in numbers
+            if isinstance(session.verdict(written[number]), TakeRequest)
         ]
         if pending:  # the old manifest would name recordings that no longer exist
             for name in (MANIFEST, CARD, REJECTED):
