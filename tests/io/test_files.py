@@ -156,7 +156,7 @@ def test_room_on_the_disk_of_a_path_that_is_not_there_yet(tmp_path: Path) -> Non
 LOCKS: list[Callable[[Path], AbstractContextManager[object]]] = [
     files.exclusive,
     files.atomic_folder,
-    lambda path: files.exclusive(path, path.with_name(".other.lock")),
+    lambda path: files.exclusive(path, path.with_name(f".{path.name}-1.lock")),
 ]
 HOLDER = """
 import sys

@@ -235,7 +235,12 @@ def test_two_runs_do_not_share_a_folder(plan: Plan, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # told before any work
 
 
-@pytest.mark.parametrize("change", ["a word", "a line more", "another order", "a recording"])
+SLOWER = ("a line more", "another order", "a recording")
+
+
+@pytest.mark.parametrize(
+    "change", ["a word", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)]
+)
 def test_a_run_does_not_resume_with_other_data(plan: Plan, tmp_path: Path, change: str) -> None:
     source = plan.data[0].parent
     for name in ("a.wav", "c.png", "train.jsonl"):

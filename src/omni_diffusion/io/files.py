@@ -30,6 +30,7 @@ FIXES = {
     errno.EROFS: "choose a disk that is not read-only",
     errno.ENOENT: "create its folder first",
     errno.ENOTDIR: "one of its folders is a file; choose another path",
+    errno.EEXIST: "one of its folders is a file; choose another path",
     errno.EISDIR: "it is a folder; name a file",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
@@ -149,9 +150,11 @@ def exclusive(folder: Path, lock: Path | None = None) -> Iterator[None]:
     is a folder that stayed empty. A file system or Windows without such locks has none.
     """
     made = lock is None and not Path(folder).exists()
-    lock = lock or Path(folder) / LOCK_FILE
-    make_folder(lock.parent)
+    if lock is None:
+        make_folder(folder)
+        lock = Path(folder) / LOCK_FILE
     with _storage_errors(folder):
+        lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(lock)
     if descriptor is None:
         raise StorageError(
