@@ -78,6 +78,7 @@ def ask(
     inputs: Inputs,
     *,
     preset: str | None = None,
+    setting: str | None = None,
     max_tokens: int | None = None,
     trace: bool = False,
     id: str | None = None,
@@ -86,12 +87,12 @@ def ask(
     """The request of a task for a person's inputs.
 
     overrides: fields of `SamplingParams` (steps, seed, guidance, ..) over the defaults of model and
-    task, or over the preset's. preset, max_tokens, trace, id: as in `Request`. Raises TaskError
-    where the inputs do not fit the task, SamplingError for an override out of its range.
+    task, or over the preset's. preset, setting, max_tokens, trace, id: as in `Request`. Raises
+    TaskError where the inputs do not fit the task, SamplingError for an override out of its range.
     """
     known = catalog.task(task) if isinstance(task, str) else task
     if preset is not None:
-        presets.preset(preset).of(known.name)
+        presets.preset(preset).of(setting or known.name)
     override(known.params, overrides)  # refuses unknown names and values before any work
     return Request(
         task,
@@ -99,6 +100,7 @@ def ask(
         overrides or None,
         max_tokens=max_tokens,
         preset=preset,
+        setting=setting,
         trace=trace,
         id=id,
     )

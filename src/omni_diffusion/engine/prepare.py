@@ -38,7 +38,7 @@ def prepare(request: Request, model: OmniModel) -> Prepared:
     turns = encode(request.conversation, model.codecs)
     overrides, max_tokens = request.params, request.max_tokens
     if request.preset is not None:
-        setting = presets.preset(request.preset).of(task.name)
+        setting = presets.preset(request.preset).of(request.setting or task.name)
         params, max_tokens = setting.settle(turns, model, max_tokens)
         overrides = override(params, overrides)
     prepared = render(task, turns, model, overrides, max_tokens=max_tokens)

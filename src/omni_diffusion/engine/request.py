@@ -31,7 +31,8 @@ class Request:
     task: a task, or its name in the catalog. params: a whole `SamplingParams`, or a mapping of some
     of its fields, which are merged over the defaults of model and task (over the preset's, with
     one). max_tokens: length of a text or speech answer, instead of the task's rule. preset: the
-    name of `tasks.presets` whose numbers replace the defaults. trace: keep a record of every step.
+    name of `tasks.presets` whose numbers replace the defaults. setting: the preset's setting, such
+    as that of a benchmark; None = the task's. trace: keep a record of every step.
     id: None lets the engine choose one.
     """
 
@@ -42,6 +43,7 @@ class Request:
     trace: bool = False
     id: str | None = None
     preset: str | None = None
+    setting: str | None = None
 
     @property
     def task_name(self) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
+from omni_diffusion.conversation import Part
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import EvaluationError
 from omni_diffusion.evaluation.benchmark import Benchmark
-from omni_diffusion.evaluation.scoring import (
-    BenchmarkResult,
-    Score,
-    Scores,
-    aggregate,
-    correct,
-    ratio,
-)
+from omni_diffusion.evaluation.predictions import Prediction, PredictionStore, plain
+from omni_diffusion.evaluation.scoring import BenchmarkResult, correct
 
 BATCH = 32  # requests given to the engine at once
 S = TypeVar("S")
+ReportProgress = Callable[[str, int, int], None]
+"""Called with the benchmark's name, the answers so far and the number of samples."""
 
 
 class RequestRunner(Protocol):
@@ -29,52 +27,159 @@ class RequestRunner(Protocol):
         ...
 
 
+class Shard(NamedTuple):
+    """The samples number, number + of, number + 2 of, ..; the first is number 0."""
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """The shard of "0/4"; raises EvaluationError for another form."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+            raise EvaluationError(
+                f"{text!r} is not a shard",
+                field="shard",
+                value=text,
+                fix="give i/n with i from 0 to n - 1, such as 0/4",
+            )
+        return cls(int(number), int(of))
+
+    def of_samples(self, samples: Sequence[S]) -> Sequence[S]:
+        """The samples of this shard."""
+        return samples[self.number :: self.of]
+
+
 def run_benchmark(
     benchmark: Benchmark[S],
     engine: RequestRunner,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: ReportProgress | None = None,
+    *,
+    store: PredictionStore | None = None,
+    limit: int | None = None,
+    batch: int = BATCH,
 ) -> BenchmarkResult:
-    """Answer and score all samples.
+    """Answer and score the samples, all or the first `limit`, and report their result.
 
-    progress: called with the benchmark's name, the answers so far and the number of samples. A
-    request that fails counts as a wrong answer, and the detail `failed` reports the fraction.
-    Raises EvaluationError if every request fails or there is nothing to score.
+    store: predictions that are there already are used, new ones are added after each batch; None
+    keeps none. batch: requests given to the engine at once. A request that fails counts as a wrong
+    answer, and the detail `failed` reports the fraction. Raises EvaluationError if every request
+    fails or there is nothing to score.
     """
-    samples = benchmark.samples()
-    scores: list[Scores] = []
-    failed: list[Exception] = []
-    for start in range(0, len(samples), BATCH):
-        batch = samples[start : start + BATCH]
-        results = engine.run([benchmark.request(sample) for sample in batch])
-        for sample, result in zip(batch, results, strict=True):
-            failed += [] if result.error is None else [result.error]
-            marked = {"failed": correct(result.error is not None)}
-            scores.append({**benchmark.score(sample, result.parts), **marked})
+    store = PredictionStore() if store is None else store
+    samples = benchmark.samples()[:limit]
+    answer_samples(benchmark, engine, samples, store, progress, batch)
+    return report_of(benchmark, store, samples)
+
+
+def answer_samples(
+    benchmark: Benchmark[S],
+    engine: RequestRunner,
+    samples: Sequence[S],
+    store: PredictionStore,
+    progress: ReportProgress | None = None,
+    batch: int = BATCH,
+) -> None:
+    """Answer, score and keep those samples that the store has no prediction for.
+
+    Raises EvaluationError if every request of the first batch fails; these are not kept.
+    """
+    waiting = [sample for sample in samples if store.find(benchmark.facts(sample)) is None]
+    done = len(samples) - len(waiting)
+    for start in range(0, len(waiting), batch):
+        predictions = _answered(benchmark, engine, waiting[start : start + batch], store)
+        if not done and all(prediction.failed for prediction, _ in predictions):
+            _refuse(benchmark.name, predictions[0][0], predictions[0][1])
+        for prediction, _ in predictions:
+            store.add(prediction)
+        done += len(predictions)
         if progress:
-            progress(benchmark.name, len(scores), len(samples))
-    if failed and len(failed) == len(scores):
-        problem = f"every request of benchmark {benchmark.name!r} failed: {failed[0]}"
-        raise EvaluationError(problem, value=benchmark.name) from failed[0]
-    return summarize(scores, benchmark.ceiling)
+            progress(benchmark.name, done, len(samples))
 
 
-def summarize(scores: Sequence[Scores], ceiling: Sequence[Score]) -> BenchmarkResult:
-    """The result of a benchmark from the scores of its answers.
+def report_of(
+    benchmark: Benchmark[S], store: PredictionStore, samples: Sequence[S]
+) -> BenchmarkResult:
+    """The result of samples that are all answered; raises EvaluationError for others."""
+    found = [(sample, store.find(benchmark.facts(sample))) for sample in samples]
+    answered = [(sample, kept) for sample, kept in found if kept is not None]
+    if len(answered) < len(found):
+        raise EvaluationError(
+            f"{len(found) - len(answered)} of {len(found)} samples of {benchmark.name!r} are not"
+            " answered yet",
+            field="shard",
+            value=len(answered),
+            fix="run the other shards",
+        )
+    if answered and all(kept.failed for _, kept in answered):
+        _refuse(benchmark.name, answered[0][1])
+    return benchmark.report([(sample, kept.scored()) for sample, kept in answered])
 
-    "value" becomes the result's own metric, every other name a detail; `failed` only if a request
-    failed.
-    """
-    by_name: dict[str, list[Score]] = {}
-    for answer in scores:
-        for name, score in answer.items():
-            by_name.setdefault(name, []).append(score)
-    if not any(score.amount for score in by_name.get("failed", ())):
-        by_name.pop("failed", None)
-    metrics = {name: aggregate(column) for name, column in by_name.items()}
-    value = metrics.pop("value")
-    result = BenchmarkResult(
-        value=value["value"], stderr=value["stderr"], n=value["n"], ceiling=ratio(ceiling)
+
+class _Round(NamedTuple):
+    """The results of one batch, and what the answers were made of."""
+
+    result: Result
+    via: tuple[Part, ...]
+
+
+def _answered(
+    benchmark: Benchmark[S], engine: RequestRunner, samples: Sequence[S], store: PredictionStore
+) -> list[tuple[Prediction, Exception | None]]:
+    began = time.perf_counter()
+    first = engine.run([benchmark.request(sample) for sample in samples])
+    rounds = [_Round(result, ()) for result in first]
+    asked: dict[int, Request] = {}
+    for i, (sample, result) in enumerate(zip(samples, first, strict=True)):
+        request = None if result.error else benchmark.follow_up(sample, result.parts)
+        if request is not None:
+            asked[i] = request
+    second = engine.run(list(asked.values())) if asked else []
+    for i, result in zip(asked, second, strict=True):
+        rounds[i] = _Round(_both(first[i], result), first[i].parts)
+    share = (time.perf_counter() - began) / len(samples)
+    return [
+        (_prediction(benchmark, sample, each, share, store), each.result.error)
+        for sample, each in zip(samples, rounds, strict=True)
+    ]
+
+
+def _both(first: Result, second: Result) -> Result:
+    """The second result, with the time and the forward passes of both."""
+    return Result(
+        second.id,
+        second.task,
+        second.parts,
+        None,
+        (),
+        first.seconds + second.seconds,
+        first.steps + second.steps,
+        second.error,
+        (*first.notes, *second.notes),
+        second.params,
     )
-    if metrics:
-        result["details"] = metrics
-    return result
+
+
+def _prediction(
+    benchmark: Benchmark[S], sample: S, each: _Round, share: float, store: PredictionStore
+) -> Prediction:
+    facts, result = plain(benchmark.facts(sample)), each.result
+    marked = {"failed": correct(result.error is not None)}
+    scores = {**benchmark.score(sample, result.parts), **marked}
+    return Prediction(
+        facts=facts,
+        answer=store.media(result.parts, facts, ""),
+        scores={name: [score.amount, score.of] for name, score in scores.items()},
+        seconds=result.seconds,
+        share=share,
+        steps=result.steps,
+        via=store.media(each.via, facts, "via"),
+        error=None if result.error is None else str(result.error),
+        notes=list(result.notes),
+    )
+
+
+def _refuse(name: str, prediction: Prediction, cause: Exception | None = None) -> None:
+    problem = f"every request of benchmark {name!r} failed: {prediction.error}"
+    raise EvaluationError(problem, value=name) from cause

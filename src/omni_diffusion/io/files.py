@@ -67,7 +67,7 @@ def check_writable(path: Path) -> None:
             value=str(path),
             fix="create it first",
         )
-    with _storage_errors(path):
+    with storage_errors(path):
         if _is_device(target):
             if not os.access(target, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -129,10 +129,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 fix="remove it or choose another path",
             )
         try:
-            with _storage_errors(path):
+            with storage_errors(path):
                 temporary.mkdir(parents=True)
             yield temporary
-            with _storage_errors(path):
+            with storage_errors(path):
                 if path.exists():
                     path.rmdir()  # an empty folder, which not every system replaces
                 temporary.replace(path)
@@ -153,7 +153,7 @@ def exclusive(folder: Path, lock: Path | None = None) -> Iterator[None]:
     if lock is None:
         make_folder(folder)
         lock = Path(folder) / LOCK_FILE
-    with _storage_errors(folder):
+    with storage_errors(folder):
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(lock)
     if descriptor is None:
@@ -256,19 +256,20 @@ def write_text(path: Path, text: str) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file if it exists; raises StorageError."""
-    with _storage_errors(path, "remove"):
+    with storage_errors(path, "remove"):
         Path(path).unlink(missing_ok=True)
 
 
 def rename(path: Path, to: Path) -> None:
     """Rename a file or folder within its folder, in one step; raises StorageError."""
-    with _storage_errors(to):
+    with storage_errors(to):
         Path(path).replace(to)
         _flush(Path(to).parent)
 
 
 @contextmanager
-def _storage_errors(path: Path, verb: str = "write") -> Iterator[None]:
+def storage_errors(path: Path, verb: str = "write") -> Iterator[None]:
+    """Raise an OSError of the body as a StorageError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -300,7 +301,7 @@ def _is_device(path: Path) -> bool:
 @contextmanager
 def _to_device(device: Path) -> Iterator[Path]:
     """Yield a temporary file elsewhere, whose content goes to the device at the end."""
-    with tempfile.TemporaryDirectory() as folder, _storage_errors(device):
+    with tempfile.TemporaryDirectory() as folder, storage_errors(device):
         temporary = Path(folder) / device.name
         temporary.touch()
         yield temporary

@@ -24,6 +24,7 @@ from omni_diffusion.conversation import (
 )
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import EvaluationError
+from omni_diffusion.evaluation.benchmark import Benchmark
 from omni_diffusion.evaluation.scoring import Score, Scores, capped, correct
 from omni_diffusion.evaluation.speech import Transcriber, word_errors
 from omni_diffusion.media import Picture
@@ -52,37 +53,56 @@ MAX_SCENES = 20_000  # scenes drawn in search of one that suits a question
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A conversation to answer, and the function that scores the parts of the answer."""
+    """A conversation to answer, and the function that scores the parts of the answer.
+
+    facts: what is asked and expected, see `Benchmark.facts`.
+    """
 
     conversation: Conversation
     judge: Callable[[Sequence[Part]], Scores]
+    facts: Mapping[str, str]
 
 
-@dataclass(frozen=True, eq=False)
-class SceneBenchmark:
-    """A benchmark of one task (see `evaluation.benchmark.Benchmark`).
+@dataclass(eq=False)
+class SceneBenchmark(Benchmark[Sample]):
+    """A benchmark of one task.
 
-    steps: denoising steps of every answer; None = the model's default.
+    steps: denoising steps of every answer; None = the model's default. relay: a second task, which
+    gets the parts of the answer, and whose answer is scored; None = the answer is scored itself.
     """
 
     name: str
     task: str
-    samples_: Sequence[Sample]
-    ceiling: Sequence[Score]
+    drawn: Sequence[Sample]
+    ceiling: Sequence[Score] = ()
     steps: int | None = None
+    relay: str | None = None
 
     def samples(self) -> Sequence[Sample]:
         """The samples in the order in which they were drawn."""
-        return self.samples_
+        return self.drawn
+
+    def facts(self, sample: Sample) -> Mapping[str, str]:
+        """What is asked and expected."""
+        return sample.facts
 
     def request(self, sample: Sample) -> Request:
         """The sample's conversation as a request of the task."""
-        params = None if self.steps is None else {"steps": self.steps}
-        return Request(self.task, sample.conversation, params)
+        return self._request(self.task, sample.conversation)
+
+    def follow_up(self, sample: Sample, answer: Sequence[Part]) -> Request | None:
+        """The answer as the input of the second task; None where there is none, or no answer."""
+        if self.relay is None or not answer:
+            return None
+        return self._request(self.relay, user(*answer))
 
     def score(self, sample: Sample, answer: Sequence[Part]) -> Scores:
         """The scores that the sample's judge gives."""
         return sample.judge(answer)
+
+    def _request(self, task: str, conversation: Conversation) -> Request:
+        params = None if self.steps is None else {"steps": self.steps}
+        return Request(task, conversation, params)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +154,10 @@ def caption(context: EvalContext) -> SceneBenchmark:
     """Describe an image; any wording with the same meaning is correct."""
     chosen = context.scenes()
     samples = [
-        Sample(_user(Image(scenes.render_scene(s))), partial(score_caption, s)) for s in chosen
+        Sample(
+            user(Image(scenes.render_scene(s))), partial(score_caption, s), scene_facts(i, s)
+        )
+        for i, s in enumerate(chosen)
     ]
     ceiling = [correct(context.recognized_input(s) == s) for s in chosen]
     return SceneBenchmark("caption", "caption", samples, ceiling)
@@ -145,10 +168,11 @@ def vqa(context: EvalContext) -> SceneBenchmark:
     chosen = [_draw_question(context.rng, i) for i in range(context.samples)]
     samples = [
         Sample(
-            _user(Text(q.text), Image(scenes.render_scene(s))),
+            user(Text(q.text), Image(scenes.render_scene(s))),
             partial(score_text, q.kind, q.answer),
+            scene_facts(i, s, asked=q.text, answer=q.answer),
         )
-        for s, q in chosen
+        for i, (s, q) in enumerate(chosen)
     ]
     return SceneBenchmark("vqa", "vqa", samples, [_answerable(context, s, q) for s, q in chosen])
 
@@ -156,9 +180,10 @@ def vqa(context: EvalContext) -> SceneBenchmark:
 def t2i(context: EvalContext) -> SceneBenchmark:
     """Generate the image of a caption; every attribute has to be correct."""
     chosen = context.scenes()
+    texts = [context.rng.choice(scenes.captions(scene)) for scene in chosen]
     samples = [
-        Sample(_user(Text(context.rng.choice(scenes.captions(s)))), partial(score_image, s))
-        for s in chosen
+        Sample(user(Text(text)), partial(score_image, s), scene_facts(i, s, asked=text))
+        for i, (s, text) in enumerate(zip(chosen, texts, strict=True))
     ]
     ceiling = [correct(context.recognized_output(s) == s) for s in chosen]
     return SceneBenchmark("t2i", "t2i", samples, ceiling)
@@ -167,13 +192,14 @@ def t2i(context: EvalContext) -> SceneBenchmark:
 def inpaint(context: EvalContext) -> SceneBenchmark:
     """Restore a hidden object; every pixel outside the hole has to stay as it was."""
     samples, ceiling = [], []
-    for scene in context.scenes():
+    for i, scene in enumerate(context.scenes()):
         picture = scenes.render_scene(scene)
         left, top, side = context.rng.choice(scenes.LAYOUTS[scene.layout])
         given = PartialImage(picture, box(picture, left, top, left + side, top + side))
         text = context.rng.choice(scenes.captions(scene))
         judge = partial(score_inpainting, scene, given)
-        samples.append(Sample(inpainting(picture, given.hole, text), judge))
+        facts = scene_facts(i, scene, asked=text, hole=f"{left},{top},{side}")
+        samples.append(Sample(inpainting(picture, given.hole, text), judge, facts))
         best = context.reconstruct(picture, context.codecs.image.config.generation_size)
         ceiling.append(correct(scenes.recognize_scene(composite(best, given)) == scene))
     return SceneBenchmark("inpaint", "inpaint", samples, ceiling)
@@ -183,7 +209,8 @@ def inpaint(context: EvalContext) -> SceneBenchmark:
 def s2i(context: EvalContext) -> SceneBenchmark:
     """Generate the image of a spoken caption."""
     samples, ceiling = [], []
-    for recording in context.bank().sample("caption", context.seed, context.samples):
+    recordings = context.bank().sample("caption", context.seed, context.samples)
+    for i, recording in enumerate(recordings):
         scene = scenes.parse(recording.text)
         if scene is None:
             raise EvaluationError(
@@ -191,7 +218,9 @@ def s2i(context: EvalContext) -> SceneBenchmark:
                 " again",
                 value=recording.text,
             )
-        samples.append(Sample(_user(Speech(recording.waveform)), partial(score_image, scene)))
+        facts = scene_facts(i, scene, asked=recording.text, voice=recording.voice)
+        judge = partial(score_image, scene)
+        samples.append(Sample(user(Speech(recording.waveform)), judge, facts))
         ceiling.append(correct(context.recognized_output(scene) == scene))
     return SceneBenchmark("s2i", "s2i", samples, ceiling)
 
@@ -214,15 +243,14 @@ def svqa(context: EvalContext) -> SceneBenchmark:
         return scores
 
     chosen = [_draw_question(context.rng, i, recorded) for i in range(context.samples)]
+    spoken = [context.rng.choice(recorded[question.text]) for _, question in chosen]
     samples = [
         Sample(
-            _user(
-                Speech(context.rng.choice(recorded[q.text]).waveform),
-                Image(scenes.render_scene(s)),
-            ),
+            user(Speech(r.waveform), Image(scenes.render_scene(s))),
             partial(judge, q),
+            scene_facts(i, s, asked=q.text, answer=q.sentence, voice=r.voice),
         )
-        for s, q in chosen
+        for i, ((s, q), r) in enumerate(zip(chosen, spoken, strict=True))
     ]
     return SceneBenchmark("svqa", "svqa", samples, [_answerable(context, s, q) for s, q in chosen])
 
@@ -239,7 +267,14 @@ def asr_wer(context: EvalContext) -> SceneBenchmark:
     others = context.bank().sample("caption", context.seed, quarter, "held_out")
     others += context.bank().sample("question", context.seed, quarter, "held_out")
     named = [("value", r) for r in seen] + [("held_out_voices", r) for r in others]
-    samples = [Sample(_user(Speech(r.waveform)), partial(judge, name, r.text)) for name, r in named]
+    samples = [
+        Sample(
+            user(Speech(r.waveform)),
+            partial(judge, name, r.text),
+            {"id": str(i), "expected": r.text, "voice": r.voice},
+        )
+        for i, (name, r) in enumerate(named)
+    ]
     return SceneBenchmark("asr_wer", "asr", samples, [Score(0, 1)])
 
 
@@ -255,7 +290,10 @@ def tts_wer(context: EvalContext) -> SceneBenchmark:
         return {"value": errors, "capped": capped(errors)}
 
     texts = [context.rng.choice(scenes.captions(scene)) for scene in context.scenes()]
-    samples = [Sample(_user(Text(text)), partial(judge, text)) for text in texts]
+    samples = [
+        Sample(user(Text(text)), partial(judge, text), {"id": str(i), "asked": text})
+        for i, text in enumerate(texts)
+    ]
     codec = context.codecs.speech
     ceiling = [
         context.speech_errors(r.text, (Speech(codec.decode(codec.encode(r.waveform))),))
@@ -277,8 +315,14 @@ BENCHMARKS: dict[str, Callable[[EvalContext], SceneBenchmark]] = {
 
 
 # -------------------------------------------------------------------------------------- questions
-def _user(*parts: Part) -> tuple[Message]:
+def user(*parts: Part) -> tuple[Message]:
+    """A conversation of one message."""
     return (Message("user", parts),)
+
+
+def scene_facts(i: int, scene: Scene, **more: str) -> dict[str, str]:
+    """The facts of a sample about a scene."""
+    return {"id": str(i), "expected": scenes.caption(scene), **more}
 
 
 def _draw_question(

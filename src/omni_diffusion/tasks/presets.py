@@ -58,7 +58,7 @@ class Setting:
     length: the rule for the length of the answer, whatever the model's own is; None where a picture
     or the masked parts decide. pace: steps for each token of the answer, rounded down; None = the
     task's own, for each masked token and rounded up. whole_prompt: the rule counts every token
-    before the answer, not the speech frames alone.
+    before the answer, not the speech frames alone. tail: what a benchmark adds to its question.
     """
 
     task: str
@@ -67,6 +67,7 @@ class Setting:
     origin: Provenance
     pace: float | None = None
     whole_prompt: bool = False
+    tail: str = ""
 
     def settle(
         self, conversation: Conversation, model: Model, max_tokens: int | None = None
@@ -200,6 +201,10 @@ SPEAKING = replace(CODE, length="paper", steps="paper")
 PAINTING = replace(CODE, length="paper", steps="paper", position="paper")
 WORD = Length(extra=8)
 """Length of an answer of a word or a letter, as in the published evaluation on MME."""
+ASK_WORD = "\nAnswer the question using a single word or phrase."
+ASK_LETTER = "\nAnswer with the option's letter from the given choices directly."
+"""Tails in the wording of LLaVA-OneVision's data, which the model was trained on, and of lmms-eval
+0.7.3; the published script adds none to the questions of MME, which ask for yes or no."""
 
 
 def _sized(known: Task) -> Length | None:
@@ -207,10 +212,17 @@ def _sized(known: Task) -> Length | None:
     return None if known.answer in ((), ("image",)) else known.length
 
 
-def _paper(name: str, origin: Provenance, note: str = "", length: Length | None = None) -> Setting:
+def _paper(
+    name: str,
+    origin: Provenance,
+    note: str = "",
+    length: Length | None = None,
+    tail: str = "",
+) -> Setting:
     """A task as the catalog has it, or with another length."""
     known = CATALOG[name]
-    return Setting(name, known.params, length or _sized(known), replace(origin, note=note))
+    rule, source = length or _sized(known), replace(origin, note=note)
+    return Setting(name, known.params, rule, source, tail=tail)
 
 
 PAPER_TASKS = {
@@ -230,9 +242,9 @@ PAPER_BENCHMARKS = {
     "librispeech": _paper("asr", HEARING),
     "libritts": _paper("tts", SPEAKING),
     "mme": _paper("vqa", CODE, "the evaluation script's", WORD),
-    "pope": _paper("vqa", OURS, "as `mme`, a word too", WORD),
-    "seed-bench-2-plus": _paper("vqa", OURS, "as `mme`, a letter", WORD),
-    "mmmu": _paper("vqa", OURS, "as `mme`, mostly a letter", WORD),
+    "pope": _paper("vqa", OURS, "as `mme`, a word too; asks for a word", WORD, ASK_WORD),
+    "seed-bench-2-plus": _paper("vqa", OURS, "as `mme`, a letter; asks for it", WORD, ASK_LETTER),
+    "mmmu": _paper("vqa", OURS, "as `mme`, mostly a letter; asks for it", WORD, ASK_LETTER),
     "coco-t2i": _paper("t2i", PAINTING),
     "clip-s2i": _paper("s2i", PAINTING),
     "spoken-mme": _paper("svqa", OURS, "as `svqa`; no number is given"),
