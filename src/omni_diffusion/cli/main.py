@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 app.command()(run.demo)
 app.command()(run.run)
-app.command("eval")(evaluate.evaluate)
+app.add_typer(evaluate.eval_app, name="eval")
 app.command()(models.doctor)
 app.add_typer(train.train_app, name="train")
 app.command()(models.convert)

@@ -30,7 +30,8 @@ class Prediction:
     facts: what was asked and expected. answer, via: the parts of the scored answer, and of the
     answer that its request was made of, each {"text": ..}, {"image": FILE} or {"speech": FILE}.
     scores: [amount, of] by name. seconds: from the request's first work to its answer. share:
-    seconds of its batch over the answers of that batch. steps: forward passes.
+    seconds of its batch over the answers of that batch. steps: forward passes. speech_seconds: of
+    sound in the answer.
     """
 
     facts: dict[str, Any]
@@ -39,6 +40,7 @@ class Prediction:
     seconds: float
     share: float
     steps: int
+    speech_seconds: float = 0.0
     via: list[dict[str, str]] = field(default_factory=list)
     error: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -119,7 +121,7 @@ class PredictionStore:
 def read_predictions(folder: Path) -> Iterator[Prediction]:
     """All predictions in a folder, file by file."""
     for path in sorted(folder.glob(PREDICTIONS)):
-        *lines, last = path.read_bytes().split(b"\n")
+        *lines, _torn = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
             try:
                 yield Prediction(**json.loads(line))

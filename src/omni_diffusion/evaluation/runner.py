@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from omni_diffusion.conversation import Part
+from omni_diffusion.conversation import Part, Speech
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import EvaluationError
 from omni_diffusion.evaluation.benchmark import Benchmark
@@ -174,6 +174,7 @@ def _prediction(
         seconds=result.seconds,
         share=share,
         steps=result.steps,
+        speech_seconds=sum(p.waveform.seconds for p in result.parts if isinstance(p, Speech)),
         via=store.media(each.via, facts, "via"),
         error=None if result.error is None else str(result.error),
         notes=list(result.notes),

