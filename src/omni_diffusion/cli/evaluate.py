@@ -209,6 +209,92 @@ def sampling_efficiency(
         _show(record, out)
 
 
+@eval_app.command("paper")
+def evaluate_paper(
+    samples: Annotated[int, typer.Option("--limit", help="Samples of each benchmark.")] = 60,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Run only these benchmarks, separated by commas: t2i,infill."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write the summary, such as benchmarks/results/paper.json."),
+    ] = None,
+    model: ModelFolder = None,
+    out: Out = RUNS,
+    batch: Batch = 8,
+    whisper: Whisper = "base",
+    device: Device = "cpu",
+) -> None:
+    """Measure all that the documentation prints about the small model."""
+    from rich.console import Console
+
+    from omni_diffusion.cli.outputs import checked_folder
+    from omni_diffusion.evaluation import report
+    from omni_diffusion.evaluation.session import EvaluationSession, Judges, checked_batch
+    from omni_diffusion.mini.paper import run_paper, save_summary
+
+    if json is not None:
+        checked_folder(json)
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    checked = _checked_limit(samples) or samples
+    with reported_progress("opening the model") as progress:
+        opened = open_model(model, device)
+        session = EvaluationSession.of(
+            opened,
+            model,
+            out,
+            batch=checked_batch(batch),
+            judges=Judges(whisper, device=device),
+            progress=progress,
+        )
+        records = run_paper(session, opened.codecs, seed=seed, samples=checked, only=names)
+    results = {name: each.result for name, each in records.items() if each.result}
+    Console().print(report.results_table(results, "eval paper"))
+    if json is not None:
+        save_summary(records, seed, json)
+
+
+@eval_app.command("likelihood")
+def evaluate_likelihood(
+    data: Annotated[Path, typer.Option(help="Manifest whose answers are scored.")],
+    model: ModelFolder = None,
+    samples: Annotated[
+        int,
+        typer.Option(help="Masks drawn for each answer; the error falls with their square root."),
+    ] = 64,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the bound of each line to this file.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Bound -log p of a manifest's answers: in all, by task and by modality."""
+    from rich.console import Console
+
+    from omni_diffusion.cli.outputs import checked_folder
+    from omni_diffusion.evaluation import report
+    from omni_diffusion.evaluation.likelihood import bound_metrics, manifest_bounds
+
+    if json is not None:
+        checked_folder(json)
+    bounds = []
+    with reported_progress("opening the model") as progress:
+        opened = open_model(model, device)
+        checked = _checked_limit(limit)
+        total = checked or sum(1 for line in data.open("rb") if line) if data.is_file() else 0
+        for line in manifest_bounds(opened, data, samples=samples, seed=seed, limit=checked):
+            bounds.append(line)
+            progress("likelihood", len(bounds), total)
+    if not bounds:
+        raise typer.BadParameter(f"{data} has no answers")
+    Console().print(report.bounds_table(bound_metrics(bounds)))
+    if json is not None:
+        report.save_bounds(bounds, json)
+
+
 @contextmanager
 def _session(
     model: Path | None,

@@ -85,17 +85,26 @@ def likelihood_bound(
 ) -> Tensor:
     """Monte Carlo estimates [samples] of an upper bound on -log p(ids [L]) in nats.
 
-    The bound is the paper's loss weighted by 1/t and integrated over t; the mean of the estimates
-    is unbiased. Each draws the number k of masked positions uniformly from 1..n, then k of the n
-    maskable positions, and has weight n / k. This has the mean of drawing t ~ U[0, 1], with less
-    variance.
+    See `bound_masks`; the mean of the estimates is unbiased.
     """
-    n = int(maskable.sum())
-    device = ids.device
-    k = torch.randint(1, n + 1, (samples, 1), generator=generator, device=device)
-    draws = torch.rand(samples, len(ids), generator=generator, device=device)
-    rank = draws.masked_fill(~maskable, 2.0).argsort(dim=1).argsort(dim=1)
-    masked = rank < k
+    masked, weights = bound_masks(maskable, samples, generator)
     logits = denoise(torch.where(masked, mask_id, ids)).float()
     losses = F.cross_entropy(logits.transpose(1, 2), ids.expand(masked.shape), reduction="none")
-    return (losses * masked).sum(dim=1) * (n / k[:, 0])
+    return (losses * masked).sum(dim=1) * weights
+
+
+def bound_masks(
+    maskable: Tensor, samples: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Masks bool [samples, L] and weights float [samples] of the bound's Monte Carlo estimates.
+
+    The sum of -log p over the masked tokens, times the weight, estimates the paper's loss weighted
+    by 1/t and integrated over t, which bounds -log p of the sequence. Each draws the number k of
+    masked positions uniformly from 1..n, then k of the n maskable positions [L], and has weight
+    n / k. This has the mean of drawing t ~ U[0, 1], with less variance.
+    """
+    n, device = int(maskable.sum()), maskable.device
+    k = torch.randint(1, n + 1, (samples, 1), generator=generator, device=device)
+    draws = torch.rand(samples, len(maskable), generator=generator, device=device)
+    rank = draws.masked_fill(~maskable, 2.0).argsort(dim=1).argsort(dim=1)
+    return rank < k, n / k[:, 0]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
+from omni_diffusion.evaluation.likelihood import LineBound, bound_metrics
 from omni_diffusion.evaluation.results import EvaluationRecord
 from omni_diffusion.evaluation.scoring import BenchmarkResult, Metric, Unit
 from omni_diffusion.evaluation.suites.catalog import SUITES, SuiteEntry
@@ -86,3 +89,25 @@ def _percent(ratio: float) -> str:
 def known_suite(name: str) -> SuiteEntry | None:
     """The entry of a benchmark of the paper; None for another."""
     return next((entry for entry in SUITES if entry.name == name), None)
+
+
+def bounds_table(metrics: Mapping[str, Metric]) -> Table:
+    """Bounds on -log p in nats of a token, and the perplexity that they bound."""
+    table = Table(title="upper bound on -log p", caption="± is the standard error over answers")
+    table.add_column("tokens")
+    for name in ("nats per token", "± stderr", "perplexity at most", "answers"):
+        table.add_column(name, justify="right")
+    for name, metric in metrics.items():
+        value, stderr = metric["value"], metric["stderr"]
+        cells = (f"{value:.4f}", f"{stderr:.4f}", f"{math.exp(min(value, 700)):.3f}")
+        table.add_row(name, *cells, str(metric["n"]))
+    return table
+
+
+def save_bounds(bounds: Sequence[LineBound], path: Path) -> None:
+    """Write each line's bound and the metrics of all as JSON, atomically."""
+    lines = [
+        {"line": str(each.source.line), "task": each.task, **asdict(each.bound)} for each in bounds
+    ]
+    content = {"metrics": bound_metrics(bounds), "lines": lines}
+    files.write_text(path, json.dumps(content, indent=2) + "\n")

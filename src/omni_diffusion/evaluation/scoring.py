@@ -107,7 +107,8 @@ def bootstrap(
 def _bootstrap(scores: Sequence[Score]) -> float:
     table = torch.tensor([(s.amount, s.of) for s in scores], dtype=torch.float64)  # [n, 2]
     amounts, totals = table[_draws(len(scores), RESAMPLES)].sum(1).unbind(-1)
-    return float((amounts / totals.clamp(min=1)).std())
+    ratios = (amounts / totals)[totals > 0]  # a resample may hold no case that counts
+    return float(ratios.std()) if len(ratios) > 1 else 0.0
 
 
 def _draws(n: int, resamples: int) -> torch.Tensor:

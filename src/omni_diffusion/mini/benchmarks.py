@@ -38,6 +38,7 @@ from omni_diffusion.mini.judge import (
 )
 from omni_diffusion.mini.recordings import Bank, Recording
 from omni_diffusion.mini.scenes import Question, Scene
+from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.infill import box, composite, inpainting
 
 NEEDED = {  # by kind of question, the attributes of a scene that its answer depends on
@@ -92,9 +93,10 @@ class SceneBenchmark(Benchmark[Sample]):
 
     def follow_up(self, sample: Sample, answer: Sequence[Part]) -> Request | None:
         """The answer as the input of the second task; None where there is none, or no answer."""
-        if self.relay is None or not answer:
-            return None
-        return self._request(self.relay, user(*answer))
+        kinds = {"text": Text, "image": Image, "speech": Speech}
+        taken = () if self.relay is None else CATALOG[self.relay].inputs
+        parts = [part for kind in taken for part in answer if isinstance(part, kinds[kind])]
+        return None if self.relay is None or not parts else self._request(self.relay, user(*parts))
 
     def score(self, sample: Sample, answer: Sequence[Part]) -> Scores:
         """The scores that the sample's judge gives."""
@@ -163,7 +165,7 @@ def caption(context: EvalContext) -> SceneBenchmark:
 
 def vqa(context: EvalContext) -> SceneBenchmark:
     """Answer a written question; kinds of question, yes and no, and counts are balanced."""
-    chosen = [_draw_question(context.rng, i) for i in range(context.samples)]
+    chosen = [draw_question(context.rng, i) for i in range(context.samples)]
     samples = [
         Sample(
             user(Text(q.text), Image(scenes.render_scene(s))),
@@ -227,7 +229,7 @@ def svqa(context: EvalContext) -> SceneBenchmark:
     """Answer a spoken question in text, which is the value, and in speech.
 
     Details `speech_wer` and `speech_wer_capped`: word errors of the spoken answer, all of them and
-    at most as many as the sentence has words.
+    at most as many as the sentence has words. `speech_exact`: spoken answers without a word error.
     """
     recorded: dict[str, list[Recording]] = {}
     for recording in context.bank().sample("question", context.seed):
@@ -238,9 +240,10 @@ def svqa(context: EvalContext) -> SceneBenchmark:
         if context.transcriber is not None:
             errors = context.speech_errors(question.sentence, answer)
             scores |= {"speech_wer": errors, "speech_wer_capped": capped(errors)}
+            scores["speech_exact"] = correct(errors.amount == 0)
         return scores
 
-    chosen = [_draw_question(context.rng, i, recorded) for i in range(context.samples)]
+    chosen = [draw_question(context.rng, i, recorded) for i in range(context.samples)]
     spoken = [context.rng.choice(recorded[question.text]) for _, question in chosen]
     samples = [
         Sample(
@@ -323,7 +326,7 @@ def scene_facts(i: int, scene: Scene, **more: str) -> dict[str, str]:
     return {"id": str(i), "expected": scenes.caption(scene), **more}
 
 
-def _draw_question(
+def draw_question(
     rng: random.Random, i: int, recorded: Mapping[str, object] | None = None
 ) -> tuple[Scene, Question]:
     """The i-th question and its scene; kinds take turns, as do the answers of balanced kinds.
