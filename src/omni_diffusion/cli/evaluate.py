@@ -256,6 +256,24 @@ def evaluate_paper(
         save_summary(records, seed, json)
 
 
+@eval_app.command("report")
+def evaluation_report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of evaluations, or folders above them (default: runs/eval)."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="HTML page to write; a Markdown file goes beside it.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one self-contained page of results: tables, plots and galleries with sound."""
+    from omni_diffusion.cli.outputs import checked_folder
+    from omni_diffusion.evaluation.report_page import write_report
+
+    page, markdown = write_report(runs or [RUNS], checked_folder(out))
+    typer.echo(f"wrote {page} and {markdown}", err=True)
+
+
 @eval_app.command("likelihood")
 def evaluate_likelihood(
     data: Annotated[Path, typer.Option(help="Manifest whose answers are scored.")],

@@ -13,7 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from omni_diffusion.conversation import Image, Part, Speech, Text
+from omni_diffusion import html
+from omni_diffusion.conversation import Conversation, Image, Part, Speech, Text
 from omni_diffusion.errors import EvaluationError
 from omni_diffusion.evaluation.scoring import Score, Scores
 from omni_diffusion.io import files
@@ -21,6 +22,7 @@ from omni_diffusion.media import Picture, Waveform
 
 PREDICTIONS = "predictions-*.jsonl"
 MEDIA_FOLDER = "media"
+SHOWN = 24  # predictions that keep their prompt, for the galleries of a report
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Prediction:
     answer that its request was made of, each {"text": ..}, {"image": FILE} or {"speech": FILE}.
     scores: [amount, of] by name. seconds: from the request's first work to its answer. share:
     seconds of its batch over the answers of that batch. steps: forward passes. speech_seconds: of
-    sound in the answer.
+    sound in the answer. prompt: the parts that were asked, of the first samples only.
     """
 
     facts: dict[str, Any]
@@ -42,6 +44,7 @@ class Prediction:
     steps: int
     speech_seconds: float = 0.0
     via: list[dict[str, str]] = field(default_factory=list)
+    prompt: list[dict[str, str]] = field(default_factory=list)
     error: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -101,6 +104,12 @@ class PredictionStore:
         line = json.dumps(asdict(prediction), ensure_ascii=False)
         with files.storage_errors(self._file), self._file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def prompt(self, conversation: Conversation, facts: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The prompt's parts as JSON values, for the first samples in a folder; else empty."""
+        if self.folder is None or len(self._known) >= SHOWN:
+            return []
+        return self.media(html.visible(conversation), facts, "prompt")
 
     @property
     def _file(self) -> Path:

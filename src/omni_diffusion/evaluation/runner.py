@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from omni_diffusion.conversation import Part, Speech
+from omni_diffusion.conversation import Conversation, Part, Speech
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import EvaluationError
 from omni_diffusion.evaluation.benchmark import Benchmark
@@ -118,8 +118,9 @@ def report_of(
 
 
 class _Round(NamedTuple):
-    """The results of one batch, and what the answers were made of."""
+    """What was asked, what came of it, and the first answer that it was made of, if any."""
 
+    asked: Conversation
     result: Result
     via: tuple[Part, ...]
 
@@ -128,8 +129,9 @@ def _answered(
     benchmark: Benchmark[S], engine: RequestRunner, samples: Sequence[S], store: PredictionStore
 ) -> list[tuple[Prediction, Exception | None]]:
     began = time.perf_counter()
-    first = engine.run([benchmark.request(sample) for sample in samples])
-    rounds = [_Round(result, ()) for result in first]
+    requests = [benchmark.request(sample) for sample in samples]
+    first = engine.run(requests)
+    rounds = [_Round(r.conversation, result, ()) for r, result in zip(requests, first, strict=True)]
     asked: dict[int, Request] = {}
     for i, (sample, result) in enumerate(zip(samples, first, strict=True)):
         request = None if result.error else benchmark.follow_up(sample, result.parts)
@@ -137,7 +139,8 @@ def _answered(
             asked[i] = request
     second = engine.run(list(asked.values())) if asked else []
     for i, result in zip(asked, second, strict=True):
-        rounds[i] = _Round(_both(first[i], result), first[i].parts)
+        both = _both(first[i], result)
+        rounds[i] = _Round(requests[i].conversation, both, first[i].parts)
     share = (time.perf_counter() - began) / len(samples)
     return [
         (_prediction(benchmark, sample, each, share, store), each.result.error)
@@ -176,6 +179,7 @@ def _prediction(
         steps=result.steps,
         speech_seconds=sum(p.waveform.seconds for p in result.parts if isinstance(p, Speech)),
         via=store.media(each.via, facts, "via"),
+        prompt=store.prompt(each.asked, facts),
         error=None if result.error is None else str(result.error),
         notes=list(result.notes),
     )
