@@ -146,6 +146,7 @@ def evaluate_suite(
     clip: Clip = CLIP_DEFAULT,
     device: Device = "cpu",
     quantization: Quantized = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Run one benchmark; what is answered already is not answered again."""
     from omni_diffusion.evaluation.runner import Shard
@@ -153,7 +154,7 @@ def evaluate_suite(
     part = None if shard is None else Shard.parse(shard)
     given = {"steps": steps, "seed": seed, "guidance": guidance}
     overrides = {name: value for name, value in given.items() if value is not None}
-    with _session(model, device, quantization, out, batch, whisper, clip) as session:
+    with _session(model, device, quantization, dtype, out, batch, whisper, clip) as session:
         record = session.run_suite(
             suite(str(ctx.info_name)),
             data,
@@ -185,6 +186,7 @@ def sampling_efficiency(
     clip: Clip = CLIP_DEFAULT,
     device: Device = "cpu",
     quantization: Quantized = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Quality and seconds by steps: pictures at 256, 50 and 10, speech at 0.5, 0.25, 0.125 L."""
     from omni_diffusion.evaluation.suites.sampling_efficiency import SWEEP
@@ -193,7 +195,7 @@ def sampling_efficiency(
     if not points:
         suite(str(only))  # an unknown name; a known one has no sweep
         raise typer.BadParameter(f"{only} is not swept over steps")
-    with _session(model, device, quantization, out, batch, whisper, clip) as session:
+    with _session(model, device, quantization, dtype, out, batch, whisper, clip) as session:
         records = [
             session.run_suite(
                 suite(point.benchmark),
@@ -226,21 +228,22 @@ def evaluate_paper(
     batch: Batch = 8,
     whisper: Whisper = "base",
     device: Device = "cpu",
+    dtype: Dtype = "auto",
 ) -> None:
     """Measure all that the documentation prints about the small model."""
     from rich.console import Console
 
-    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.evaluation import report
     from omni_diffusion.evaluation.session import EvaluationSession, Judges, checked_batch
+    from omni_diffusion.io import files
     from omni_diffusion.mini.paper import run_paper, save_summary
 
     if json is not None:
-        checked_folder(json)
+        files.check_writable(json)
     names = None if only is None else [name.strip() for name in only.split(",")]
     checked = _checked_limit(samples) or samples
     with reported_progress("opening the model") as progress:
-        opened = open_model(model, device)
+        opened = open_model(model, device, dtype=dtype)
         session = EvaluationSession.of(
             opened,
             model,
@@ -267,10 +270,11 @@ def evaluation_report(
     ] = Path("report.html"),
 ) -> None:
     """Write one self-contained page of results: tables, plots and galleries with sound."""
-    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.evaluation.report_page import write_report
+    from omni_diffusion.io import files
 
-    page, markdown = write_report(runs or [RUNS], checked_folder(out))
+    files.check_writable(out)
+    page, markdown = write_report(runs or [RUNS], out)
     typer.echo(f"wrote {page} and {markdown}", err=True)
 
 
@@ -288,19 +292,20 @@ def evaluate_likelihood(
         Path | None, typer.Option(help="Also write the bound of each line to this file.")
     ] = None,
     device: Device = "cpu",
+    dtype: Dtype = "auto",
 ) -> None:
     """Bound -log p of a manifest's answers: in all, by task and by modality."""
     from rich.console import Console
 
-    from omni_diffusion.cli.outputs import checked_folder
     from omni_diffusion.evaluation import report
     from omni_diffusion.evaluation.likelihood import bound_metrics, manifest_bounds
+    from omni_diffusion.io import files
 
     if json is not None:
-        checked_folder(json)
+        files.check_writable(json)
     bounds = []
     with reported_progress("opening the model") as progress:
-        opened = open_model(model, device)
+        opened = open_model(model, device, dtype=dtype)
         checked = _checked_limit(limit)
         total = checked or sum(1 for line in data.open("rb") if line) if data.is_file() else 0
         for line in manifest_bounds(opened, data, samples=samples, seed=seed, limit=checked):
@@ -318,6 +323,7 @@ def _session(
     model: Path | None,
     device: str,
     quantization: str | None,
+    dtype: str,
     out: Path,
     batch: int,
     whisper: str,
@@ -328,7 +334,7 @@ def _session(
 
     with reported_progress("opening the model") as progress:
         yield EvaluationSession.of(
-            open_model(model, device, quantization),
+            open_model(model, device, quantization, dtype),
             model,
             out,
             batch=checked_batch(batch),
