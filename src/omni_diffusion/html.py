@@ -58,7 +58,12 @@ def _visible(part: AnyPart) -> Part:
 
 def style() -> str:
     """The style sheet of parts, cards and the page around them."""
-    return (resources.files("omni_diffusion") / "html.css").read_text(encoding="utf-8")
+    return asset("html.css")
+
+
+def asset(name: str) -> str:
+    """html.css, or what a page with replays needs beside it: replay.css and html.js."""
+    return (resources.files("omni_diffusion") / name).read_text(encoding="utf-8")
 
 
 def parts(shown: Sequence[Part], key: str) -> str:

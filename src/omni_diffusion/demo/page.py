@@ -77,8 +77,8 @@ def page(title: str, facts: Sequence[str], cards: Sequence[Card]) -> str:
         facts=escape(" · ".join(facts)),
         links="\n".join(map(_link, cards)),
         cards="\n".join(map(_card, cards)),
-        style=html.style() + _asset("page.css"),
-        script=_asset("page.js"),
+        style=html.style() + html.asset("replay.css") + _asset("page.css"),
+        script=html.asset("html.js") + _asset("page.js"),
     )
 
 
@@ -110,12 +110,7 @@ def _replay(replay: Replay) -> str:
     data["shots"] = [{"step": s.step, "src": html.png(s.picture)} for s in replay.shots]
     # "<" is written as its escape, so that no text can close the script element
     encoded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    shot = '<canvas class="shot" role="img" aria-label="The picture at this step"></canvas>'
     return f"""<section class="replay" tabindex="-1" aria-label="The denoising, step by step">
 <h3>Denoising</h3>
-<div class="bar"><button type="button" aria-label="Play or pause">▶</button>
-<input type="range" min="0" max="{replay.steps}" value="{replay.steps}" aria-label="Step">
-<output></output></div>
-<div class="stage">{shot if replay.shots else ""}<div class="cells"></div></div>
 <script type="application/json">{encoded}</script>
 </section>"""
