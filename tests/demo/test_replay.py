@@ -5,7 +5,8 @@ import torch
 from tests.tiny import checkers
 
 from omni_diffusion.conversation import Image, Message, Text
-from omni_diffusion.demo.replay import SHOTS, label, replay
+from omni_diffusion.demo.replay import SHOTS, replay
+from omni_diffusion.engine.stream import token_label
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request, Result
@@ -28,7 +29,7 @@ def test_every_place_is_given_or_committed_once(model: OmniModel, task: str) -> 
     assert shown.steps == result.steps == 5
     assert result.canvas is not None
     ids = result.canvas.ids[slice(*result.canvas.answer)].tolist()
-    assert [cell.token for cell in shown.cells] == [label(id, model) for id in ids]
+    assert [cell.token for cell in shown.cells] == [token_label(id, model) for id in ids]
     for number, record in enumerate(result.trace, 1):
         at = [place for place, cell in enumerate(shown.cells) if cell.step == number]
         assert at == record.positions.tolist()
@@ -75,7 +76,7 @@ def test_without_a_trace_there_is_nothing_to_show(model: OmniModel) -> None:
 def test_tokens_are_named_for_a_reader(model: OmniModel) -> None:
     vocabulary = model.vocabulary
     text = vocabulary.text.lift(model.codecs.text.encode(" \n"))
-    assert "".join(label(int(id), model) for id in text) == "·⏎"
-    assert label(vocabulary.pad, model) == "pad"
-    assert label(vocabulary.im_end, model) == "im_end"
-    assert label(vocabulary.image.lift(3), model) == "image_3"
+    assert "".join(token_label(int(id), model) for id in text) == "·⏎"
+    assert token_label(vocabulary.pad, model) == "pad"
+    assert token_label(vocabulary.im_end, model) == "im_end"
+    assert token_label(vocabulary.image.lift(3), model) == "image_3"

@@ -40,25 +40,19 @@ def replay(result: Result, model: OmniModel) -> Replay | None:
     return Replay(cells, len(result.trace), MEASURES.get(measure, measure), columns, shots)
 
 
-def label(id: int, model: OmniModel) -> str:
-    """The name of a token for a reader; a space is drawn as a dot, a line end as an arrow."""
-    vocabulary = model.vocabulary
-    if id in vocabulary.text:
-        text = model.codecs.text.decode(torch.tensor([vocabulary.text.lower(id)]))
-        return text.replace(" ", "·").replace("\n", "⏎")
-    return "pad" if id == vocabulary.pad else vocabulary.name(id)
-
-
 def _cell(model: OmniModel, id: int, committed: tuple[int, float] | None, measure: str) -> Cell:
     vocabulary = model.vocabulary
-    kind, token = vocabulary.span(id).name.replace("specials", "special"), label(id, model)
+    kind, token = (
+        vocabulary.span(id).name.replace("specials", "special"),
+        stream.token_label(id, model),
+    )
     if id == vocabulary.mask:
         return Cell(kind, token, None)
     if committed is None:
         return Cell(kind, token, 0)
     step, confidence = committed
-    sure = math.exp(confidence) if measure == "entropy" else confidence
-    return Cell(kind, token, step, round(confidence, 4), round(min(max(sure, 0.0), 1.0), 3))
+    sure = stream.certainty(confidence, measure)
+    return Cell(kind, token, step, round(confidence, 4), round(sure, 3))
 
 
 def _shots(result: Result, ids: Tensor, model: OmniModel) -> tuple[Shot, ...]:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from omni_diffusion.conversation import Image, Message, Part, Speech, Text
+from omni_diffusion.conversation import Conversation, Image, Message, Part, Speech, Text
 from omni_diffusion.engine.request import Request
 from omni_diffusion.errors import TaskError
 from omni_diffusion.io import files
@@ -75,7 +75,7 @@ class Inputs:
 
 def ask(
     task: str | Task,
-    inputs: Inputs,
+    inputs: Inputs | Conversation,
     *,
     preset: str | None = None,
     setting: str | None = None,
@@ -84,7 +84,7 @@ def ask(
     id: str | None = None,
     **overrides: Any,
 ) -> Request:
-    """The request of a task for a person's inputs.
+    """The request of a task for a person's inputs, or for a whole conversation.
 
     overrides: fields of `SamplingParams` (steps, seed, guidance, ..) over the defaults of model and
     task, or over the preset's. preset, setting, max_tokens, trace, id: as in `Request`. Raises
@@ -96,7 +96,7 @@ def ask(
     override(known.params, overrides)  # refuses unknown names and values before any work
     return Request(
         task,
-        conversation(known, inputs),
+        conversation(known, inputs) if isinstance(inputs, Inputs) else inputs,
         overrides or None,
         max_tokens=max_tokens,
         preset=preset,
@@ -132,14 +132,26 @@ def read_speech(path: Path) -> Waveform:
 
 def read_mask(mask: str, picture: Picture) -> Tensor:
     """The hole, bool [H, W], of "left,top,right,bottom" or of a mask's path."""
-    numbers = mask.split(",")
-    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
-        return box(picture, *map(int, numbers))
+    hole = read_box(mask, picture)
+    if hole is not None:
+        return hole
     if mask != str(STDIN) and not files.exists(mask):
         raise TaskError(
             f"mask {mask!r} is neither a box nor a file", field="mask", value=mask, fix=MASK_HINT
         )
-    hole = drawn_hole(_source(Path(mask)), f"mask {mask}")
+    return fitting_hole(drawn_hole(_source(Path(mask)), f"mask {mask}"), picture, mask)
+
+
+def read_box(mask: str, picture: Picture) -> Tensor | None:
+    """The hole, bool [H, W], of "left,top,right,bottom"; None for other text."""
+    numbers = mask.split(",")
+    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
+        return box(picture, *map(int, numbers))
+    return None
+
+
+def fitting_hole(hole: Tensor, picture: Picture, mask: str) -> Tensor:
+    """The hole itself, bool [H, W]; raises TaskError unless it has the size of the picture."""
     height, width = hole.shape
     if (width, height) != (picture.width, picture.height):
         raise TaskError(

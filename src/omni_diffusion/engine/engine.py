@@ -30,6 +30,7 @@ from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.chunking import joined
 from omni_diffusion.tasks.read import Answer
 
+CODEC_WAIT = 0.02  # seconds; so long an idle, non-blocking step waits for a codec
 NON_FINITE = (
     "the model's logits are not finite; check its weights, its dtype and the sound it was given"
 )
@@ -92,6 +93,11 @@ class Engine:
         """Number of requests that wait, run or are being decoded."""
         return len(self._waiting) + len(self._running) + len(self._decoding)
 
+    def state(self, id: str) -> RequestState | None:
+        """The state of a request that is denoised or decoded, to be read; None before and after."""
+        state = self._running.get(id) or self._decoding.get(id)
+        return None if state is None or state.guided is None else state
+
     def add(self, request: Request) -> str:
         """Queue a request and return its id. Raises TaskError when that id is in use.
 
@@ -121,7 +127,8 @@ class Engine:
 
         An exception raised for one request is stored in its result; other requests continue.
         block: wait until the requests to be admitted next are encoded, so that what is batched
-        together does not depend on timing; without it a slow codec delays no other request.
+        together does not depend on timing; without it a slow codec delays no other request, and a
+        step that finds only codecs at work returns after `CODEC_WAIT`.
         """
         self._encode_ahead()
         self._admit(block)
@@ -133,7 +140,7 @@ class Engine:
         for id in [id for id, state in self._running.items() if state.denoised]:
             self._start_decoding(self._running.pop(id))
         idle = not self._running and (not self._waiting or not block)
-        return self._collect(wait_for_all=block and idle, wait_for_any=idle)
+        return self._collect(wait_for_all=block and idle, wait_for_any=idle and not block)
 
     def result(self, id: str) -> Result:
         """What came of a request, once: the engine then forgets it.
@@ -271,7 +278,7 @@ class Engine:
         elif wait_for_any:
             encoding = [state.preparing for state in self._waiting.values() if state.preparing]
             both: list[Future[Any]] = [*futures, *encoding]
-            wait(both, return_when=FIRST_COMPLETED)
+            wait(both, timeout=CODEC_WAIT, return_when=FIRST_COMPLETED)
         finished = []
         for id, state in list(self._decoding.items()):
             if state.decoding is None or state.decoding.done():
@@ -288,7 +295,8 @@ class Engine:
             failed = any(result.error is not None for result in results)
             if failed or len(results) == len(passages.ids):
                 self.abort(id)
-                self._results[id] = _joined(id, passages, results)
+                seconds = time.perf_counter() - passages.began
+                self._results[id] = join_results(id, passages.request.task_name, seconds, results)
                 finished.append(id)
         return finished
 
@@ -333,7 +341,7 @@ def _result(state: RequestState) -> Result:
     return state.result(answer)
 
 
-def _joined(id: str, passages: _Passages, results: Sequence[Result]) -> Result:
+def join_results(id: str, task: str, seconds: float, results: Sequence[Result]) -> Result:
     """The result of a text from those of its passages; none is skipped silently."""
     error = next((result.error for result in results if result.error is not None), None)
     parts: tuple[Part, ...] = ()
@@ -346,14 +354,14 @@ def _joined(id: str, passages: _Passages, results: Sequence[Result]) -> Result:
     notes = dict.fromkeys(note for result in results for note in result.notes)
     return Result(
         id,
-        passages.request.task_name,
+        task,
         parts,
         None,
         (),
-        time.perf_counter() - passages.began,
+        seconds,
         sum(result.steps for result in results),
         error,
-        (*notes, f"spoken in {len(passages.ids)} passages"),
+        (*notes, f"spoken in {len(results)} passages"),
     )
 
 

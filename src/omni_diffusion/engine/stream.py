@@ -15,8 +15,10 @@ from torch import Tensor
 
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.codecs.base import TokenCodec
+from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.media import Picture
 from omni_diffusion.tasks.layout import SegmentSpan
+from omni_diffusion.tasks.render import Model
 from omni_diffusion.vocab import Kind, Vocabulary
 
 GREY = 128
@@ -114,6 +116,21 @@ def preview(span: CommittedSpan, codec: TokenCodec[Picture]) -> Picture | None:
     known = known.repeat_interleave(picture.width // side, 1)
     pixels = torch.where(known[..., None], picture.pixels, GREY)
     return replace(picture, pixels=pixels.to(torch.uint8))
+
+
+def token_label(id: int, model: Model) -> str:
+    """The name of a token for a reader; a space is drawn as a dot, a line end as an arrow."""
+    vocabulary = model.vocabulary
+    if id in vocabulary.text:
+        text = model.codecs.text.decode(torch.tensor([vocabulary.text.lower(id)]))
+        return text.replace(" ", "·").replace("\n", "⏎")
+    return "pad" if id == vocabulary.pad else vocabulary.name(id)
+
+
+def certainty(confidence: float, measure: Measure) -> float:
+    """A confidence as a number from 0 to 1; of minus the entropy H it is exp(-H)."""
+    sure = math.exp(confidence) if measure == "entropy" else confidence
+    return min(max(sure, 0.0), 1.0)
 
 
 def _first(mask: Tensor) -> int:

@@ -1,0 +1,46 @@
+"""Run an app on a listening socket until a signal, then end it in order."""
+
+from __future__ import annotations
+
+import socket
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from omni_diffusion.serving.service import Service
+
+
+class Server(uvicorn.Server):
+    """Stops to accept requests the moment a signal comes, also on connections that are open."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, a second one ends at once."""
+        self.service.worker.draining = True
+        super().handle_exit(sig, frame)
+
+
+def make_server(app: ASGIApp, service: Service) -> Server:
+    """A server of the app, without a log of every request."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(service.limits.drain) + 1,
+        http="h11",  # refuses heads of more than 64 KiB
+        ws="none",
+        loop="asyncio",
+        backlog=2048,
+    )
+    return Server(config, service)
+
+
+def run(app: ASGIApp, service: Service, listening: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    make_server(app, service).run(sockets=[listening])
