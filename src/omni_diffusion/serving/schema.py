@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import OmniError
@@ -58,7 +57,7 @@ class Knobs(Body):
 
 
 B = TypeVar("B", bound=Body)
-SAMPLING = TypeAdapter(pydantic_dataclass(SamplingParams, config=ConfigDict(extra="forbid")))
+SAMPLING = TypeAdapter(SamplingParams)
 
 
 def parse(body: type[B], raw: object) -> B:
@@ -83,7 +82,7 @@ def parse(body: type[B], raw: object) -> B:
 
 
 def sampling(params: dict[str, Any]) -> dict[str, Any]:
-    """Fields of `SamplingParams` by name, of the right types; raises ApiError otherwise."""
+    """Fields of `SamplingParams` by name, of the right types; unknown names are left."""
     try:
         checked = SAMPLING.validate_python(params)
     except ValidationError as error:
@@ -92,7 +91,7 @@ def sampling(params: dict[str, Any]) -> dict[str, Any]:
         raise found from error
     except OmniError as error:
         raise api_error(error, {name: f"params.{name}" for name in params}) from error
-    return {name: getattr(checked, name) for name in params}
+    return {name: getattr(checked, name, value) for name, value in params.items()}
 
 
 def _aliases(body: type[Body]) -> set[str]:
