@@ -18,7 +18,7 @@ from omni_diffusion.serving.faults import ApiError, api_error
 from omni_diffusion.serving.gate import Gate
 from omni_diffusion.serving.limits import Limits
 from omni_diffusion.serving.metrics import Metrics
-from omni_diffusion.serving.routes import files, native, status
+from omni_diffusion.serving.routes import audio, chat, files, images, native, status
 from omni_diffusion.serving.service import Service
 from omni_diffusion.serving.worker import Worker
 
@@ -73,7 +73,7 @@ def create_app(
         title="omni-diffusion", lifespan=life, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.include_router(files.router())
-    for part in (status, native):
+    for part in (status, chat, images, audio, native):
         app.include_router(part.router(service))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ApiError, _refusal)

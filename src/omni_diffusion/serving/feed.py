@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -105,11 +106,9 @@ class Feed:
             if self._ended:
                 return
 
-    def _call(self, method: object, *arguments: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(method, *arguments)  # type: ignore[arg-type]
-        except RuntimeError:  # the loop is closed: nobody reads
-            pass
+    def _call(self, method: Callable[..., None], *arguments: Update) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody reads
+            self._loop.call_soon_threadsafe(method, *arguments)
 
     def _put(self, update: Update) -> None:
         if not self.every and update.result is None:

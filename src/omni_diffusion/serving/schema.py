@@ -7,7 +7,7 @@ change the answer is refused unless it has a value that changes nothing. What ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -99,13 +99,12 @@ def _aliases(body: type[Body]) -> set[str]:
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ""
-    for step in first["loc"]:
-        if isinstance(step, int):
-            where += f"[{step}]"
-        elif step.isidentifier() and step[:1].islower():  # not the names of union members
-            where += f".{step}" if where else step
+    # The deepest one: of a union, the member that was meant.
+    first = max(
+        error.errors(include_url=False, include_context=False, include_input=False),
+        key=lambda each: len(each["loc"]),
+    )
+    where = _path(first["loc"])
     if first["type"] == "missing":
         return ApiError(
             400,
@@ -119,6 +118,20 @@ def _refusal(error: ValidationError) -> ApiError:
         )
     kind = "invalid_type" if first["type"].endswith("_type") else "invalid_value"
     return ApiError(400, f"Invalid '{where}': {first['msg']}.", param=where or None, code=kind)
+
+
+def _path(steps: Sequence[int | str]) -> str:
+    """Where a value lies, as OpenAI writes it: messages[0].content[1].text."""
+    where = ""
+    for number, step in enumerate(steps):
+        if isinstance(step, int):
+            where += f"[{step}]"
+        elif where.endswith("]") and where.rpartition(".")[2].startswith("content["):
+            # after the index of a part comes the name of its type
+            where += "" if isinstance(steps[number - 1], int) else f".{step}"
+        elif step.isidentifier() and step not in ("str", "list"):  # not the members of a union
+            where += f".{step}" if where else step
+    return where
 
 
 # ---------------------------------------------------------------------------------------- native

@@ -39,15 +39,16 @@ def infer_task(
     system: str | None = None,
     wanted: Kind = "text",
     mask: bool = False,
+    gaps: bool = True,
 ) -> DetectedTask | None:
     """The task of inputs of these kinds, and the text that fills its template; None if none fits.
 
     text, system: the user's and the system's words. wanted: the medium asked for. mask: whether a
-    hole of a picture is given.
+    hole of a picture is given. gaps: whether a lone _ in the text is a gap to fill.
     """
     if mask:
         return DetectedTask(partial_task("image"), text)
-    if text is not None and GAP.search(text):
+    if gaps and text is not None and GAP.search(text):
         return DetectedTask(partial_task("text"), text)
     by_words = _by_words(kinds, text or "", system)
     if by_words is not None:
@@ -67,7 +68,7 @@ def partial_task(kind: Kind) -> Task:
 def _by_words(kinds: Collection[Kind], text: str, system: str | None) -> DetectedTask | None:
     """The task whose system message or instruction is given word for word."""
     tags = "\n".join(tag for tag, kind in TAG_KINDS.items() if kind in kinds)
-    user: TaggedMessage[object] = TaggedMessage("user", f"{text}\n{tags}" if tags else text)
+    user: TaggedMessage[object] = TaggedMessage("user", f"{text.strip()}\n{tags}".strip())
     head = [] if system is None else [TaggedMessage[object]("system", system)]
     media = {kind: tag for tag, kind in TAG_KINDS.items()}
     for task in TASKS:
