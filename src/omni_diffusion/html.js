@@ -141,7 +141,7 @@ class Replay {
     stage.onpointerleave = () => Replay.hideTip();
   }
 
-  /** Begin with these cells and so many planned steps. */
+  /** Show these cells, of which some may be committed, and so many planned steps. */
   lay(cells, steps) {
     this.cells = cells;
     this.steps = steps;
@@ -170,9 +170,9 @@ class Replay {
       Object.assign(this.cells[position], { token, step, sure, confidence: sure });
       this.#label(position, kind);
     }
-    this.last = step;
+    this.last = Math.max(this.last, step);
     this.steps = Math.max(this.steps, step);
-    this.show(follows ? step : this.at);
+    this.show(follows ? this.last : this.at);
   }
 
   /** Add the picture after a step. */
@@ -243,7 +243,7 @@ class Replay {
 
   #label(position, kind = this.cells[position].kind) {
     const [cell, node] = [this.cells[position], this.nodes[position]];
-    const word = cell.kind === "text" || cell.kind === "special";
+    const word = cell.kind !== "image" && cell.kind !== "speech";
     const pad = cell.token === "pad" ? " pad" : "";
     node.dataset.base = `cell ${kind}${word ? " word" : ""}${pad}`;
     if (word) node.textContent = pad ? "" : cell.token ?? "";

@@ -7,6 +7,7 @@ import { curl, fileName, openai, python } from "./snippets.js";
 
 const LEGEND = [["given", "given"], ["blank", "masked"], ["now", "committed in this step"],
   ["done", "committed before, surer = stronger"]];
+const WORDS = { image: "picture", audio: "sound" }; // parts of an answer that are files
 const PEAKS_A_SECOND = 50; // of the waveform that grows
 
 export class Card {
@@ -16,9 +17,9 @@ export class Card {
   constructor(request, job, task, session, live) {
     Object.assign(this, { request, job, task, session, live });
     this.running = true;
-    this.started = performance.now();
     this.text = "";
     this.samples = []; // of the sound so far
+    this.offsets = []; // of the passages, in cells
     this.#build();
   }
 
@@ -64,24 +65,26 @@ export class Card {
     this.state.textContent = position ? `waiting, ${position} before it` : "waiting";
   }
 
-  _layout({ positions, steps }) {
+  /** The cells of the answer; a long text is spoken in passages, whose cells follow one another. */
+  _layout({ passage = 0, positions, total }) {
     const cells = positions.map(([kind, state, label]) => state === "given"
       ? { kind, token: label ?? "", step: 0 } : { kind, token: "", step: null });
+    this.offsets[passage] = this.replay.cells.length;
     this.replayHome.hidden = false;
-    this.replay.lay(cells, steps ?? 0);
-    this.#progress(0, steps);
-    this.state.textContent = "thinking";
+    this.replay.lay([...this.replay.cells, ...cells], Math.max(this.replay.steps, total ?? 0));
+    this.state.textContent = "begins";
   }
 
-  _step({ step, total, tokens }) {
-    this.replay.commit(step, tokens);
+  _step({ passage = 0, step, total, tokens }) {
+    const offset = this.offsets[passage] ?? 0;
+    this.replay.commit(step, tokens.map(([position, ...rest]) => [offset + position, ...rest]));
     this.state.textContent = `step ${step} of ${total}`;
-    this.#progress(step, total);
+    this.#progress();
   }
 
-  _preview({ image }) {
+  _preview({ image, step }) {
     this.#framed();
-    this.replay.addShot(Math.max(1, this.replay.last), image);
+    this.replay.addShot(step ?? Math.max(1, this.replay.last), image);
   }
 
   _text({ delta }) {
@@ -103,14 +106,15 @@ export class Card {
   }
 
   async _done({ parts, seconds, steps, seed, notes }) {
-    this.#finish(`${steps} steps · ${seconds.toFixed(1)} s · seed ${seed ?? 0}`);
+    const seeded = seed === null || seed === undefined ? "" : ` · seed ${seed}`;
+    this.#finish(`${steps} steps · ${seconds.toFixed(1)} s${seeded}`);
     this.answer.replaceChildren();
     this.parts = parts;
     for (const part of parts) await this.#show(part);
     for (const note of notes ?? []) this.answer.append(element("p", "note", note));
     if (!parts.length) this.answer.append(element("p", "note", "The answer is empty."));
     this.#offerSaving();
-    const said = parts.map((part) => part.text ?? { image: "a picture", audio: "a sound" }[part.type]);
+    const said = parts.map((part) => part.text ?? `a ${WORDS[part.type]}`);
     this.session.announce(`Answer: ${said.join(", ")}`);
   }
 
@@ -230,15 +234,19 @@ export class Card {
     image.src = src;
   }
 
-  #progress(step, total) {
+  #progress() {
+    const { cells } = this.replay;
+    const wanted = cells.filter((cell) => cell.step !== 0);
+    const filled = wanted.filter((cell) => cell.step !== null);
     this.bit.classList.remove("waiting");
-    this.bit.firstChild.style.width = `${(100 * step) / (total || 1)}%`;
+    this.bit.firstChild.style.width = `${(100 * filled.length) / (wanted.length || 1)}%`;
   }
 
   #finish(state) {
     this.running = false;
     this.home.classList.remove("busy");
     this.bit.remove();
+    if (document.activeElement === this.stopper) this.actions.firstChild.focus({ preventScroll: true });
     this.stopper.remove();
     this.state.textContent = state;
     this.answer.setAttribute("aria-busy", "false");
@@ -253,7 +261,7 @@ export class Card {
 
   #offer() {
     const again = button("Put these inputs back to change or ask again", "Use again");
-    again.onclick = () => this.session.reuse(this.request);
+    again.onclick = () => this.session.reuse(this.request, this.request.task);
     this.actions.append(again);
     const base = new URL(".", location.href).href;
     const { model } = this.session;
@@ -292,6 +300,11 @@ export class Card {
       const link = Object.assign(element("a", "", `Save ${name}`), { href: blobOf(uri), download: name });
       return link;
     });
-    this.actions.firstChild.after(...links);
+    const uses = this.parts.filter((part) => part.data).map((part) => {
+      const use = button(`Ask the model about the ${WORDS[part.type]}`, `Use the ${WORDS[part.type]}`);
+      use.onclick = () => this.session.reuse({ [part.type]: part.data });
+      return use;
+    });
+    this.actions.firstChild.after(...uses, ...links);
   }
 }

@@ -109,6 +109,7 @@ export class Composer {
   }
 
   show() {
+    this.complain(null);
     const { text, image, audio } = this.given;
     if (form.elements.text.value !== text) form.elements.text.value = text;
     find("given").replaceChildren(...(image ? [this.#picture()] : []), ...(audio ? [this.#sound()] : []));
@@ -156,7 +157,6 @@ export class Composer {
 
   /** Do something with the inputs, and say what was wrong with them. */
   async #guard(work) {
-    this.complain(null);
     try {
       await work();
       this.show();

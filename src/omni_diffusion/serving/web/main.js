@@ -13,8 +13,8 @@ const session = {
   model: () => model?.id ?? "omni-diffusion",
   aloud: () => composer.aloud,
   announce: (text) => (find("said").textContent = text),
-  reuse: async (request) => {
-    await composer.take(request, request.task);
+  reuse: async (inputs, task) => {
+    await composer.take(inputs, task);
     find("composer").scrollIntoView({ block: "nearest", behavior: Replay.calm ? "auto" : "smooth" });
     find("text").focus({ preventScroll: true });
   },
@@ -111,13 +111,14 @@ async function load() {
 
 function showExamples(tasks) {
   find("about").textContent = [model.about, "Each of these works."].filter(Boolean).join(" ");
-  const shown = tasks.filter((task) => task.example && Object.keys(task.example).length);
-  find("examples").lastElementChild.replaceChildren(...shown.map(example));
+  const shown = tasks.flatMap((task) =>
+    (task.examples ?? [task.example]).filter(Boolean).map((inputs) => example(task, inputs)));
+  find("examples").lastElementChild.replaceChildren(...shown);
   find("examples").hidden = !shown.length;
 }
 
-function example(task) {
-  const { text, image, audio } = task.example;
+function example(task, inputs) {
+  const { text, image, audio } = inputs;
   const made = element("button", "example");
   made.type = "button";
   if (image) made.append(Object.assign(element("img"), { src: image, alt: "" }));
@@ -127,10 +128,10 @@ function example(task) {
     else sign.textContent = "Aa";
   }
   const words = made.appendChild(element("span"));
-  const extra = [audio && image ? "a spoken question" : audio ? "a recording" : null].filter(Boolean);
-  words.append(element("b", "", task.title), element("small", "", text ?? (extra[0] ?? "a picture")));
+  const what = text ?? (audio && image ? "a spoken question" : audio ? "a recording" : "a picture");
+  words.append(element("b", "", task.title), element("small", "", what));
   made.onclick = async () => {
-    await composer.take(task.example, task.name);
+    await composer.take(inputs, task.name);
     await composer.send();
   };
   return made;

@@ -23,8 +23,10 @@ export function fitting(tasks, given) {
   const kinds = kindsOf(given);
   return tasks.filter((task) => {
     if (task.name === "infill" && !given.text?.includes("_")) return false;
-    const takes = new Set([...task.inputs, ...(task.optional ?? [])]);
-    return task.inputs.every((kind) => kinds.includes(kind)) && kinds.every((kind) => takes.has(kind));
+    const optional = task.optional ?? [];
+    const takes = (kind) => task.inputs.includes(kind) || optional.includes(kind);
+    const has = (kind) => kinds.includes(kind) || optional.includes(kind);
+    return task.inputs.every(has) && kinds.every(takes);
   });
 }
 
