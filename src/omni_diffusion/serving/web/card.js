@@ -66,12 +66,12 @@ export class Card {
   }
 
   /** The cells of the answer; a long text is spoken in passages, whose cells follow one another. */
-  _layout({ passage = 0, positions, total }) {
+  _layout({ passage = 0, positions, steps }) {
     const cells = positions.map(([kind, state, label]) => state === "given"
       ? { kind, token: label ?? "", step: 0 } : { kind, token: "", step: null });
     this.offsets[passage] = this.replay.cells.length;
     this.replayHome.hidden = false;
-    this.replay.lay([...this.replay.cells, ...cells], Math.max(this.replay.steps, total ?? 0));
+    this.replay.lay([...this.replay.cells, ...cells], Math.max(this.replay.steps, steps ?? 0));
     this.state.textContent = "begins";
   }
 

@@ -112,7 +112,7 @@ async function load() {
 function showExamples(tasks) {
   find("about").textContent = [model.about, "Each of these works."].filter(Boolean).join(" ");
   const shown = tasks.flatMap((task) =>
-    (task.examples ?? [task.example]).filter(Boolean).map((inputs) => example(task, inputs)));
+    [task.example, ...(task.examples ?? [])].filter(Boolean).map((inputs) => example(task, inputs)));
   find("examples").lastElementChild.replaceChildren(...shown);
   find("examples").hidden = !shown.length;
 }
