@@ -76,6 +76,44 @@ class Running:
         self._thread.join()
 
 
+class Line:
+    """A connection to a server that can be cut in the middle."""
+
+    def __init__(self, server: Running) -> None:
+        self._server = server
+        self._ends: list[socket.socket] = []
+        self._port = 0
+        self.mend()
+        self.url = f"http://127.0.0.1:{self._port}/"
+
+    def mend(self) -> None:
+        self._entry = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._entry.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._entry,), daemon=True).start()
+
+    def cut(self) -> None:
+        for end in (self._entry, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._ends.clear()
+
+    def _accept(self, entry: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = entry.accept()
+                far = socket.create_connection(("127.0.0.1", self._server.port))
+                self._ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=ends, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
 @pytest.fixture(scope="module")
 def model() -> OmniModel:
     return OmniModel.open()
@@ -101,7 +139,7 @@ def view(browser: Any, server: Running) -> Iterator[Callable[..., Any]]:
     """Opens the page; at the end nothing went wrong in it and nobody else was asked anything."""
     with contextlib.ExitStack() as stack:
 
-        def open_page(running: Running = server, **context: Any) -> Any:
+        def open_page(running: Running | Line = server, **context: Any) -> Any:
             allowed = ["microphone", "clipboard-read", "clipboard-write"]
             pages = browser.new_context(permissions=allowed, **context)
             stack.callback(pages.close)
@@ -124,7 +162,7 @@ def _wrong(said: Any) -> bool:
     return said.type == "error" and "Failed to load resource" not in said.text  # 400s are meant
 
 
-def _away(sent: Any, running: Running) -> bool:
+def _away(sent: Any, running: Running | Line) -> bool:
     return not sent.url.startswith((running.url, "data:", "blob:" + running.url))
 
 
@@ -315,7 +353,7 @@ def test_a_mask_can_be_marked_without_a_mouse(view: Callable[..., Any]) -> None:
     page.click("text=Paint a mask")
     for side, value in {"left": 32, "top": 32, "right": 65, "bottom": 64}.items():
         page.fill(f'#painter [name="{side}"]', str(value))
-    page.click("#painter >> text=Mark")
+    page.click('#painter [name="box"]')
     assert "64 × 64" in page.locator("#painter-note.fault").inner_text()
     page.fill('#painter [name="right"]', "64")
     page.press('#painter [name="right"]', "Tab")
@@ -440,20 +478,23 @@ def test_a_refusal_names_its_field_and_keeps_the_request(view: Callable[..., Any
     assert page.locator("#problem").is_hidden()
 
 
-def test_a_broken_line_is_taken_up_where_it_broke(view: Callable[..., Any]) -> None:
-    page = view()
+def test_a_broken_line_is_taken_up_where_it_broke(
+    view: Callable[..., Any], server: Running
+) -> None:
+    line = Line(server)
+    page = view(line)
     ready(page)
     page.fill("#text", "a dog on a blue background")
     page.keyboard.press("Enter")
     page.locator(".card.busy .cell.now").first.wait_for()
-    page.context.set_offline(True)
-    page.locator("#away").wait_for()
-    page.context.set_offline(False)
-    page.click("text=Try now")
+    line.cut()
+    page.locator("#away:visible").wait_for()
+    line.mend()
+    page.locator("#away").wait_for(state="hidden")
     card = answered(page)
     assert answer(card).locator("img").is_visible()
     assert card.locator(".grid .cell.blank").count() == 0
-    assert page.locator("#away").is_hidden()
+    line.cut()
 
 
 def test_a_server_that_goes_and_comes_back(view: Callable[..., Any], model: OmniModel) -> None:
@@ -470,12 +511,11 @@ def test_a_server_that_goes_and_comes_back(view: Callable[..., Any], model: Omni
     assert "Your request is still here" in page.locator("#problem").inner_text()
     own.start()
     try:
-        page.click("text=Try now")
         page.locator("#away").wait_for(state="hidden")
         page.click("#send")
         answered(page, 2)
         page.reload()
-        page.locator("text=The server no longer keeps this answer").wait_for()
+        page.locator(".fault >> text=The server no longer keeps this answer").wait_for()
     finally:
         own.stop()
 
@@ -499,12 +539,9 @@ def test_a_locked_server_asks_for_its_key(view: Callable[..., Any], model: OmniM
         own.stop()
 
 
-def test_copied_requests_run(
-    view: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def copied(view: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A question about a picture: what was answered, and the request as each code."""
     page = view()
     ready(page)
     settings(page, steps=3)
@@ -512,19 +549,23 @@ def test_copied_requests_run(
     page.fill("#text", "what's to the right of the penguin?")
     page.click("#send")
     card = answered(page)
-    said = answer(card).locator(".said").inner_text()
     with page.expect_download() as caught:
         card.locator("text=Save picture.png").click()
     caught.value.save_as(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
     codes = {}
     for name in ("curl", "Python", "OpenAI SDK"):
         card.locator(f".actions >> text={name}").click()
         card.locator("text=Copied").wait_for()
         codes[name] = page.evaluate("navigator.clipboard.readText()")
         card.locator("text=Copied").wait_for(state="detached")
-    monkeypatch.chdir(tmp_path)
+    return answer(card).locator(".said").inner_text(), codes
+
+
+def test_copied_requests_run(copied: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    said, codes = copied
     done = subprocess.run(["bash", "-c", codes["curl"]], capture_output=True, text=True, check=True)
-    assert f'"text":"{said}"' in done.stdout.replace('": "', '":"')
+    assert f'"text": "{said}"' in done.stdout
     exec(compile(codes["Python"], "copied", "exec"), {})
     assert said in capsys.readouterr().out
     pytest.importorskip("openai")

@@ -22,7 +22,8 @@ export function kindsOf(given) {
 export function fitting(tasks, given) {
   const kinds = kindsOf(given);
   return tasks.filter((task) => {
-    if (task.name === "infill" && !given.text?.includes("_")) return false;
+    const gaps = given.text?.includes("_") && !(given.image && given.audio);
+    if (task.name === "infill" && !gaps) return false;
     const optional = task.optional ?? [];
     const takes = (kind) => task.inputs.includes(kind) || optional.includes(kind);
     const has = (kind) => kinds.includes(kind) || optional.includes(kind);
