@@ -17,7 +17,8 @@ function button(label, text, className) {
   return made;
 }
 
-const PLAY = "▶\uFE0E", PAUSE = "❚❚";
+const PLAY = "▶\uFE0E",
+  PAUSE = "❚❚";
 
 class Sound {
   static BARS = 160; // as html.py draws them
@@ -59,10 +60,12 @@ class Sound {
 
   /** The outline of bars of these heights, 0..1. */
   static path(peaks) {
-    return peaks.map((peak, x) => {
-      const height = Math.max(1, 48 * peak);
-      return `M${x + 0.1} ${(50 - height).toFixed(1)}h.8v${(2 * height).toFixed(1)}h-.8z`;
-    }).join("");
+    return peaks
+      .map((peak, x) => {
+        const height = Math.max(1, 48 * peak);
+        return `M${x + 0.1} ${(50 - height).toFixed(1)}h.8v${(2 * height).toFixed(1)}h-.8z`;
+      })
+      .join("");
   }
 
   static stopAll(except) {
@@ -189,9 +192,14 @@ class Replay {
     this.at = Math.max(0, Math.min(this.last, step));
     let [filled, wanted] = [0, 0];
     this.cells.forEach((cell, position) => {
-      const state = cell.step === 0 ? "given"
-        : cell.step === null || cell.step > this.at ? "blank"
-        : cell.step === this.at ? "now" : "done";
+      const state =
+        cell.step === 0
+          ? "given"
+          : cell.step === null || cell.step > this.at
+            ? "blank"
+            : cell.step === this.at
+              ? "now"
+              : "done";
       wanted += state !== "given";
       filled += state === "now" || state === "done";
       const node = this.nodes[position];
@@ -201,8 +209,8 @@ class Replay {
     this.slider.max = this.last;
     this.slider.value = this.at;
     this.slider.style.setProperty("--done", this.last ? this.at / this.last : 1);
-    this.output.textContent =
-      `step ${this.at} of ${Math.max(this.last, this.steps)} · ${filled} of ${wanted} filled`;
+    const steps = Math.max(this.last, this.steps);
+    this.output.textContent = `step ${this.at} of ${steps} · ${filled} of ${wanted} filled`;
     this.slider.setAttribute("aria-valuetext", this.output.textContent);
     Replay.hideTip();
     this.#draw();
@@ -220,10 +228,13 @@ class Replay {
     if (this.at >= this.last) this.show(0);
     this.button.textContent = PAUSE;
     this.button.setAttribute("aria-label", "Pause");
-    this.timer = setInterval(() => {
-      this.show(this.at + 1);
-      if (this.at >= this.last) this.pause();
-    }, Math.max(60, Math.min(350, 5000 / this.last)));
+    this.timer = setInterval(
+      () => {
+        this.show(this.at + 1);
+        if (this.at >= this.last) this.pause();
+      },
+      Math.max(60, Math.min(350, 5000 / this.last)),
+    );
   }
 
   pause() {
@@ -246,7 +257,7 @@ class Replay {
     const word = cell.kind !== "image" && cell.kind !== "speech";
     const pad = cell.token === "pad" ? " pad" : "";
     node.dataset.base = `cell ${kind}${word ? " word" : ""}${pad}`;
-    if (word) node.textContent = pad ? "" : cell.token ?? "";
+    if (word) node.textContent = pad ? "" : (cell.token ?? "");
     node.style.setProperty("--sure", cell.sure ?? 1);
   }
 
@@ -261,22 +272,27 @@ class Replay {
     const brush = this.canvas.getContext("2d");
     brush.drawImage(image, 0, 0);
     const side = image.naturalWidth / this.columns;
-    this.cells.filter((cell) => cell.kind === "image").forEach((cell, i) => {
-      if (cell.step !== null && cell.step <= Math.min(this.at, shot.step)) return;
-      const [row, column] = [Math.floor(i / this.columns), i % this.columns];
-      brush.clearRect(column * side, row * side, side, side);
-    });
+    this.cells
+      .filter((cell) => cell.kind === "image")
+      .forEach((cell, i) => {
+        if (cell.step !== null && cell.step <= Math.min(this.at, shot.step)) return;
+        const [row, column] = [Math.floor(i / this.columns), i % this.columns];
+        brush.clearRect(column * side, row * side, side, side);
+      });
   }
 
   #tell(event) {
     const i = this.nodes.indexOf(event.target.closest(".cell"));
     if (i < 0) return Replay.hideTip();
     const cell = this.cells[i];
-    const tip = (Replay.#tip ??= document.body.appendChild(element("div", "tip")));
+    const tip = (Replay.#tip ??= document.querySelector("main").appendChild(element("div", "tip")));
     const sure = cell.confidence ?? cell.sure;
-    tip.textContent = event.target.classList.contains("blank") ? `position ${i}: masked`
-      : `position ${i}: ${cell.token}\n` + (cell.step === 0 ? "given beforehand"
-        : `step ${cell.step}, confidence ${sure.toFixed(3)} (${this.measure})`);
+    tip.textContent = event.target.classList.contains("blank")
+      ? `position ${i}: masked`
+      : `position ${i}: ${cell.token}\n` +
+        (cell.step === 0
+          ? "given beforehand"
+          : `step ${cell.step}, confidence ${sure.toFixed(3)} (${this.measure})`);
     tip.hidden = false;
     const box = event.target.getBoundingClientRect();
     tip.style.left = Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8)) + "px";

@@ -50,13 +50,16 @@
 
   // Each card plays once when it first comes into view.
   if (!Replay.calm && "IntersectionObserver" in window) {
-    const seen = new IntersectionObserver((entries) => {
-      for (const entry of entries) {
-        if (!entry.isIntersecting) continue;
-        seen.unobserve(entry.target);
-        players.find((player) => player.home === entry.target).play();
-      }
-    }, { threshold: 0.9 });
+    const seen = new IntersectionObserver(
+      (entries) => {
+        for (const entry of entries) {
+          if (!entry.isIntersecting) continue;
+          seen.unobserve(entry.target);
+          players.find((player) => player.home === entry.target).play();
+        }
+      },
+      { threshold: 0.9 },
+    );
     for (const player of players) seen.observe(player.home);
   }
 })();

@@ -101,16 +101,16 @@ def _card(card: Card) -> str:
 <section><h3>Given</h3>{html.parts(card.given, card.key + "-in")}</section>
 <section><h3>Answer</h3>{html.parts(card.answer, card.key + "-out")}{notes}</section>
 </div>
-{_replay(card.replay) if card.replay else ""}
+{_replay(card.replay, card.title) if card.replay else ""}
 </article>"""
 
 
-def _replay(replay: Replay) -> str:
+def _replay(replay: Replay, title: str) -> str:
     data = asdict(replay)
     data["shots"] = [{"step": s.step, "src": html.png(s.picture)} for s in replay.shots]
     # "<" is written as its escape, so that no text can close the script element
     encoded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    return f"""<section class="replay" tabindex="-1" aria-label="The denoising, step by step">
+    return f"""<section class="replay" tabindex="-1" aria-label="Denoising: {escape(title)}">
 <h3>Denoising</h3>
 <script type="application/json">{encoded}</script>
 </section>"""

@@ -5,15 +5,19 @@ import { blobOf, peaksOf, samplesOf, soundOfAddress } from "./media.js";
 import { overlay } from "./painter.js";
 import { curl, fileName, openai, python } from "./snippets.js";
 
-const LEGEND = [["given", "given"], ["blank", "masked"], ["now", "committed in this step"],
-  ["done", "committed before, surer = stronger"]];
+const LEGEND = [
+  ["given", "given"],
+  ["blank", "masked"],
+  ["now", "committed in this step"],
+  ["done", "committed before, surer = stronger"],
+];
 const WORDS = { image: "picture", audio: "sound" }; // parts of an answer that are files
 const PEAKS_A_SECOND = 50; // of the waveform that grows
 
 export class Card {
   #abort = new AbortController();
 
-  /** session: {model, speaker, aloud, announce, reuse}. live: whether its sound plays as it comes. */
+  /** session: {model, speaker, aloud, announce, reuse}. live: its sound plays as it comes. */
   constructor(request, job, task, session, live) {
     Object.assign(this, { request, job, task, session, live });
     this.running = true;
@@ -67,8 +71,9 @@ export class Card {
 
   /** The cells of the answer; a long text is spoken in passages, whose cells follow one another. */
   _layout({ passage = 0, positions, steps }) {
-    const cells = positions.map(([kind, state, label]) => state === "given"
-      ? { kind, token: label ?? "", step: 0 } : { kind, token: "", step: null });
+    const cells = positions.map(([kind, state, label]) =>
+      state === "given" ? { kind, token: label ?? "", step: 0 } : { kind, token: "", step: null },
+    );
     this.offsets[passage] = this.replay.cells.length;
     this.replayHome.hidden = false;
     this.replay.lay([...this.replay.cells, ...cells], Math.max(this.replay.steps, steps ?? 0));
@@ -77,7 +82,10 @@ export class Card {
 
   _step({ passage = 0, step, total, tokens }) {
     const offset = this.offsets[passage] ?? 0;
-    this.replay.commit(step, tokens.map(([position, ...rest]) => [offset + position, ...rest]));
+    this.replay.commit(
+      step,
+      tokens.map(([position, ...rest]) => [offset + position, ...rest]),
+    );
     this.state.textContent = `step ${step} of ${total}`;
     this.#progress();
   }
@@ -125,7 +133,8 @@ export class Card {
   _cancelled() {
     this.#finish("stopped");
     this.waiting.remove();
-    if (!this.answer.children.length) this.answer.append(element("p", "wait", "Stopped before it began."));
+    if (!this.answer.children.length)
+      this.answer.append(element("p", "wait", "Stopped before it began."));
     this.session.announce("Stopped");
   }
 
@@ -138,7 +147,12 @@ export class Card {
     this.state = element("span", "quiet", "waiting");
     this.stopper = button("Stop this answer", "Stop");
     this.stopper.onclick = () => this.stop();
-    header.append(element("h2", "", this.task.title), element("code", "", this.task.name), this.state, this.stopper);
+    header.append(
+      element("h2", "", this.task.title),
+      element("code", "", this.task.name),
+      this.state,
+      this.stopper,
+    );
     this.bit = this.home.appendChild(element("div", "bit waiting"));
     this.bit.append(element("i"));
     const sides = this.home.appendChild(element("div", "sides"));
@@ -190,14 +204,16 @@ export class Card {
     }
     if (audio) {
       const holder = part(element("div"));
-      soundOfAddress(audio).then(({ uri, peaks }) => {
-        holder.append(Sound.element(blobOf(uri), peaks));
-        new Sound(holder.firstChild);
-      }).catch(() => holder.append(element("p", "note", "a sound")));
+      soundOfAddress(audio)
+        .then(({ uri, peaks }) => {
+          holder.append(Sound.element(blobOf(uri), peaks));
+          new Sound(holder.firstChild);
+        })
+        .catch(() => holder.append(element("p", "note", "a sound")));
     }
   }
 
-  /** The frame of the answer's picture: before the end, and at earlier steps, the replay draws it. */
+  /** The frame of the answer's picture; before the end, and at earlier steps, the replay draws. */
   #framed() {
     if (!this.frame?.isConnected) this.frame = this.#part(element("figure", "frame"));
     this.frame.append(this.replay.canvas);
@@ -221,7 +237,9 @@ export class Card {
       this.replay.addShot(Math.max(1, this.replay.last), part.data);
     }
     if (part.type === "audio") {
-      const { peaks } = await soundOfAddress(part.data).catch(() => ({ peaks: Array(Sound.BARS).fill(0) }));
+      const { peaks } = await soundOfAddress(part.data).catch(() => ({
+        peaks: Array(Sound.BARS).fill(0),
+      }));
       const home = this.#part(Sound.element(blobOf(part.data), peaks));
       const sound = new Sound(home);
       sound.audio.addEventListener("play", () => this.session.speaker.stop());
@@ -246,7 +264,8 @@ export class Card {
     this.running = false;
     this.home.classList.remove("busy");
     this.bit.remove();
-    if (document.activeElement === this.stopper) this.actions.firstChild.focus({ preventScroll: true });
+    if (document.activeElement === this.stopper)
+      this.actions.firstChild.focus({ preventScroll: true });
     this.stopper.remove();
     this.state.textContent = state;
     this.answer.setAttribute("aria-busy", "false");
@@ -292,19 +311,29 @@ export class Card {
   }
 
   #offerSaving() {
-    const given = ["image", "mask", "audio"].filter((kind) => this.request[kind])
+    const given = ["image", "mask", "audio"]
+      .filter((kind) => this.request[kind])
       .map((kind) => [fileName(kind, this.request[kind]), this.request[kind]]);
-    const made = this.parts.filter((part) => part.data)
+    const made = this.parts
+      .filter((part) => part.data)
       .map((part) => [part.type === "image" ? "answer.png" : "answer.wav", part.data]);
     const links = [...made, ...given].map(([name, uri]) => {
-      const link = Object.assign(element("a", "", `Save ${name}`), { href: blobOf(uri), download: name });
+      const link = Object.assign(element("a", "", `Save ${name}`), {
+        href: blobOf(uri),
+        download: name,
+      });
       return link;
     });
-    const uses = this.parts.filter((part) => part.data).map((part) => {
-      const use = button(`Ask the model about the ${WORDS[part.type]}`, `Use the ${WORDS[part.type]}`);
-      use.onclick = () => this.session.reuse({ [part.type]: part.data });
-      return use;
-    });
+    const uses = this.parts
+      .filter((part) => part.data)
+      .map((part) => {
+        const use = button(
+          `Ask the model about the ${WORDS[part.type]}`,
+          `Use the ${WORDS[part.type]}`,
+        );
+        use.onclick = () => this.session.reuse({ [part.type]: part.data });
+        return use;
+      });
     this.actions.firstChild.after(...uses, ...links);
   }
 }

@@ -1,8 +1,15 @@
-// What a person gives: text, a picture with its mask, a sound. Shows which task it makes, and sends it.
+// What a person gives: text, a picture with its mask, a sound. Shows the task, and sends it.
 
 import { Away, connection } from "./connection.js";
 import {
-  blobOf, imageOf, Microphone, pictureOf, soundOf, soundOfAddress, soundOfBlocks, Unusable,
+  blobOf,
+  imageOf,
+  Microphone,
+  pictureOf,
+  soundOf,
+  soundOfAddress,
+  soundOfBlocks,
+  Unusable,
 } from "./media.js";
 import { overlay, paint } from "./painter.js";
 import { fitting, inferred, kindsOf, misfit, verb } from "./tasks.js";
@@ -26,7 +33,10 @@ export class Composer {
 
   get settings() {
     const data = new FormData(form);
-    const numbers = NUMBERS.filter((name) => data.get(name)?.trim()).map((name) => [name, Number(data.get(name))]);
+    const numbers = NUMBERS.filter((name) => data.get(name)?.trim()).map((name) => [
+      name,
+      Number(data.get(name)),
+    ]);
     return Object.fromEntries(numbers);
   }
 
@@ -49,11 +59,16 @@ export class Composer {
   /** Take these inputs, {text, image, audio, mask} as a request has them, and this task. */
   async take(inputs, task = null) {
     const [image, audio] = await Promise.all([
-      inputs.image && imageOf(inputs.image), inputs.audio && soundOfAddress(inputs.audio),
+      inputs.image && imageOf(inputs.image),
+      inputs.audio && soundOfAddress(inputs.audio),
     ]);
     this.given = { text: inputs.text ?? "", audio: audio || undefined, mask: inputs.mask };
     if (image) {
-      this.given.image = { uri: inputs.image, width: image.naturalWidth, height: image.naturalHeight };
+      this.given.image = {
+        uri: inputs.image,
+        width: image.naturalWidth,
+        height: image.naturalHeight,
+      };
     }
     this.chosen = task;
     this.show();
@@ -87,7 +102,8 @@ export class Composer {
       this.onSend(request, job);
       await this.take({});
     } catch (error) {
-      const away = error instanceof Away ? ". Your request is still here; send it again later." : "";
+      const away =
+        error instanceof Away ? ". Your request is still here; send it again later." : "";
       this.complain(error.message + away, error.param);
     } finally {
       find("send").disabled = false;
@@ -112,7 +128,10 @@ export class Composer {
     this.complain(null);
     const { text, image, audio } = this.given;
     if (form.elements.text.value !== text) form.elements.text.value = text;
-    find("given").replaceChildren(...(image ? [this.#picture()] : []), ...(audio ? [this.#sound()] : []));
+    find("given").replaceChildren(
+      ...(image ? [this.#picture()] : []),
+      ...(audio ? [this.#sound()] : []),
+    );
     this.#showTasks();
   }
 
@@ -162,7 +181,9 @@ export class Composer {
       this.show();
     } catch (error) {
       if (!(error instanceof Unusable)) console.error(error);
-      this.complain(error instanceof Unusable ? `${error.message}.` : String(error.message ?? error));
+      this.complain(
+        error instanceof Unusable ? `${error.message}.` : String(error.message ?? error),
+      );
     }
   }
 
@@ -188,8 +209,10 @@ export class Composer {
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.fillStyle = getComputedStyle(canvas).getPropertyValue("--speech");
     for (let bar = 0; bar * 4 < recent.length; bar++) {
-      const loud = recent.slice(4 * bar, 4 * bar + 4).flatMap((block) => [...block]).reduce((most, sample) =>
-        Math.max(most, Math.abs(sample)), 0);
+      const loud = recent
+        .slice(4 * bar, 4 * bar + 4)
+        .flatMap((block) => [...block])
+        .reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
       const height = Math.max(2, Math.min(1, loud * 1.5) * canvas.height);
       context.fillRect(6 * bar, (canvas.height - height) / 2, 4, height);
     }
@@ -217,13 +240,18 @@ export class Composer {
     const { image, mask } = this.given;
     const item = element("div", "item");
     const figure = item.appendChild(element("figure"));
-    const shown = Object.assign(element("img", image.width < 256 ? "crisp" : ""), { src: image.uri });
-    shown.alt = `Your picture, ${image.width} × ${image.height} pixels${mask ? ", with a mask" : ""}`;
+    const shown = Object.assign(element("img", image.width < 256 ? "crisp" : ""), {
+      src: image.uri,
+    });
+    const size = `${image.width} × ${image.height} pixels`;
+    shown.alt = `Your picture, ${size}${mask ? ", with a mask" : ""}`;
     figure.append(shown);
     if (mask) overlay(figure.appendChild(element("canvas")), mask);
     const sides = item.appendChild(element("div", "sides"));
-    const painter = button(mask ? "Paint another mask" : "Paint a mask to repaint a part of it",
-      mask ? "Paint another mask" : "Paint a mask");
+    const painter = button(
+      mask ? "Paint another mask" : "Paint a mask to repaint a part of it",
+      mask ? "Paint another mask" : "Paint a mask",
+    );
     painter.onclick = async () => {
       const made = await paint(image);
       if (made) this.given.mask = made;
@@ -257,16 +285,24 @@ export class Composer {
     if (!fits.some((task) => task.name === this.chosen)) this.chosen = null;
     const task = this.task;
     find("tasks").hidden = !fits.length;
-    find("tasks").querySelector("div").replaceChildren(...fits.map((each) => {
-      const label = element("label");
-      const radio = Object.assign(element("input"), { type: "radio", name: "task", value: each.name });
-      radio.checked = each === task;
-      radio.onchange = () => (this.chosen = each.name);
-      label.title = each.title;
-      label.append(radio, element("span", "", verb(each)));
-      return label;
-    }));
-    if (kindsOf(this.given).length && !fits.length && this.tasks.length) this.complain(misfit(this.given));
+    find("tasks")
+      .querySelector("div")
+      .replaceChildren(
+        ...fits.map((each) => {
+          const label = element("label");
+          const radio = Object.assign(element("input"), {
+            type: "radio",
+            name: "task",
+            value: each.name,
+          });
+          radio.checked = each === task;
+          radio.onchange = () => (this.chosen = each.name);
+          label.title = each.title;
+          label.append(radio, element("span", "", verb(each)));
+          return label;
+        }),
+      );
+    if (kindsOf(this.given).length && !fits.length && this.tasks.length)
+      this.complain(misfit(this.given));
   }
 }
-

@@ -65,7 +65,10 @@ class Connection extends EventTarget {
   async #watch() {
     for (let wait = 1000; ; wait = Math.min(10_000, wait * 1.5)) {
       try {
-        const response = await fetch("ready", { cache: "no-store", signal: AbortSignal.timeout(8000) });
+        const response = await fetch("ready", {
+          cache: "no-store",
+          signal: AbortSignal.timeout(8000),
+        });
         if (response.ok) return this.#become("ready");
         this.#become(response.status === 503 ? "loading" : "away");
       } catch {
@@ -124,7 +127,11 @@ async function* parsed(stream) {
           if (name) fields[name] = name === "data" ? fields.data + content : content;
         }
         if (!fields.event) continue; // a comment keeps the stream awake
-        yield { id: Number(fields.id ?? count), name: fields.event, data: JSON.parse(fields.data || "{}") };
+        yield {
+          id: Number(fields.id ?? count),
+          name: fields.event,
+          data: JSON.parse(fields.data || "{}"),
+        };
         count += 1;
       }
     }

@@ -15,7 +15,10 @@ const session = {
   announce: (text) => (find("said").textContent = text),
   reuse: async (inputs, task) => {
     await composer.take(inputs, task);
-    find("composer").scrollIntoView({ block: "nearest", behavior: Replay.calm ? "auto" : "smooth" });
+    find("composer").scrollIntoView({
+      block: "nearest",
+      behavior: Replay.calm ? "auto" : "smooth",
+    });
     find("text").focus({ preventScroll: true });
   },
 };
@@ -36,7 +39,10 @@ function sent(request, job) {
 }
 
 function add(request, job, live) {
-  const task = composer.tasks.find((each) => each.name === request.task) ?? { name: request.task, title: request.task };
+  const task = composer.tasks.find((each) => each.name === request.task) ?? {
+    name: request.task,
+    title: request.task,
+  };
   const card = new Card(request, job, task, session, live);
   cards.unshift(card);
   find("session").prepend(card.home);
@@ -79,8 +85,13 @@ find("forget").onclick = () => {
 
 // ---- the server
 
-const STATES = { connecting: "connecting", ready: "ready", loading: "loading the model",
-  away: "away", locked: "locked" };
+const STATES = {
+  connecting: "connecting",
+  ready: "ready",
+  loading: "loading the model",
+  away: "away",
+  locked: "locked",
+};
 
 function showState() {
   const { state } = connection;
@@ -96,7 +107,10 @@ async function load() {
   if (loaded) return;
   loaded = true;
   try {
-    const [tasks, models] = await Promise.all([connection.call("v1/tasks"), connection.call("v1/models")]);
+    const [tasks, models] = await Promise.all([
+      connection.call("v1/tasks"),
+      connection.call("v1/models"),
+    ]);
     composer.tasks = tasks.data ?? tasks;
     [model] = models.data;
     showState();
@@ -110,9 +124,10 @@ async function load() {
 }
 
 function showExamples(tasks) {
-  find("about").textContent = [model.about, "Each of these works."].filter(Boolean).join(" ");
+  find("about").textContent = [model.about, "Choose one to see how it is answered."].filter(Boolean).join(" ");
   const shown = tasks.flatMap((task) =>
-    [task.example, ...(task.examples ?? [])].filter(Boolean).map((inputs) => example(task, inputs)));
+    [task.example, ...(task.examples ?? [])].filter(Boolean).map((inputs) => example(task, inputs)),
+  );
   find("examples").lastElementChild.replaceChildren(...shown);
   find("examples").hidden = !shown.length;
 }
@@ -156,13 +171,15 @@ document.addEventListener("visibilitychange", () => !document.hidden && connecti
 // ---- the whole window: theme, keys, drops and pastes
 
 find("theme").onclick = () => {
-  const dark = root.dataset.theme ? root.dataset.theme === "dark"
+  const dark = root.dataset.theme
+    ? root.dataset.theme === "dark"
     : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
 };
 
 addEventListener("keydown", (event) => {
-  if (event.altKey || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;
+  if (event.altKey || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]"))
+    return;
   if (event.key === "Escape") {
     if (composer.escape()) return;
     speaker.stop();
@@ -178,7 +195,7 @@ addEventListener("keydown", (event) => {
   replay.move(to);
 });
 
-const files = (event) => [...(event.dataTransfer ?? event.clipboardData)?.files ?? []];
+const files = (event) => [...((event.dataTransfer ?? event.clipboardData)?.files ?? [])];
 let depth = 0; // of the elements that a drag is over
 
 addEventListener("dragenter", (event) => {

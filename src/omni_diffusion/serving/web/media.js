@@ -43,7 +43,8 @@ export async function pictureOf(file) {
   });
   const scale = Math.min(1, SIDE / Math.max(image.naturalWidth, image.naturalHeight));
   const [width, height] = [image.naturalWidth, image.naturalHeight].map((side) =>
-    Math.max(1, Math.round(side * scale)));
+    Math.max(1, Math.round(side * scale)),
+  );
   if (scale === 1 && file.type === "image/png") return { uri, width, height };
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   canvas.getContext("2d").drawImage(image, 0, 0, width, height);
@@ -54,7 +55,8 @@ export async function pictureOf(file) {
 export async function soundOf(file) {
   const uri = await dataAddress(file);
   const decoded = await decode(uri).catch(() => null);
-  if (!decoded) throw new Unusable(`${file.name || "The file"} is not a sound that this browser can read`);
+  if (!decoded)
+    throw new Unusable(`${file.name || "The file"} is not a sound that this browser can read`);
   if (SENT_AS_IS.test(file.type)) return heard(uri, decoded);
   return heard(await wavOf(decoded), decoded);
 }
@@ -94,7 +96,8 @@ export function peaksOf(samples, bars) {
   const found = Array.from({ length: bars }, (_, bar) => {
     const [start, stop] = [bar, bar + 1].map((edge) => Math.floor((edge * samples.length) / bars));
     let most = 0;
-    for (let i = start; i < Math.max(stop, start + 1); i++) most = Math.max(most, Math.abs(samples[i] ?? 0));
+    for (let i = start; i < Math.max(stop, start + 1); i++)
+      most = Math.max(most, Math.abs(samples[i] ?? 0));
     return most;
   });
   const loudest = Math.max(1e-4, ...found);
@@ -109,7 +112,8 @@ async function wavOf(buffer) {
   source.start();
   const samples = (await offline.startRendering()).getChannelData(0);
   const view = new DataView(new ArrayBuffer(44 + 2 * samples.length));
-  const tag = (at, text) => [...text].forEach((sign, i) => view.setUint8(at + i, sign.charCodeAt(0)));
+  const tag = (at, text) =>
+    [...text].forEach((sign, i) => view.setUint8(at + i, sign.charCodeAt(0)));
   tag(0, "RIFF");
   view.setUint32(4, 36 + 2 * samples.length, true);
   tag(8, "WAVEfmt ");
@@ -123,7 +127,8 @@ async function wavOf(buffer) {
   tag(36, "data");
   view.setUint32(40, 2 * samples.length, true);
   samples.forEach((sample, i) =>
-    view.setInt16(44 + 2 * i, Math.max(-1, Math.min(1, sample)) * 32_767, true));
+    view.setInt16(44 + 2 * i, Math.max(-1, Math.min(1, sample)) * 32_767, true),
+  );
   return dataAddress(new Blob([view], { type: "audio/wav" }));
 }
 
@@ -140,9 +145,11 @@ export class Microphone {
     try {
       microphone.stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     } catch (error) {
-      throw new Unusable(error.name === "NotAllowedError"
-        ? "The browser does not let this page use the microphone; allow it and try again"
-        : "No microphone was found");
+      throw new Unusable(
+        error.name === "NotAllowedError"
+          ? "The browser does not let this page use the microphone; allow it and try again"
+          : "No microphone was found",
+      );
     }
     microphone.context = new AudioContext();
     await microphone.context.audioWorklet.addModule(new URL("recorder.js", import.meta.url));
@@ -202,5 +209,8 @@ export class Speaker {
 /** Float samples of base64 PCM, 16 bits. */
 export function samplesOf(base64) {
   const bytes = bytesOf(base64);
-  return Float32Array.from(new Int16Array(bytes.buffer, 0, bytes.length >> 1), (value) => value / 32_768);
+  return Float32Array.from(
+    new Int16Array(bytes.buffer, 0, bytes.length >> 1),
+    (value) => value / 32_768,
+  );
 }

@@ -16,7 +16,12 @@ const colour = () => getComputedStyle(document.documentElement).getPropertyValue
 
 function draw(context = brush(), paint = colour()) {
   context.clearRect(0, 0, canvas.width, canvas.height);
-  Object.assign(context, { strokeStyle: paint, fillStyle: paint, lineCap: "round", lineJoin: "round" });
+  Object.assign(context, {
+    strokeStyle: paint,
+    fillStyle: paint,
+    lineCap: "round",
+    lineJoin: "round",
+  });
   for (const mark of marks) {
     if (mark.points) {
       context.lineWidth = mark.width;
@@ -46,7 +51,8 @@ canvas.onpointerdown = (event) => {
   marks.push({ width, points: [place(event)] });
   draw();
   canvas.onpointermove = (moved) => {
-    for (const each of moved.getCoalescedEvents?.() ?? [moved]) marks.at(-1).points.push(place(each));
+    for (const each of moved.getCoalescedEvents?.() ?? [moved])
+      marks.at(-1).points.push(place(each));
     draw();
   };
 };
@@ -56,15 +62,22 @@ field("undo").onclick = () => (marks.pop(), draw());
 field("clear").onclick = () => ((marks = []), draw());
 field("box").onclick = () => {
   const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((side) =>
-    Number(field(side).value));
+    Number(field(side).value),
+  );
   const [width, height] = [canvas.width / scale, canvas.height / scale];
-  const inside = 0 <= left && left < right && right <= width && 0 <= top && top < bottom &&
-    bottom <= height;
+  const inside =
+    0 <= left && left < right && right <= width && 0 <= top && top < bottom && bottom <= height;
   note.classList.toggle("fault", !inside);
-  note.textContent = inside ? `Marked ${right - left} × ${bottom - top} pixels.`
+  note.textContent = inside
+    ? `Marked ${right - left} × ${bottom - top} pixels.`
     : `The picture has ${width} × ${height} pixels; left < right and top < bottom must lie in it.`;
   if (!inside) return;
-  marks.push({ left: left * scale, top: top * scale, right: right * scale, bottom: bottom * scale });
+  marks.push({
+    left: left * scale,
+    top: top * scale,
+    right: right * scale,
+    bottom: bottom * scale,
+  });
   draw();
 };
 
@@ -84,7 +97,7 @@ function mask(width, height) {
   return small.toDataURL("image/png");
 }
 
-/** Show the dialog for {uri, width, height}; resolves to the mask's address, or null if cancelled. */
+/** Show the dialog for {uri, width, height}; resolves to the mask's address, null if cancelled. */
 export async function paint({ uri, width, height }) {
   marks = [];
   shown.src = uri;
@@ -92,8 +105,10 @@ export async function paint({ uri, width, height }) {
   scale = Math.max(1, Math.ceil(LEAST / Math.max(width, height)));
   [canvas.width, canvas.height] = [width * scale, height * scale];
   note.classList.remove("fault");
-  note.textContent = width === height ? `The picture has ${width} × ${height} pixels.`
-    : `The picture has ${width} × ${height} pixels; the model sees its centre square.`;
+  note.textContent =
+    width === height
+      ? `The picture has ${width} × ${height} pixels.`
+      : `The picture has ${width} × ${height} pixels; the model sees its centre square.`;
   await imageOf(uri);
   draw();
   dialog.showModal();

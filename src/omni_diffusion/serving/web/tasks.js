@@ -2,8 +2,16 @@
 
 /** What the model will do, in a word or two; a task that is not here goes by its title. */
 const VERBS = {
-  chat: "answer", asr: "write it down", tts: "say it", t2i: "draw it", caption: "describe it",
-  vqa: "answer", s2i: "draw it", svqa: "answer aloud", sqa: "answer aloud", inpaint: "repaint it",
+  chat: "answer",
+  asr: "write it down",
+  tts: "say it",
+  t2i: "draw it",
+  caption: "describe it",
+  vqa: "answer",
+  s2i: "draw it",
+  svqa: "answer aloud",
+  sqa: "answer aloud",
+  inpaint: "repaint it",
   infill: "fill the gaps",
 };
 const WORDS = { text: "text", image: "a picture", audio: "a sound", mask: "a mask" };
