@@ -5,9 +5,10 @@
 The folders of `scripts.random_checkpoint` are written to FOLDER (19 GB at full size) and converted
 (as much again) unless they are there. Every task is then answered twice: by
 `omni-diffusion run`, whose exit code, seconds and peak memory are those of a whole process; and in
-one process that measures each phase. `resident` memory counts mapped pages of the files, which the
-system may take back; `private` memory does not. `--scale` reduces every part; the results are then
-written to full-size-reduced.json, and say so.
+one process that measures each phase. `blocks_share` is the part of a step that the transformer's
+blocks take; head and sampling are the rest. `resident` memory counts mapped pages of the files,
+which the system may take back; `private` memory does not. `--scale` reduces every part; the results
+are then written to full-size-reduced.json, and say so.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def task_phases(model: OmniModel, example: Example, steps: int) -> dict[str, Any
         "decode": decoding.row(),
         "first_step_s": round(made[0][0], 3),
         "step_s": round(step, 4),
-        "forward_share": round(sum(row[1] for row in later) / sum(row[0] for row in later), 3),
+        "blocks_share": round(sum(row[1] for row in later) / sum(row[0] for row in later), 3),
         "gflops": round(forward_flops(model.backbone.config, work) / step / 1e9, 1),
         "parts": [type(part).__name__ for part in answer.parts],
     }

@@ -74,7 +74,7 @@ def test_a_gpu_tells_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         memory.check(2 * 10**9, "it", GPU)
     assert str(told.value) == (
         "it takes 2 GB of memory, cuda:1 has 1 GB free; give a smaller dtype (bfloat16),"
-        " quantization int8 or another device, or close other programs"
+        " quantization int8 or int4, or another device, or close other programs"
     )
 
 

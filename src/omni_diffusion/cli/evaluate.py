@@ -110,6 +110,7 @@ def evaluate_mini(
     json: Annotated[Path | None, typer.Option(help="Also write the results to this file.")] = None,
     model: ModelFolder = None,
     device: Device = "cpu",
+    quantization: Quantized = None,
     dtype: Dtype = "auto",
 ) -> None:
     """Evaluate a model of the small world on held-out scenes: eight benchmarks."""
@@ -123,7 +124,7 @@ def evaluate_mini(
         files.check_writable(json)
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
     with reported_progress("opening the model") as progress:
-        opened = open_model(model, device, dtype=dtype)
+        opened = open_model(model, device, quantization, dtype)
         results = evaluate(opened, seed, samples, names, steps, progress)
     if json is not None:
         report.save_results(results, json)

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from omni_diffusion.cli import data, evaluate, models, run, serve, train
+from omni_diffusion.cli import data, evaluate, models, run, serve, train, tune
 from omni_diffusion.cli.console import patient_console
 from omni_diffusion.errors import OmniError
 
@@ -27,6 +27,7 @@ app.command()(run.demo)
 app.command()(run.run)
 app.add_typer(evaluate.eval_app, name="eval")
 app.command()(serve.serve)
+app.command()(tune.tune)
 app.command()(models.doctor)
 app.add_typer(train.train_app, name="train")
 app.command()(models.convert)

@@ -34,8 +34,9 @@ Quantized = Annotated[
     str | None,
     typer.Option(
         "--quantization",
-        help="Store the weights of the transformer blocks in 8 bits (int8); needs torchao"
-        " (default: no quantization).",
+        "--quantize",
+        help="Store the weights of the transformer blocks in 8 or 4 bits: int8 or int4 (default:"
+        " no quantization).",
     ),
 ]
 ImageCodec = Annotated[

@@ -96,6 +96,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of every answer.")] = 0,
     model: ModelFolder = None,
     device: Device = "cpu",
+    quantization: Quantized = None,
     dtype: Dtype = "auto",
 ) -> None:
     """Run every task on shipped inputs, and on yours, and show the answers on one page."""
@@ -103,7 +104,8 @@ def demo(
     from omni_diffusion.demo.jobs import DEMO_JOBS, InputFiles, yours
 
     jobs = [*yours(InputFiles(text, image, speech)), *DEMO_JOBS]
-    present(open_model(model, device, dtype=dtype), jobs, out, steps=steps, seed=seed)
+    opened = open_model(model, device, quantization, dtype)
+    present(opened, jobs, out, steps=steps, seed=seed)
 
 
 def run(

@@ -25,8 +25,8 @@ def check(needed: int, what: object, device: torch.device) -> None:
             f"{what} takes {needed / 1e9:.3g} GB of memory, {device} has {free / 1e9:.3g} GB free",
             field="device",
             value=needed,
-            fix="give a smaller dtype (bfloat16), quantization int8 or another device, or close"
-            " other programs",
+            fix="give a smaller dtype (bfloat16), quantization int8 or int4, or another device, or"
+            " close other programs",
         )
 
 

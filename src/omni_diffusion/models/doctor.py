@@ -48,7 +48,6 @@ EXTRAS = {  # what each optional library is for, and what installs it
     "pyarrow": ("pretokenized shards, corpora in parquet", "pip install omni-diffusion[data]"),
     "tensorboard": ("training seen in TensorBoard", "pip install omni-diffusion[tensorboard]"),
     "peft": ("training with LoRA", "pip install omni-diffusion[lora]"),
-    "torchao": ("weights of 8 bits", "pip install omni-diffusion[quant]"),
     "diffusers": ("the diffusers pipeline", "pip install omni-diffusion[diffusers]"),
 }
 MATMUL_SIDE = 512  # of the timed matrices: the report shall not wait for larger ones

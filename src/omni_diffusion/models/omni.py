@@ -171,11 +171,10 @@ class OmniModel:
         return cls(config, parts.codecs, parts.backbone)
 
     def quantize(self, quantization: Quantization | None) -> Self:
-        """Store the linear layers of the blocks in 8 bits and return the model; None does nothing.
+        """Store the blocks' linear layers in 8 or 4 bits and return the model; None does nothing.
 
         Embeddings, head and codecs stay as they are. A quantized model answers; it cannot be
-        trained or saved. Raises ModelError for another quantization, and MissingDependencyError
-        without torchao.
+        trained or saved. Raises ModelError for another quantization.
         """
         return self._to(self.device, quantization)
 

@@ -83,7 +83,7 @@ def model_size(
     }
     if quantization is not None:
         whole = components["backbone"]
-        saved = bytes_saved(backbone, dtype)
+        saved = bytes_saved(backbone, dtype, quantization)
         components["backbone"] = ComponentSize(whole.parameters, whole.bytes - saved)
     image = codecs.image
     return ModelSize(

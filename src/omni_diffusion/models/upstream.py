@@ -188,7 +188,8 @@ def load(
     if mapped:
         needed -= mapped_bytes(config, dtype, extended=not is_omni)
     if quantization is not None and (dtype == stored_dtype or device.type != "cpu"):
-        needed -= bytes_saved(config, dtype)  # a cast on the CPU first makes the weights whole
+        # a cast on the CPU first makes the weights whole
+        needed -= bytes_saved(config, dtype, quantization)
     memory.check(needed, folder, device)
     tensors = weights.read_tensors(folder)
     initial = tensors if is_omni else extend_vocabulary(tensors, stored, vocabulary)

@@ -1,19 +1,21 @@
 """Presets: how each task and benchmark is sampled, and where each number comes from.
 
 `paper` follows the paper (arXiv 2603.06577), `upstream` the published code with its quirks. Numbers
-that the catalog has already are taken from there.
+that the catalog has already are taken from there. Files of `omni-diffusion tune` are presets too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from omni_diffusion.conversation import Conversation
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import TaskError
+from omni_diffusion.io import config as configs
 from omni_diffusion.io.config import nearest
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.defaults import MIN_TOKENS, Length, answer_length
@@ -21,7 +23,7 @@ from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.render import Model, render
 from omni_diffusion.tasks.task import Task
 
-Origin = Literal["paper", "code", "ours"]
+Origin = Literal["paper", "code", "ours", "measured"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Provenance:
     """Where the numbers of a setting come from.
 
     "paper": the paper. "code": the published code. "ours": neither gives a number; `note` says why
-    this one was chosen.
+    this one was chosen. "measured": chosen by `omni-diffusion tune`, whose file has the figures.
     """
 
     length: Origin
@@ -130,8 +132,34 @@ class Preset:
         return setting
 
 
+@dataclass(frozen=True)
+class TunedSampling:
+    """The sampling of one task; pace: steps for each token of its answer, None = as in `params`."""
+
+    params: SamplingParams
+    pace: float | None = None
+
+
+@dataclass(frozen=True)
+class TunedPreset:
+    """A file of `omni-diffusion tune`: sampling by task, and how it was found.
+
+    provenance: the model, the benchmark and the figures of everything that was tried. Lengths are
+    those of the model.
+    """
+
+    name: str
+    tasks: dict[str, TunedSampling]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
 def preset(name: str) -> Preset:
-    """The preset called `name`; raises TaskError with the known names."""
+    """The preset called `name`, or in the file of that name (.json).
+
+    Raises TaskError with the known names, and ConfigError for a file that is not a preset.
+    """
+    if name.endswith(".json"):
+        return _tuned(Path(name))
     if name not in PRESETS:
         raise TaskError(
             f"no preset is called {name!r}",
@@ -140,6 +168,15 @@ def preset(name: str) -> Preset:
             fix=nearest(name, tuple(PRESETS)),
         )
     return PRESETS[name]
+
+
+def _tuned(path: Path) -> Preset:
+    stored = configs.load(TunedPreset, path)
+    settings = {
+        task: Setting(task, tuned.params, None, replace(MEASURED, note=str(path)), tuned.pace)
+        for task, tuned in stored.tasks.items()
+    }
+    return Preset(stored.name, MappingProxyType(settings), MappingProxyType({}))
 
 
 def table(name: str) -> str:
@@ -196,6 +233,7 @@ def _drawing_cell(params: SamplingParams) -> str:
 # ------------------------------------------------------------------------------------------ paper
 CODE = Provenance("code", "code", "code", "code", "code", "code")
 OURS = Provenance("ours", "ours", "ours", "ours", "ours", "ours")
+MEASURED = Provenance("ours", *["measured"] * 5)
 HEARING = replace(CODE, length="paper")
 SPEAKING = replace(CODE, length="paper", steps="paper")
 PAINTING = replace(CODE, length="paper", steps="paper", position="paper")
