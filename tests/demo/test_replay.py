@@ -6,10 +6,10 @@ from tests.tiny import checkers
 
 from omni_diffusion.conversation import Image, Message, Text
 from omni_diffusion.demo.replay import SHOTS, replay
-from omni_diffusion.engine.stream import token_label
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request, Result
+from omni_diffusion.engine.stream import token_label
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks.infill import box, inpainting
 
