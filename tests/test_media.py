@@ -1,11 +1,13 @@
 import io
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 import soundfile
 import soxr as soxr_library
@@ -222,6 +224,157 @@ def test_a_streamed_flac_tells_no_length() -> None:
         Waveform.read(data, section=(0, 1))
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"),
+     ("MP3", None), ("AIFF", None), ("AU", None), ("CAF", None), ("W64", None), ("RF64", None)],
+)  # fmt: skip
+def test_a_sound_that_breaks_off_is_refused(kind: str, subtype: str | None) -> None:
+    noisy = tone(24_000, 2)
+    noisy = Waveform(noisy.samples + 0.05 * torch.randn_like(noisy.samples), noisy.rate)
+    data = sound_bytes(noisy, kind, subtype)
+    assert Waveform.read(data).samples.shape == noisy.samples.shape
+    for cut in (len(data) // 2, len(data) - 400):
+        with pytest.raises(MediaError, match="breaks off|not readable audio"):
+            Waveform.read(data[:cut])
+    hurt = bytearray(data)
+    hurt[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+    if kind in ("FLAC", "OGG", "MP3"):  # in other formats, zeros are sound
+        with pytest.raises(MediaError, match="breaks off|not readable audio"):
+            Waveform.read(bytes(hurt))
+
+
+def test_a_section_before_the_break_is_good() -> None:
+    whole = tone(seconds=3)
+    data = sound_bytes(whole, "WAV")[:60_000]
+    part = Waveform.read(data, section=(0.5, 1.5))
+    assert torch.allclose(part.samples, whole.samples[:, 8_000:24_000], atol=1e-4)
+    with pytest.raises(MediaError, match="no section 1 to 2.5 s"):
+        Waveform.read(data, section=(1, 2.5))
+
+
+def test_a_wav_of_a_pipe_has_its_length() -> None:
+    wave = tone()
+    for claim in (0, 0xFFFF_FFFF, 0x7FFF_F000):
+        data = bytearray(sound_bytes(wave, "WAV"))
+        data[40:44] = struct.pack("<I", claim)
+        assert (Waveform.read(bytes(data)).samples - wave.samples).abs().max() < 1e-4
+        assert media.sound_header(bytes(data)).seconds == wave.seconds
+
+
+def test_pipes_are_read_and_empty_ones_are_empty() -> None:
+    for data in (tone().wav_bytes(), b""):
+        reading, writing = os.pipe()
+        os.write(writing, data)
+        os.close(writing)
+        if data:
+            assert Waveform.read(f"/dev/fd/{reading}").seconds == tone().seconds
+        else:
+            with pytest.raises(MediaError, match=f"/dev/fd/{reading} is empty"):
+                Waveform.read(f"/dev/fd/{reading}")
+        os.close(reading)
+
+
+STEREO = torch.stack([tone().samples[0], 0.5 * tone(hertz=300).samples[0]])
+ARRAYS = {
+    "float32": STEREO.numpy(),
+    "float64 [n, channels]": STEREO.T.double().numpy(),
+    "float16": STEREO.half().numpy(),
+    "bfloat16 tensor": STEREO.bfloat16(),
+    "big-endian": STEREO.numpy().astype(">f4"),
+    "int16 [n, channels]": (STEREO.T * 32_768).short().numpy(),
+    "int16 tensor": (STEREO * 32_768).short(),
+    "int32": (STEREO.double() * 2**31).to(torch.int64).int().numpy(),
+    "int8": (STEREO * 128).to(torch.int8).numpy(),
+    "uint8 [n, channels]": (STEREO.T * 128 + 128.5).to(torch.uint8).numpy(),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_every_type_and_layout_are_the_same_sound(name: str) -> None:
+    wave = Waveform.from_array(ARRAYS[name], 16_000)
+    assert wave.samples.shape == STEREO.shape
+    assert (wave.samples - STEREO).abs().max() < (0.01 if "8" in name or "b" in name else 1e-3)
+    left = ARRAYS[name][:, 0] if "[n" in name else ARRAYS[name][0]
+    assert torch.equal(Waveform.from_array(left, 16_000).samples, wave.samples[:1])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (STEREO.numpy() + 0j, "samples are complex64"),
+        ((STEREO * 1000).long(), "samples are int64"),
+        (np.zeros(9, dtype=np.uint16), "samples are uint16"),
+        (np.zeros(9, dtype=bool), "samples are bool"),
+        (np.array(["a"]), "samples are <U1"),
+        (np.zeros((40, 40)), r"shape \(40, 40\); give \[n\]"),
+        (np.zeros((1, 2, 9)), r"shape \(1, 2, 9\)"),
+        (np.zeros((2, 0)), r"shape \(2, 0\)"),
+        (np.float32(1.0).reshape(()), r"shape \(\)"),
+        (np.array([0.0, np.nan]), "not all finite"),
+        (torch.tensor([0.0, torch.inf]), "not all finite"),
+    ],
+)
+def test_arrays_that_are_no_sound(values: media.Samples, told: str) -> None:
+    with pytest.raises(MediaError, match=told):
+        Waveform.from_array(values, 16_000)
+
+
+def test_rates_of_every_numeric_type() -> None:
+    for rate in (16_000, 16_000.0, np.int64(16_000), np.float32(16_000), torch.tensor(16_000)):
+        made = Waveform.from_array(np.zeros(9), rate)
+        assert (made.rate, type(made.rate)) == (16_000, int)
+    for rate in (0, -1, 8_000.5, math.nan, math.inf, "16000", None):
+        with pytest.raises(MediaError, match="rate is"):
+            Waveform.from_array(np.zeros(9), rate)  # type: ignore[arg-type]
+
+
+HUM = tone().samples[0]
+NOTHING = torch.zeros_like(HUM)
+UNHEARD = {
+    "silence": ([NOTHING], "is silent: no sample exceeds -60 dB"),
+    "a whisper": ([5e-4 * HUM], "is silent"),
+    "antiphase": ([HUM, -HUM], "has channels that cancel each other"),
+    "nearly antiphase": ([HUM, -0.999 * HUM], "cancel each other"),
+    "three that cancel": ([HUM, HUM, -2 * HUM], "cancel each other"),
+    "antiphase with an offset": ([HUM + 0.1, 0.1 - HUM], "cancel each other"),
+    "an offset": ([NOTHING + 0.5], "has the constant value 0.5"),
+    "two offsets": ([NOTHING + 0.5, NOTHING - 0.25], "constant value 0.5"),
+    "unscaled": ([20_000 * HUM], "scale them to -1..1"),
+    "not a number": ([HUM * math.nan], "not finite"),
+    "no samples": ([HUM[:0]], "has no samples"),
+}
+HEARD = {
+    "one silent channel": [NOTHING, HUM],
+    "an offset": [HUM + 0.3],
+    "quiet": [0.01 * HUM],
+    "clipped": [3 * HUM],
+}
+
+
+@pytest.mark.parametrize("name", UNHEARD)
+def test_what_cannot_be_heard_is_refused(name: str) -> None:
+    channels, told = UNHEARD[name]
+    with pytest.raises(MediaError, match=told) as error:
+        Waveform(torch.stack(channels), 16_000).check_heard("it.wav")
+    assert str(error.value).startswith("it.wav ")
+    assert error.value.field == "speech"
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_what_can_be_heard_is_taken(name: str) -> None:
+    Waveform(torch.stack(HEARD[name]), 16_000).check_heard()
+
+
+def test_a_silent_first_channel_is_not_the_one_that_speaks() -> None:
+    wave = Waveform(torch.stack([NOTHING, HUM, 0.5 * HUM]), 16_000)
+    assert torch.equal(wave.first_channel().samples, HUM[None])
+    offset = Waveform(torch.stack([NOTHING + 0.5, HUM]), 16_000)
+    assert torch.equal(offset.first_channel().samples, HUM[None])
+    silent = Waveform(torch.stack([NOTHING, NOTHING]), 16_000)
+    assert torch.equal(silent.first_channel().samples, NOTHING[None])
+
+
 def streamed(wave: Waveform) -> bytes:
     """A FLAC whose header does not say how long it is."""
     data = bytearray(sound_bytes(wave, "FLAC"))
@@ -310,20 +463,29 @@ def test_other_modes_become_rgb() -> None:
     grey = PIL.Image.new("L", (3, 2), 77)
     assert Picture.read(pil_bytes(grey)).pixels.flatten().tolist() == [77] * 18
     clear = PIL.Image.new("RGBA", (3, 2), (10, 20, 30, 0))
-    assert Picture.read(pil_bytes(clear)).pixels[0, 0].tolist() == [10, 20, 30]
+    assert Picture.read(pil_bytes(clear)).pixels[0, 0].tolist() == [255, 255, 255]
     palette = PIL.Image.new("P", (3, 2))
     palette.putpalette([1, 2, 3, 4, 5, 6])
     data = pil_bytes(palette, transparency=b"\x00\xff")
-    assert Picture.read(data).pixels[0, 0].tolist() == [1, 2, 3]
+    assert Picture.read(data).pixels[0, 0].tolist() == [255, 255, 255]
     deep = PIL.Image.fromarray(np.array([[0, 256, 65_535]], dtype=np.uint16))
     assert Picture.read(pil_bytes(deep)).pixels[0, :, 0].tolist() == [0, 1, 255]
 
 
-def test_exif_orientation_is_left_alone() -> None:
+def test_a_photo_stands_upright_with_and_without_decoding() -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     data = pil_bytes(PIL.Image.new("RGB", (8, 4)), "JPEG", exif=exif)
-    assert (Picture.read(data).width, Picture.read(data).height) == (8, 4)
+    assert (Picture.read(data).width, Picture.read(data).height) == (4, 8)
+    assert media.picture_size(data) == (4, 8)
+
+
+def test_a_png_with_a_huge_comment_is_read() -> None:
+    original, notes = picture(), PIL.PngImagePlugin.PngInfo()
+    notes.add_text("workflow", "a" * 3_000_000, zip=True)
+    data = pil_bytes(original.to_pil(), pnginfo=notes)
+    assert torch.equal(Picture.read(data).pixels, original.pixels)
+    assert media.picture_size(data) == (9, 6)
 
 
 def png_header(width: int, height: int) -> bytes:

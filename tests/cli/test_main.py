@@ -1,6 +1,7 @@
 """Commands as a person types them: answers to stdout and files, mistakes as one line, code 2."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -56,7 +57,7 @@ def call(
     monkeypatch.chdir(tmp_path)
 
     def typed(*words: str) -> Said:
-        bare = "--model" in words or words[0] in ("train", "data")
+        bare = "--model" in words or words[0] in ("train", "data", "convert")
         folder = [] if bare else ["--model", str(model)]
         monkeypatch.setattr(sys, "argv", ["omni-diffusion", *words, *folder])
         code = 0
@@ -169,6 +170,130 @@ def test_a_picture_that_is_no_square_is_answered_with_a_note(call: Call) -> None
     said = call("run", "caption", "--image", "wide.png")
     assert said.code == 0
     assert "note: the picture is 50 x 30: the model sees the 30 x 30 in its middle" in said.err
+
+
+@pytest.mark.parametrize("task", ["chat", "vqa", "sqa"])
+def test_an_answer_without_words_has_a_note(
+    call: Call, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    monkeypatch.setattr("omni_diffusion.tasks.read.text_ids", lambda ids, vocabulary: ids[:0])
+    checkers().write("it.png")
+    tone().write("hum.wav")
+    given = {
+        "chat": ("hello",),
+        "vqa": ("what?", "--image", "it.png"),
+        "sqa": ("--speech", "hum.wav"),
+    }
+    said = call("run", task, *given[task], "--steps", "2", "--max-tokens", "16")
+    assert (said.code, said.out) == (0, "")
+    assert "note: the answer has no text: the model wrote no word" in said.err
+
+
+@pytest.mark.parametrize("words", [("--trace", "full/t.json"), ("--out", "full/s.wav")])
+def test_an_error_of_one_file_costs_neither_the_other_nor_the_words(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
+) -> None:
+    Path("full").mkdir()
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if "full" in str(Path(f"/proc/self/fd/{descriptor}").resolve()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("omni_diffusion.conversation.text_of", lambda parts: "some words")
+    tone().write("hum.wav")
+    given = {"--out": "s.wav", "--trace": "t.json"} | {words[0]: words[1]}
+    options = [word for pair in given.items() for word in pair]
+    said = call("run", "sqa", "--speech", "hum.wav", "--max-tokens", "40", *options)
+    assert (said.code, said.out) == (2, "some words\n")
+    assert "error: cannot write full/" in said.err
+    assert left() - {"hum.wav"} == {"t.json" if words[0] == "--out" else "s.wav"}
+
+
+@pytest.mark.parametrize("option", ["--out", "--trace"])
+def test_a_link_stays_and_its_target_is_written(call: Call, option: str) -> None:
+    Path("there").mkdir()
+    suffix = ".png" if option == "--out" else ".json"
+    Path(f"link{suffix}").symlink_to(Path("there", f"real{suffix}"))
+    said = call("run", "t2i", "a dog", "--steps", "2", option, f"link{suffix}")
+    assert said.code == 0, said.err
+    assert Path(f"link{suffix}").is_symlink()
+    assert f"there/real{suffix}" in left()
+    assert not Path("there", f"real{suffix}").is_symlink()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 20), (12, 30), (30, 7)])
+def test_an_inpainted_picture_has_the_size_of_the_given_one(
+    call: Call, size: tuple[int, int]
+) -> None:
+    given = Picture(torch.randint(0, 256, (*size, 3), dtype=torch.uint8))
+    given.write("it.png")
+    said = call("run", "inpaint", "--image", "it.png", "--mask", "1,1,4,6", "--steps", "2")
+    assert said.code == 0, said.err
+    made = Picture.read("inpaint.png").pixels
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[1:6, 1:4] = True
+    assert made.shape == given.pixels.shape
+    assert torch.equal(made[~inside], given.pixels[~inside])
+    assert ("note: the hole was painted at" in said.err) == (size != (8, 8))
+
+
+@pytest.mark.parametrize("way", ["-", "/dev/stdin", "fifo"])
+def test_speech_from_a_pipe(call: Call, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    tone().write("hum.wav")
+    plain = call("run", "asr", "--speech", "hum.wav", "--max-tokens", "12")
+    reading, writing = os.pipe()
+    os.write(writing, Path("hum.wav").read_bytes())
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        if way == "-":
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
+        said = call(
+            "run", "asr", "--max-tokens", "12",
+            "--speech", "-" if way == "-" else f"/dev/fd/{reading}",
+        )  # fmt: skip
+    assert (said.code, said.out) == (0, plain.out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "t2i", "a", "--trace", "folder"),
+        ("run", "t2i", "a", "--out", "read-only/a.png"),
+        ("run", "tts", "a", "--trace", "read-only/a.json"),
+        ("eval", "mini", "--json", "folder"),
+        ("eval", "mini", "--json", "read-only/a.json"),
+        ("doctor", "--json", "folder"),
+        ("data", "check", "a", "--json", "folder"),
+        ("demo", "--out", "read-only"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    Path("folder").mkdir()
+    Path("read-only").mkdir()
+    real = Path.touch
+
+    def touch(path: Path, *rest: object) -> None:
+        if path.parent.name == "read-only":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        real(path)
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(Path, "touch", touch)
+    monkeypatch.setattr("omni_diffusion.engine.engine.Engine.run", work)
+    monkeypatch.setattr("omni_diffusion.mini.evaluate.evaluate", work)
+    said = call(*words)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith(
+        f"error: cannot write {'folder' if 'folder' in words else 'read-only'}"
+    )
+    assert left() == set()
 
 
 # -------------------------------------------------------------------------------------- mistakes
@@ -295,6 +420,39 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert told in said.err
     assert fix in said.err
     assert left() == before
+
+
+LONG = "x" * 300
+TOO_LONG = [
+    ("run", "t2i", "a", "--out", f"{LONG}.png"),
+    ("run", "t2i", "a", "--trace", LONG),
+    ("run", "t2i", "a", "--model", LONG),
+    ("run", "inpaint", "--image", "it.png", "--mask", LONG),
+    ("run", "caption", "--image", LONG),
+    ("run", "asr", "--speech", f"{LONG}/{LONG}"),
+    ("demo", "--out", LONG),
+    ("eval", "mini", "--json", LONG),
+    ("doctor", "--model", LONG),
+    ("doctor", "--json", LONG),
+    ("convert", LONG, "a"),
+    ("data", "check", LONG),
+    ("data", "check", "a", "--json", LONG),
+    ("data", "pretokenize", LONG, "a"),
+    ("data", "import", "librispeech", LONG, "a"),
+    ("data", "import", "common-voice", LONG, "a"),
+    (*MANIFEST, LONG),
+]
+
+
+@pytest.mark.parametrize("words", TOO_LONG, ids=lambda words: " ".join(words)[:40])
+def test_a_name_that_is_too_long_is_one_line(call: Call, words: tuple[str, ...]) -> None:
+    checkers().write("it.png")
+    said = call(*words)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert LONG[:200] in said.err
+    assert left() == {"it.png"}
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -74,6 +74,57 @@ def test_what_the_system_refuses_is_one_line_with_path_reason_and_fix(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    target, link, chain = tmp_path / "there" / "a", tmp_path / "link", tmp_path / "chain"
+    target.write_text("old")
+    link.symlink_to(target)
+    chain.symlink_to("link")
+    for text, path in (("new", link), ("newer", chain)):
+        files.write_text(path, text)
+        assert (link.is_symlink(), chain.is_symlink(), target.is_symlink()) == (True, True, False)
+        assert target.read_text() == text
+    target.unlink()
+    files.write_text(link, "made")  # a link to nothing yet
+    assert target.read_text() == "made"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["a"]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    files.check_writable(Path(f"/dev/fd/{writing}"))
+    files.write_text(Path(f"/dev/fd/{writing}"), "words")
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == "words"
+    files.write_text(Path("/dev/null"), "words")
+    assert not Path("/dev/null").is_file()
+
+
+def test_names_that_the_system_refuses_are_not_there() -> None:
+    for name in ("x" * 300, "x" * 300 + "/y", "a\0b"):
+        assert not files.exists(name)
+        assert not files.is_file(Path(name))
+        assert not files.is_dir(name)
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dead").symlink_to(tmp_path / "none" / "a")
+    for path, told in (
+        (tmp_path, "Is a directory; it is a folder; name a file"),
+        (tmp_path / "none" / "a", "no folder .*none; create it first"),
+        (tmp_path / "file" / "a", "no folder .*file"),
+        (tmp_path / "dead", "no folder .*none"),
+        (tmp_path / ("x" * 300), "File name too long; choose a shorter name"),
+    ):
+        with pytest.raises(StorageError, match=told):
+            files.check_writable(path)
+    for path in (tmp_path / "file", tmp_path / "new"):
+        files.check_writable(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dead", "file"]
+
+
 def test_a_really_full_disk(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")

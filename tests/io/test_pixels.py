@@ -164,7 +164,7 @@ CLEAR = {
                 2,
                 bytes([0, 7, 7, 7, 10, 20, 30, 1, 2, 3]),
                 chunk(b"tRNS", struct.pack(">HHH", 7, 7, 7)),
-            )  # fmt: skip
+            )
         )
     ),
 }
