@@ -335,7 +335,7 @@ def test_impossible_lengths_are_refused(model: SenseVoice, lengths: list[int]) -
     ("change", "says"),
     [
         ({"dim": 66}, "multiple of heads"),
-        ({"blocks": 0}, "at least 1"),
+        ({"blocks": 0}, "blocks is 0; give 1 to"),
         ({"kernel": 10}, "odd"),
         ({"query_ids": (0, 16)}, "query_ids"),
     ],

@@ -184,3 +184,18 @@ def test_a_missing_library_is_named(
         importlib.import_module(name)
     assert caught.value.value == library
     assert f"omni-diffusion[{extra}]" in str(caught.value)
+
+
+def test_options_of_other_pipelines_are_one_line(pipe: OmniDiffusionPipeline) -> None:
+    for words, options in (
+        ("negative_prompt is given, .*; guidance is against an empty", {"negative_prompt": "a"}),
+        (r"height is 16, .* 8 x 8; give 8", {"height": 16}),
+        (r"width is 512, .* 8 x 8; give 8", {"width": 512}),
+        ("strength is given", {"strength": 0.5}),
+        ("no option 'guidence_scale'; did you mean guidance_scale", {"guidence_scale": 2.0}),
+        ("generator is 3; give torch.Generator", {"generator": 3}),
+    ):
+        with pytest.raises(ModelError, match=words):
+            pipe("a dog", num_inference_steps=2, **options)
+    plain = pipe("a dog", num_inference_steps=2, height=8, width=8, negative_prompt=None)
+    assert plain.images[0].size == (8, 8)

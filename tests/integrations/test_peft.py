@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import AutoPeftModel, AutoPeftModelForCausalLM, PeftModel, get_peft_model
 from tests.tasks.tiny_scenes import CONVERSATIONS, filled
+from tests.tiny import tiny_model
 from transformers import AutoModel
 
+from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.data.mixture import TaskGroup
 from omni_diffusion.errors import ConfigError, MissingDependencyError
@@ -136,3 +139,52 @@ def test_options_are_passed_on_and_mistakes_are_named(monkeypatch: pytest.Monkey
         MissingDependencyError, match=r"peft is not installed; run: pip install 'omni-.*lora"
     ):
         lora_config()
+
+
+@pytest.mark.parametrize("task_type", [None, "CAUSAL_LM", "FEATURE_EXTRACTION"])
+def test_task_types_compute_the_same(
+    folder: Path, processor: OmniDiffusionProcessor, tmp_path: Path, task_type: str | None
+) -> None:
+    config = lora_config(4, task_type=task_type, init_lora_weights=False)
+    torch.manual_seed(1)
+    model = get_peft_model(OmniDiffusionModel.from_pretrained(folder), config).eval()
+    plain = PeftModel(OmniDiffusionModel.from_pretrained(folder), lora_config(4)).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(logits(model), logits(plain))
+    inputs = processor(text="a red apple", task="t2i")
+    made = model.generate(**inputs, steps=2)
+    assert torch.equal(made, plain.generate(**inputs, steps=2))
+    labels = torch.where(IDS > 5, IDS, -100)
+    model(input_ids=IDS, attention_mask=torch.ones_like(IDS), labels=labels).loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    model.save_pretrained(tmp_path)
+    known = {None: AutoPeftModel, "CAUSAL_LM": AutoPeftModelForCausalLM}
+    if task_type in known:  # the adapter knows its base
+        again = known[task_type].from_pretrained(tmp_path, import_allowlist=["omni_diffusion"])
+        assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "SEQ_2_SEQ_LM", "TOKEN_CLS", "causal_lm", 3])
+def test_task_types_with_another_head_are_one_line(task_type: object) -> None:
+    with pytest.raises(ConfigError, match="task_type is .*; give one of None, CAUSAL_LM, FEATURE"):
+        lora_config(4, task_type=task_type)
+
+
+def test_new_rows_of_tied_tables_are_those_of_the_one_table(tmp_path: Path) -> None:
+    tiny = tiny_model()
+    sizes = replace(tiny.config.backbone, tie_embeddings=True)
+    OmniModel(replace(tiny.config, backbone=sizes), tiny.codecs, Dream(sizes)).save(tmp_path)
+    base = OmniDiffusionModel.from_pretrained(tmp_path)
+    table = base.backbone.model.embed_tokens.weight.detach().clone()
+    model = get_peft_model(base, lora_config(4, new_ids=[5, 7], tied=True))
+    rows = [p for name, p in model.named_parameters() if "trainable_tokens_delta" in name]
+    assert [tuple(each.shape) for each in rows] == [(2, 32)]
+    before = logits(model)
+    with torch.no_grad():
+        rows[0] += 1.0
+    after = logits(model)
+    assert bool((after[..., [5, 7]] != before[..., [5, 7]]).all())  # the rows are in the head too
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(logits(merged), after, rtol=1e-4, atol=1e-5)
+    changed = (merged.backbone.model.embed_tokens.weight != table).any(1)
+    assert changed.nonzero().flatten().tolist() == [5, 7]

@@ -6,7 +6,7 @@ A call uses the same functions as the engine to lay out, denoise and read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -29,7 +29,9 @@ from omni_diffusion.engine.runner import GuidedCanvas  # noqa: E402
 from omni_diffusion.errors import ModelError, TaskError  # noqa: E402
 from omni_diffusion.integrations.transformers.denoising import denoise  # noqa: E402
 from omni_diffusion.integrations.transformers.processing import ImageLike, picture  # noqa: E402
+from omni_diffusion.io.config import nearest, shown  # noqa: E402
 from omni_diffusion.media import Picture  # noqa: E402
+from omni_diffusion.models.dtypes import DtypeChoice  # noqa: E402
 from omni_diffusion.models.omni import OmniModel  # noqa: E402
 from omni_diffusion.tasks import catalog  # noqa: E402
 from omni_diffusion.tasks.infill import DrawnMask, drawn_hole, inpainting  # noqa: E402
@@ -38,6 +40,25 @@ from omni_diffusion.tasks.render import Prepared, render  # noqa: E402
 
 StepCallback: TypeAlias = "Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]"
 OUTPUT_TYPES = ("pil", "np", "pt")
+OPTIONS = (  # of a call
+    *("prompt", "image", "mask_image", "num_inference_steps", "guidance_scale"),
+    *("num_images_per_prompt", "generator", "output_type", "return_dict", "callback_on_step_end"),
+    *("height", "width"),
+)
+OTHER_OPTIONS = {  # of other pipelines, with what to do instead
+    "negative_prompt": "guidance is against an empty prompt; say in the prompt what is wanted",
+    "strength": "the hole of an inpainting is always painted whole; omit it",
+    "latents": "images are made of tokens; give generator for a repeatable image",
+    "prompt_embeds": "give prompt",
+    "negative_prompt_embeds": "give prompt",
+    "timesteps": "give num_inference_steps",
+    "sigmas": "give num_inference_steps",
+    "eta": "omit it",
+    "clip_skip": "omit it",
+    "cross_attention_kwargs": "omit it",
+    "callback": "give callback_on_step_end",
+    "callback_on_step_end_tensor_inputs": "the callback always gets the ids; omit it",
+}
 
 
 class OmniDiffusionPipeline(DiffusionPipeline):
@@ -55,11 +76,15 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         cls,
         source: str | os.PathLike[str],
         *,
-        torch_dtype: torch.dtype | None = None,
+        torch_dtype: DtypeChoice = None,
         device: str | torch.device = "cpu",
         **options: Any,
     ) -> Self:
-        """Open a model; options and errors are those of `OmniModel.from_pretrained`."""
+        """Open a model; options and errors are those of `OmniModel.from_pretrained`.
+
+        torch_dtype: of the backbone; None = what config.json says. `dtype` is its newer name.
+        """
+        torch_dtype = options.pop("dtype", torch_dtype)
         model = OmniModel.from_pretrained(
             os.fspath(source), dtype=torch_dtype, device=device, **options
         )
@@ -105,6 +130,9 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        **options: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Text to image, or inpainting if `image` and `mask_image` (white = new) are given.
 
@@ -116,9 +144,12 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         one per image. output_type: "pil", "np" float [B, H, W, 3] or "pt" float [B, 3, H, W], 0 to
         1. callback_on_step_end(pipe, step, step, {"ids": [B] of int64 [L]}) is called after every
         step. If it sets `pipe._interrupt`, the call returns the images so far; masked cells then
-        take the codes of their neighbours. Raises TaskError and ModelError for wrong arguments.
+        take the codes of their neighbours. height, width: the model's one size, or None. Raises
+        TaskError and ModelError for wrong arguments, and for options of other pipelines.
         """
         _check_output_type(output_type)
+        _check_options(options)
+        self._check_size(height=height, width=width)
         conversations = [_conversation(text, image, mask_image) for text in _prompts(prompt)]
         conversations = [one for one in conversations for _ in range(num_images_per_prompt)]
         if not conversations:
@@ -152,6 +183,17 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         images = _convert(output_type, pictures)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    def _check_size(self, **sides: int | None) -> None:
+        size = self.model.codecs.image.config.generation_size
+        for name, side in sides.items():
+            if side is not None and side != size:
+                raise ModelError(
+                    f"{name} is {side}, and the model makes images of {size} x {size}",
+                    field=name,
+                    value=side,
+                    fix=f"give {size} or omit it, and resize the image",
+                )
+
     def _denoise(self, prepared: Sequence[Prepared], callback: StepCallback | None) -> list[Canvas]:
         """The filled canvases; on an interrupt, with masked positions."""
         vocabulary = self.model.vocabulary
@@ -180,6 +222,25 @@ def _check_output_type(output_type: str) -> None:
         )
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise ModelError for an option of other pipelines, unless it is unset."""
+    for name, value in options.items():
+        if name not in OTHER_OPTIONS:
+            raise ModelError(
+                f"the pipeline has no option {name!r}",
+                field=name,
+                value=value,
+                fix=nearest(name, OPTIONS),
+            )
+        if value is not None:
+            raise ModelError(
+                f"{name} is given, and the model has no use for it",
+                field=name,
+                value=value,
+                fix=OTHER_OPTIONS[name],
+            )
+
+
 def _prompts(prompt: str | Sequence[str] | None) -> Sequence[str | None]:
     return [prompt] if prompt is None or isinstance(prompt, str) else prompt
 
@@ -205,7 +266,15 @@ def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count:
     if isinstance(generator, torch.Generator) or generator is None:
         generators = [generator] * count
     else:
-        generators = list(generator)
+        generators = list(generator) if isinstance(generator, Sequence) else [generator]
+    for each in generators:
+        if each is not None and not isinstance(each, torch.Generator):
+            raise ModelError(
+                f"generator is {shown(each)}",
+                field="generator",
+                value=each,
+                fix="give torch.Generator().manual_seed(...)",
+            )
     if len(generators) != count:
         raise ModelError(
             f"there are {len(generators)} generators for {count} images",

@@ -266,3 +266,55 @@ def test_to_an_omni_model_and_back(omni: OmniModel, model: OmniDiffusionModel) -
     assert again.backbone is omni.backbone
     with pytest.raises(ModelError, match="the model is quantized"):
         OmniDiffusionModel.from_omni(tiny_model().quantize("int8"))
+
+
+@pytest.mark.parametrize("change", [8, -8, 10**6])
+def test_the_vocabulary_cannot_be_resized(folder: Path, change: int) -> None:
+    model = AutoModel.from_pretrained(folder)
+    size, before = model.config.vocab_size, model(input_ids=IDS).logits
+    table = model.get_input_embeddings()
+    for same_size in (None, size):
+        assert model.resize_token_embeddings(same_size) is table
+    for call in (
+        lambda: model.resize_token_embeddings(size + change),
+        lambda: model.resize_token_embeddings(None, pad_to_multiple_of=size + 8),
+        lambda: model.set_input_embeddings(torch.nn.Embedding(size + 8, 32)),
+        lambda: model.set_output_embeddings(torch.nn.Linear(32, size + 8)),
+    ):
+        with pytest.raises(ModelError, match="vocabulary"):
+            call()
+    assert model.get_input_embeddings() is table
+    assert model.config.vocab_size == len(table.weight) == len(model.backbone.lm_head.weight)
+    assert torch.equal(model(input_ids=IDS).logits, before)
+
+
+def test_the_loss_of_no_label_is_zero_and_of_some_their_mean(model: OmniDiffusionModel) -> None:
+    logits = model(input_ids=IDS).logits[0]
+    for count in (0, 1, 12):
+        labels = torch.full_like(IDS, -100)
+        labels[0, :count] = 3
+        loss = model(input_ids=IDS, labels=labels).loss
+        right = -logits[:count].log_softmax(-1)[:, 3].sum() / max(count, 1)
+        torch.testing.assert_close(loss, right)
+        loss.backward()
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+        model.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"labels": IDS + 10**6}, "a label is 1000000; give 0 to"),
+        ({"labels": -1 - IDS}, "a label is -1"),
+        ({"labels": IDS[:, :3]}, r"labels are \(1, 3\)"),
+        ({"inputs_embeds": torch.zeros(1, 12, 32)}, "does not take inputs_embeds"),
+        ({"output_hidden_states": True}, "does not take output_hidden_states"),
+    ],
+)
+def test_what_forward_cannot_do_is_one_line(
+    model: OmniDiffusionModel, option: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        model(input_ids=IDS, **option)
+    values = model(input_ids=IDS, return_dict=False, output_attentions=False)
+    assert torch.equal(values[0], model(input_ids=IDS).logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,39 @@ def test_what_cannot_be_laid_out_is_one_line(processor: OmniDiffusionProcessor) 
         processor(images=np.zeros(3), task="caption")
     with pytest.raises(MediaError, match="int is not audio"):
         processor(audio=3, task="asr")
+
+
+def test_media_of_openai_are_those_of_a_call(processor: OmniDiffusionProcessor) -> None:
+    image = base64.b64encode(checkers(20).png_bytes()).decode()
+    sound = base64.b64encode(SOUND.wav_bytes()).decode()
+    url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
+    audio = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
+    text = {"type": "text", "text": "a red apple"}
+    chat = [{"role": "user", "content": [text, url]}]
+    theirs = processor.apply_chat_template(chat, task="vqa", tokenize=True)
+    ours = processor(text="a red apple", images=checkers(20), task="vqa")
+    assert torch.equal(theirs["input_ids"], ours["input_ids"])
+    theirs = processor.apply_chat_template([{"content": [audio]}], task="asr", tokenize=True)
+    ours = processor(audio=SOUND, task="asr")
+    torch.testing.assert_close(
+        theirs["input_features"], ours["input_features"], atol=0.02, rtol=0.02
+    )
+
+
+def test_options_of_other_processors(processor: OmniDiffusionProcessor) -> None:
+    plain = processor(text=["a", "a red apple"], task="t2i")
+    same = processor(text=["a", "a red apple"], task="t2i", return_tensors="pt", padding=True)
+    assert torch.equal(plain["input_ids"], same["input_ids"])
+    chat = [{"role": "user", "content": "a"}]
+    for words, call in (
+        ("return_tensors is 'np'", lambda: processor(text="a", task="t2i", return_tensors="np")),
+        ("padding is 'max_length'", lambda: processor(text="a", task="t2i", padding="max_length")),
+        ("truncation is True", lambda: processor(text="a", task="t2i", truncation=True)),
+        ("no option 'videos'", lambda: processor(text="a", task="t2i", videos=[1])),
+        ("is 'np'", lambda: processor.apply_chat_template(chat, return_tensors="np")),
+        ("conversation is 'hi'", lambda: processor.apply_chat_template("hi")),
+        ("conversation is", lambda: processor.apply_chat_template([chat[0], "hi"])),
+        ("conversation is", lambda: processor.apply_chat_template(None)),
+    ):
+        with pytest.raises(TaskError, match=words):
+            call()

@@ -165,8 +165,9 @@ class OmniDiffusionModel(PreTrainedModel):
         `models.dtypes` knows.
         """
         for option in ("dtype", "torch_dtype"):
-            if kwargs.get(option) not in (None, AUTO):
-                kwargs[option] = checked_dtype(kwargs[option], option)
+            if option in kwargs:  # transformers takes None for the dtype of the files
+                asked = kwargs[option]
+                kwargs[option] = AUTO if asked in (None, AUTO) else checked_dtype(asked, option)
         return_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
