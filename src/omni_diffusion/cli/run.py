@@ -55,6 +55,10 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(help="Length of a text or speech answer in tokens; default: the task's rule."),
 ]
+SpeechSteps = Annotated[
+    int | None,
+    typer.Option(help="Steps of the speech decoder (1 to 1000); default: the model's, 10."),
+]
 SeedOption = Annotated[
     int | None,
     typer.Option("--seed", help="Seed of the answer; the same seed gives the same answer."),
@@ -119,6 +123,7 @@ def run(
     trace: TraceFile = None,
     steps: Steps = None,
     max_tokens: MaxTokens = None,
+    speech_steps: SpeechSteps = None,
     seed: SeedOption = None,
     guidance: GuidanceWeight = None,
     confidence: ConfidenceName = None,
@@ -158,6 +163,7 @@ def run(
         **overrides,
     )
     opened = open_model(model, device, quantization, dtype)
+    opened.codecs.speech.set_speed(speech_steps)
     _hand_back(_answer(opened, request), path, trace)
 
 

@@ -79,3 +79,16 @@ def test_conditions_are_dropped_together_for_a_fifth_of_the_rows() -> None:
     assert 0.17 < dropped.float().mean() < 0.23
     # uniform u: half of the times lie below 1 - cos(pi / 4)
     assert 0.46 < (t < time_points(2)[1]).float().mean() < 0.54
+
+
+def test_only_the_last_steps_are_guided() -> None:
+    flow, network = matching()
+    z = torch.zeros(1, 4, 6)
+    flow.solve(z, conditions(), 4, 0.7, guided_steps=1)
+    assert [len(asked[0]) for asked in network.asked] == [1, 1, 1, 2]
+    for guided_steps, rows in ((None, [2, 2]), (9, [2, 2]), (0, [1, 1])):
+        network.asked.clear()
+        flow.solve(z, conditions(), 2, 0.7, guided_steps)
+        assert [len(asked[0]) for asked in network.asked] == rows
+    plain = flow.solve(z, conditions(), 3, 0.0)
+    assert torch.equal(flow.solve(z, conditions(), 3, 0.7, guided_steps=0), plain)

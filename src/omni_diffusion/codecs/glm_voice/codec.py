@@ -6,9 +6,9 @@ Joins tokenizer, flow decoder and vocoder, and stores them in one folder.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +115,20 @@ class GlmVoice(nn.Module):
             )
         sizes = vocoder.config if isinstance(vocoder, HiFT) else vocoder
         return GlmVoiceConfig(self.tokenizer.config, self.flow.config, sizes)
+
+    def set_speed(
+        self,
+        steps: int | None = None,
+        guided_steps: int | None = None,
+        precision: Literal["float32", "bfloat16"] | None = None,
+    ) -> None:
+        """Change how `decode` samples where a value is given; see `FlowConfig` and docs/speed.md.
+
+        Raises ConfigError for a value out of its range.
+        """
+        given = {"steps": steps, "guided_steps": guided_steps, "precision": precision}
+        changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
+        self.flow.config = replace(self.flow.config, **changes)
 
     @property
     def vocabulary_size(self) -> int:

@@ -142,7 +142,8 @@ class Stage(nn.ModuleList):
         """[B, inputs, T] -> the output [B, C, T] before and after resizing."""
         residual, transformers, *resize = self
         assert isinstance(transformers, nn.ModuleList)
-        h = residual(h, time, level.mask).transpose(1, 2)
+        # contiguous: else every norm and sum of the transformers walks the frames in strides
+        h = residual(h, time, level.mask).transpose(1, 2).contiguous()
         for transformer in transformers:
             h = transformer(h, level.scores)
         h = h.transpose(1, 2)

@@ -36,8 +36,9 @@ class FlowConfig:
     guidance: scale by which the unconditional velocity is subtracted in sampling.
     condition_dropout: fraction of training rows without conditions. temperature: scale of the noise
     that sampling starts from (Matcha-TTS); below 1 speech varies less and is clearer; 1 as
-    published. steps: Euler steps of sampling by default. precision: of matrix products. See
-    docs/speed.md for the cost of fewer steps and lower precision.
+    published. steps: Euler steps of sampling by default. guided_steps: how many of the last steps
+    are guided, None = all. precision: of matrix products. See docs/speed.md for the cost of fewer
+    steps and lower precision.
     """
 
     vocab_size: int = 16384
@@ -52,6 +53,7 @@ class FlowConfig:
     temperature: float = 1.0
     steps: int = 10
     precision: Literal["float32", "bfloat16"] = "float32"
+    guided_steps: int | None = None
 
     def __post_init__(self) -> None:
         configs.check_ranges(
@@ -66,6 +68,8 @@ class FlowConfig:
             temperature=(0, 100),
             steps=(1, 1000),
         )
+        if self.guided_steps is not None:
+            configs.check_ranges(self, guided_steps=(0, 1000))
 
     @classmethod
     def official(cls) -> Self:
@@ -181,7 +185,9 @@ class Flow(nn.Module):
         steps = self.config.steps if steps is None else steps
         reduced = self.config.precision == "bfloat16"
         with torch.autocast(z.device.type, torch.bfloat16, enabled=reduced):
-            mel = self.decoder.solve(z.expand_as(cond), conditions, steps, strength)
+            mel = self.decoder.solve(
+                z.expand_as(cond), conditions, steps, strength, self.config.guided_steps
+            )
         return mel[..., known:]
 
     def loss(

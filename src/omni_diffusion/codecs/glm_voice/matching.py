@@ -59,15 +59,29 @@ class FlowMatching(nn.Module):
         v: Tensor = self.estimator(x, t, conditions.mu, conditions.speaker, conditions.cond, mask)
         return v
 
-    def solve(self, z: Tensor, conditions: Conditions, steps: int, guidance: float) -> Tensor:
-        """Euler's method from noise z [B, C, M]; v = (1 + g) v(conditions) - g v(zeros)."""
+    def solve(
+        self,
+        z: Tensor,
+        conditions: Conditions,
+        steps: int,
+        guidance: float,
+        guided_steps: int | None = None,
+    ) -> Tensor:
+        """Euler's method from noise z [B, C, M]; v = (1 + g) v(conditions) - g v(zeros).
+
+        guided_steps: how many of the last steps are guided (None = all); each of the others takes
+        v(conditions) and half of the time. The last steps are the longest.
+        """
         points = time_points(steps).to(z)
-        both = conditions.doubled() if guidance else conditions
-        copies = 2 if guidance else 1
+        guided_steps = steps if guided_steps is None else min(guided_steps, steps)
+        unguided = steps - guided_steps if guidance else steps
+        both = conditions.doubled() if unguided < steps else conditions
         x = z
-        for t, following in pairwise(points):
-            v = self.velocity(x.repeat(copies, 1, 1), t.repeat(copies * len(x)), both).to(x)
-            if guidance:
+        for number, (t, following) in enumerate(pairwise(points)):
+            guides = number >= unguided
+            copies, given = (2, both) if guides else (1, conditions)
+            v = self.velocity(x.repeat(copies, 1, 1), t.repeat(copies * len(x)), given).to(x)
+            if guides:
                 guided, free = v.chunk(2)
                 v = (1.0 + guidance) * guided - guidance * free
             x = x + (following - t) * v

@@ -261,7 +261,8 @@ class Snake(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, T] -> [B, width, T]."""
         alpha = self.alpha[:, None]
-        return x + (alpha * x).sin() ** 2 / (alpha + 1e-9)
+        # in place: at this size, a new tensor costs more than the operation that fills it
+        return (alpha * x).sin_().square_().div_(alpha + 1e-9).add_(x)
 
 
 def _shrink(width: int, rate: int) -> nn.Conv1d:
