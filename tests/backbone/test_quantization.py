@@ -18,7 +18,7 @@ from omni_diffusion.errors import ModelError
 
 IDS = torch.arange(40)[None]
 SIZES = DreamConfig.mini(vocab_size=64)
-ERRORS: dict[Quantization, float] = {"int8": 0.02, "int4": 0.25}
+ERRORS: dict[Quantization, float] = {"int8": 0.04, "int4": 0.3}
 
 
 def bytes_of(module: nn.Module) -> int:
@@ -66,10 +66,11 @@ def test_levels_that_fit_are_kept_exactly() -> None:
 
 
 def test_a_constant_row_does_not_divide_by_zero() -> None:
-    linear = nn.Linear(64, 3, bias=False)
-    nn.init.zeros_(linear.weight)
-    for how in ERRORS:
-        assert not QuantizedLinear(linear, how).rows(0, 3, torch.float32).any()
+    for dtype in (torch.float32, torch.float16):
+        linear = nn.Linear(64, 3, bias=False).to(dtype)
+        nn.init.zeros_(linear.weight)
+        for how in ERRORS:
+            assert not QuantizedLinear(linear, how).rows(0, 3, torch.float32).any()
 
 
 def test_only_the_linear_layers_of_the_blocks_change() -> None:

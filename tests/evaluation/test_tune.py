@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.tiny import tiny_model
 
-from omni_diffusion import Engine, Inputs, ask
+from omni_diffusion import Engine, Inputs, ask, demo
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import ConfigError
@@ -19,6 +19,8 @@ from omni_diffusion.io import config as configs
 from omni_diffusion.tasks import presets
 from omni_diffusion.tasks.catalog import CATALOG, TASKS
 from omni_diffusion.tasks.presets import TunedPreset, TunedSampling
+
+INPUTS = Path(demo.__file__).parent / "inputs"
 
 
 def point(name: str, value: float, seconds: float) -> tune.TunedPoint:
@@ -72,7 +74,7 @@ def test_every_request_runs_under_the_candidate(tmp_path: Path) -> None:
 def test_steps_follow_the_pace_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "pace.json"
     configs.save(TunedPreset("half", {"vqa": TunedSampling(SamplingParams(), 0.5)}), path)
-    picture = Inputs.read(image=Path("src/omni_diffusion/demo/inputs/penguin-cow.png")).image
+    picture = Inputs.read(image=INPUTS / "penguin-cow.png").image
     [result] = Engine(tiny_model()).run(
         [ask("vqa", Inputs("what is it?", picture), preset=str(path))]
     )

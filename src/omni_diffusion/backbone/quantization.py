@@ -116,8 +116,7 @@ def bytes_saved(config: DreamConfig, dtype: torch.dtype, how: Quantization = "in
 
 def _int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes [N, K] of -127..127 and scales [N, 1]."""
-    scales = weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-    scales = scales.to(weight.dtype).float()  # the codes are for the scales as they are stored
+    scales = _stored(weight.float().abs().amax(1, keepdim=True) / 127, weight.dtype)
     codes = (weight.float() / scales).round_().clamp_(-127, 127).to(torch.int8)
     return codes, scales, weight.new_empty(0)
 
@@ -127,10 +126,16 @@ def _int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = weight.shape
     groups = weight.float().view(rows, -1, _group(columns))
     lows = groups.amin(2).to(weight.dtype).float()
-    scales = ((groups.amax(2) - lows).clamp(min=1e-12) / 15).to(weight.dtype).float()
+    scales = _stored((groups.amax(2) - lows) / 15, weight.dtype)
     levels = ((groups - lows[..., None]) / scales[..., None]).round_().clamp_(0, 15)
     levels = levels.to(torch.uint8).view(rows, -1)
     return levels[:, ::2] | (levels[:, 1::2] << 4), scales, lows
+
+
+def _stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales as they are stored, in float32; 1 where nothing has to be scaled."""
+    rounded = scales.to(dtype).float()
+    return torch.where(rounded == 0, 1.0, rounded)
 
 
 def _group(columns: int) -> int:
