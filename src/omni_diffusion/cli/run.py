@@ -169,11 +169,20 @@ def run(
 
 def _sampling(words: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE as a field of the sampling parameters; values are JSON, or text."""
+    from omni_diffusion.errors import SamplingError
+    from omni_diffusion.io.config import nearest
+    from omni_diffusion.tasks.defaults import FIELDS
+
     fields: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{word!r} is not NAME=VALUE", param_hint="--sampling")
+        if not equals or name not in FIELDS:
+            raise SamplingError(
+                f"{word!r} does not set a sampling parameter",
+                field="sampling",
+                value=word,
+                fix=f"give NAME=VALUE; {nearest(name, FIELDS)}",
+            )
         try:
             fields[name] = json.loads(value)
         except ValueError:
