@@ -1,4 +1,4 @@
-"""Every route of OpenAI's API, called by OpenAI's own client."""
+"""Every route of OpenAI's API, called by OpenAI's own client, on the small model."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from tests.serving.conftest import INPUTS
 
 from omni_diffusion.media import Picture
 
+pytestmark = pytest.mark.slow
 QUICK: dict[str, Any] = {"num_inference_steps": 2}
 WAV_HEAD = b"RIFF"
 
@@ -285,54 +286,3 @@ def test_speech_is_written_down(client: openai.OpenAI) -> None:
     events = list(transcribe(client, stream=True))
     assert events[-1].type == "transcript.text.done"
     assert events[-1].text == text == "".join(event.delta for event in events[:-1])
-
-
-# ---------------------------------------------------------------------------------------- errors
-@pytest.mark.parametrize(
-    ("fields", "param", "code"),
-    [
-        ({"extra_body": {"top_nonsense": 1}}, "top_nonsense", "unknown_parameter"),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-        ({"model": "gpt"}, "model", "model_not_found"),
-        ({"temperature": 3}, "temperature", "invalid_value"),
-        ({"messages": []}, "messages", "invalid_value"),
-        ({"messages": [{"role": "user", "content": " "}]}, "messages", "invalid_value"),
-        ({"messages": user({"type": "text"})}, "messages[0].content[0].text", None),
-        ({"modalities": ["audio"]}, "audio", "missing_required_parameter"),
-        ({"n": 99}, "n", "integer_above_max_value"),
-        ({"extra_body": {"answer_tokens": 10**6}}, "answer_tokens", "invalid_value"),
-        (
-            {"messages": user({"type": "image_url", "image_url": {"url": "http://a/b.png"}})},
-            "messages[0].content[0].image_url.url",
-            "invalid_value",
-        ),
-    ],
-)
-def test_a_wrong_parameter_is_named(
-    client: openai.OpenAI, fields: dict[str, Any], param: str, code: str | None
-) -> None:
-    asked = {"model": "mini", "messages": [{"role": "user", "content": "what is a cake?"}]}
-    with pytest.raises(openai.APIStatusError) as caught:
-        client.chat.completions.create(**{**asked, **fields})
-    assert caught.value.param == param
-    assert code in (None, caught.value.code)
-    assert caught.value.type == "invalid_request_error"
-
-
-def test_what_changes_no_answer_is_accepted(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
-        model="mini",
-        messages=[{"role": "user", "content": "what is a cake?"}],
-        user="someone",
-        presence_penalty=0,
-        tool_choice="none",
-        logprobs=False,
-        extra_body=QUICK,
-    )
-    assert answer.choices
-
-
-def test_the_key_is_asked_for(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.AuthenticationError) as caught:
-        client.with_options(api_key="another").models.list()
-    assert caught.value.code == "invalid_api_key"

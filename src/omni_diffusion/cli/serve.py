@@ -104,7 +104,7 @@ def serve(
         drain=drain_timeout,
     )
     key = _key(api_key, api_key_file)
-    listening = _listen(host, port)  # before the model is opened, which takes a while
+    listening = listen(host, port)  # before the model is opened, which takes a while
     with listening:
         opened = _open(model, device, dtype, quantization)
         small = model is None
@@ -130,7 +130,7 @@ def _key(key: str | None, file: Path | None) -> str | None:
     return key
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; raises ConfigError where the address is taken or unknown."""
     from omni_diffusion.errors import ConfigError
 
@@ -187,7 +187,7 @@ def _run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what runs."""
     from omni_diffusion.serving.app import create_app, open_service
-    from omni_diffusion.serving.run import run
+    from omni_diffusion.serving.run import serve_app
 
     service = open_service(
         model,
@@ -204,7 +204,7 @@ def _run(
     typer.echo(f"model {service.name!r} at http://{shown}:{port} (Ctrl-C stops)", err=True)
     if key is None and not local:
         typer.echo("warning: other machines may call this server without a key", err=True)
-    run(create_app(service, key=key, origins=origins, local=local), service, listening)
+    serve_app(create_app(service, key=key, origins=origins, local=local), service, listening)
 
 
 def _examples(model: OmniModel) -> dict[str, list[Inputs]]:

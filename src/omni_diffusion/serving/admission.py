@@ -13,12 +13,12 @@ from typing import Generic, Protocol, TypeVar
 
 from omni_diffusion.vocab import Kind
 
-WEIGHTS: dict[Kind, float] = {"text": 1.0, "speech": 2.0, "image": 4.0}
+LANE_WEIGHTS: dict[Kind, float] = {"text": 1.0, "speech": 2.0, "image": 4.0}
 
 
 def lane_of(answer: Iterable[Kind]) -> Kind:
     """The lane of an answer: its costliest medium."""
-    return max(answer, key=WEIGHTS.__getitem__, default="text")
+    return max(answer, key=LANE_WEIGHTS.__getitem__, default="text")
 
 
 class Waiting(Protocol):
@@ -39,9 +39,9 @@ class Admission(Generic[W]):
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.most = max(1, slots - 1)  # slots of one lane
-        self._lanes: dict[Kind, deque[W]] = {kind: deque() for kind in WEIGHTS}
-        self._advanced = dict.fromkeys(WEIGHTS, 0.0)
-        self._held = dict.fromkeys(WEIGHTS, 0)
+        self._lanes: dict[Kind, deque[W]] = {kind: deque() for kind in LANE_WEIGHTS}
+        self._advanced = dict.fromkeys(LANE_WEIGHTS, 0.0)
+        self._held = dict.fromkeys(LANE_WEIGHTS, 0)
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
@@ -55,7 +55,7 @@ class Admission(Generic[W]):
         lane = request.lane
         if not self._lanes[lane] and not self._held[lane]:
             # A lane that was idle gains no credit for it.
-            busy = [k for k in WEIGHTS if k != lane and (self._lanes[k] or self._held[k])]
+            busy = [k for k in LANE_WEIGHTS if k != lane and (self._lanes[k] or self._held[k])]
             floor = min((self._advanced[k] for k in busy), default=0.0)
             self._advanced[lane] = max(self._advanced[lane], floor)
         if first:
@@ -67,11 +67,11 @@ class Admission(Generic[W]):
         """The request to admit now, which then holds a slot; None if none may be."""
         if sum(self._held.values()) >= self.slots:
             return None
-        ready = [k for k in WEIGHTS if self._lanes[k] and self._held[k] < self.most]
+        ready = [k for k in LANE_WEIGHTS if self._lanes[k] and self._held[k] < self.most]
         if not ready:
             return None
         lane = min(ready, key=self._advanced.__getitem__)
-        self._advanced[lane] += WEIGHTS[lane]
+        self._advanced[lane] += LANE_WEIGHTS[lane]
         self._held[lane] += 1
         return self._lanes[lane].popleft()
 

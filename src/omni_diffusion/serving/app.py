@@ -18,7 +18,12 @@ from omni_diffusion.serving.faults import ApiError, api_error
 from omni_diffusion.serving.gate import Gate
 from omni_diffusion.serving.limits import Limits
 from omni_diffusion.serving.metrics import Metrics
-from omni_diffusion.serving.routes import audio, chat, files, images, native, status
+from omni_diffusion.serving.routes.audio import audio_routes
+from omni_diffusion.serving.routes.chat import chat_routes
+from omni_diffusion.serving.routes.files import page_routes
+from omni_diffusion.serving.routes.images import image_routes
+from omni_diffusion.serving.routes.native import native_routes
+from omni_diffusion.serving.routes.status import status_routes
 from omni_diffusion.serving.service import Service
 from omni_diffusion.serving.worker import Worker
 
@@ -66,17 +71,17 @@ def create_app(
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await service.worker.drain(service.limits.drain)
         service.worker.close()
 
     app = FastAPI(
         title="omni-diffusion", lifespan=life, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    app.include_router(files.router())
-    for part in (status, chat, images, audio, native):
-        app.include_router(part.router(service))
+    app.include_router(page_routes())
+    for routes in (status_routes, chat_routes, image_routes, audio_routes, native_routes):
+        app.include_router(routes(service))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ApiError, _refusal)
+    app.add_exception_handler(Exception, _refusal)  # the gate logs it
     return Gate(app, service, key=key, origins=origins, local=local)
 
 

@@ -38,10 +38,10 @@ from omni_diffusion.tasks.prompts import conversation_task
 from omni_diffusion.tasks.task import Task
 from omni_diffusion.vocab import Kind
 
-VOICES = (  # OpenAI's names; all are the one voice of the model
+VOICE_NAMES = (  # OpenAI's names; all are the one voice of the model
     "default alloy ash ballad coral echo fable nova onyx sage shimmer verse marin cedar"
 ).split()
-PARAMS = {
+CHAT_PARAMS = {
     "text": "messages",
     "image": "messages",
     "speech": "messages",
@@ -50,7 +50,7 @@ PARAMS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class ChatPlan:
     """What a chat asks for: a task on a conversation, and the media that its reply shows.
 
     spoken_after: the text of the answer is spoken by a request of its own, since the task gives no
@@ -64,19 +64,19 @@ class Plan:
 
 
 def check_voice(voice: str | dict[str, Any], param: str) -> None:
-    """Raise ApiError for a voice that is not among `VOICES`."""
+    """Raise ApiError for a voice that is not among `VOICE_NAMES`."""
     name = voice.get("id") if isinstance(voice, dict) else voice
-    if name not in VOICES:
+    if name not in VOICE_NAMES:
         raise ApiError(
             400,
-            f"no voice is called {name!r}; give 'default' or one of {', '.join(VOICES[1:])},"
+            f"no voice is called {name!r}; give 'default' or one of {', '.join(VOICE_NAMES[1:])},"
             " which all are the model's one voice",
             param=param,
             code="invalid_value",
         )
 
 
-def plan(body: ChatBody, service: Service) -> Plan:
+def chat_plan(body: ChatBody, service: Service) -> ChatPlan:
     """The plan of a body; decodes its media. Raises ApiError for what does not fit."""
     _check(body)
     messages = _messages(body.messages, service)
@@ -91,7 +91,7 @@ def plan(body: ChatBody, service: Service) -> Plan:
         task = with_negative(task, body.negative_prompt, body.guidance_scale, service.model)
     kinds = set(task.answer or ((task.partial,) if task.partial else ()))
     audio = "audio" in wanted or kinds == {"speech"}
-    return Plan(task, turns, audio, audio and "speech" not in kinds)
+    return ChatPlan(task, turns, audio, audio and "speech" not in kinds)
 
 
 def with_negative(task: Task, text: str, guidance: float | None, model: OmniModel) -> Task:
@@ -108,7 +108,7 @@ def with_negative(task: Task, text: str, guidance: float | None, model: OmniMode
     return replace(task, null_prompt=task.null_prompt + text)
 
 
-def requests(body: ChatBody, asked: Plan, service: Service) -> list[Request]:
+def requests(body: ChatBody, asked: ChatPlan, service: Service) -> list[Request]:
     """One request for each choice."""
     count = body.n or 1
     if count > service.limits.choices:
@@ -121,7 +121,7 @@ def requests(body: ChatBody, asked: Plan, service: Service) -> list[Request]:
             asked.task,
             asked.conversation,
             body.overrides(choice),
-            PARAMS,
+            CHAT_PARAMS,
             preset=body.preset,
             max_tokens=body.answer_tokens,
         )
@@ -133,7 +133,7 @@ def speaking(text: str, service: Service) -> Request:
     """The request that speaks an answer."""
     found = infer_task(("text",), wanted="speech")
     assert found is not None
-    return service.ask(found.task, Inputs(text), {}, PARAMS)
+    return service.ask(found.task, Inputs(text), {}, CHAT_PARAMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,11 +249,11 @@ def _part(part: ContentPart, service: Service, where: str) -> AnyPart:
     if isinstance(part, ImageContent):
         name = f"{where}.image_url.url"
         data = uploads.content(part.image_url.url, name)
-        return Image(uploads.picture(data, service.limits, name))
+        return Image(uploads.read_picture(data, service.limits, name))
     if isinstance(part, AudioContent):
         name = f"{where}.input_audio.data"
         data = uploads.content(part.input_audio.data, name)
-        return Speech(uploads.sound(data, service.limits, name))
+        return Speech(uploads.read_sound(data, service.limits, name))
     return Text(part.refusal)
 
 
@@ -287,7 +287,7 @@ def _task(body: ChatBody, messages: list[Message], wanted: Kind) -> tuple[Task, 
             task, inputs = found.task, replace(inputs, text=found.text)
         return task, (*head, *conversation(task, inputs))
     except OmniError as error:
-        raise api_error(error, PARAMS) from error
+        raise api_error(error, CHAT_PARAMS) from error
 
 
 def _joined(messages: Sequence[Message]) -> list[Message]:

@@ -142,7 +142,9 @@ class _Voice:
             return
         for span in update.spans:
             if span.kind == "speech" and len(span.codes) >= len(self._codes):
-                self._codes, self._ended = span.codes, span.whole
+                self._codes = span.codes
+                # Without a code the sound has not begun: what stands there is skipped in the end.
+                self._ended = span.whole and len(span.codes) > 0
 
     def speak(self) -> Waveform | None:
         """The sound that is now sure; None if there is none yet."""

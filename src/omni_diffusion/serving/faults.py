@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from omni_diffusion.errors import (
@@ -14,6 +15,7 @@ from omni_diffusion.errors import (
     TaskError,
 )
 
+LOG = logging.getLogger("omni_diffusion.serving")
 USER_ERRORS = (MediaError, TaskError, SamplingError, ConfigError, DataError)  # the others are ours
 PARAMS = {  # field of an error -> parameter of the API, where the names differ
     "steps": "num_inference_steps",

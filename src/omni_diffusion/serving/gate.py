@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,11 +15,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni_diffusion.serving import faults
-from omni_diffusion.serving.faults import ApiError, api_error
+from omni_diffusion.serving.faults import LOG, ApiError, api_error
 from omni_diffusion.serving.service import Service
 
+MOST_HEADERS = 100
 LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
-log = logging.getLogger("omni_diffusion.serving")
 
 
 class Gate:
@@ -59,7 +58,7 @@ class Gate:
                 return
             found = api_error(error)
             if found.code in ("internal_error", "model_error"):
-                log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+                LOG.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             if not passing.began:
                 await passing.refuse(found)
         finally:
@@ -77,6 +76,8 @@ class Gate:
                 403, f"pages of {origin} may not call this server; see --allowed-origin",
                 code="forbidden_origin",
             )  # fmt: skip
+        if len(scope["headers"]) > MOST_HEADERS:
+            raise ApiError(431, f"the request has more than {MOST_HEADERS} headers")
         if self._key is not None and path.startswith("/v1"):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(
@@ -125,6 +126,8 @@ class _Passing:
 
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on; a client that takes none for long is left."""
+        if self.gone:
+            return
         if message["type"] == "http.response.start":
             self.began, self.status = True, message["status"]
         try:

@@ -6,7 +6,6 @@ Jobs live in memory, for a bounded time and in a bounded number.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from omni_diffusion.engine.request import Request, Result, StepRecord
 from omni_diffusion.engine.stream import certainty, token_label
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.serving.deltas import Delta, Deltas, PictureDelta, SoundDelta, TextDelta
-from omni_diffusion.serving.faults import ApiError, api_error
+from omni_diffusion.serving.faults import LOG, ApiError, api_error
 from omni_diffusion.serving.feed import Update
 from omni_diffusion.serving.parts import (
     base64_of,
@@ -29,8 +28,6 @@ from omni_diffusion.serving.parts import (
 )
 from omni_diffusion.serving.service import Service
 from omni_diffusion.serving.worker import Ticket
-
-log = logging.getLogger("omni_diffusion.serving")
 
 
 @dataclass(eq=False)
@@ -164,7 +161,7 @@ class Jobs:
                 return
             found = api_error(error)
             if found.status >= 500:
-                log.error("job %s failed", job.id, exc_info=error)
+                LOG.error("job %s failed", job.id, exc_info=error)
             await job.add("error", found.body)
 
 

@@ -36,6 +36,11 @@ class Metrics:
             "Seconds of a request in each phase: queue, encode, denoise, decode.",
             ["phase"], buckets=SECONDS, registry=registry,
         )  # fmt: skip
+        self.admission = Histogram(
+            "omni_diffusion_admission_seconds",
+            "Seconds from arrival to a slot of the batch, by medium of the answer.",
+            ["lane"], buckets=SECONDS, registry=registry,
+        )  # fmt: skip
         self.first = Histogram(
             "omni_diffusion_first_seconds",
             "Seconds from arrival to the first text, speech or image of a streamed answer.",

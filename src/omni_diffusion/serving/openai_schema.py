@@ -11,7 +11,7 @@ from omni_diffusion.serving.parts import CONTAINERS
 from omni_diffusion.serving.schema import Body, Knobs
 
 ANY_BOOL = (None, True, False)
-MAX_SIDE = 2048  # pixels of a picture that is asked for
+MOST_SIDE = 2048  # pixels of a picture that is asked for
 
 
 # ------------------------------------------------------------------------------------------ chat
@@ -173,8 +173,8 @@ class ImageBody(Knobs):
             return size
         width, _, height = size.partition("x")
         for side in (width, height):
-            if not (side.isascii() and side.isdecimal() and 1 <= int(side[:5]) <= MAX_SIDE):
-                raise ValueError(f"give 'auto' or WIDTHxHEIGHT of 1 to {MAX_SIDE} pixels")
+            if not (side.isascii() and side.isdecimal() and 1 <= int(side[:5]) <= MOST_SIDE):
+                raise ValueError(f"give 'auto' or WIDTHxHEIGHT of 1 to {MOST_SIDE} pixels")
         return size
 
 

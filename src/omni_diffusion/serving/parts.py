@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import soundfile
 import soxr
 
 from omni_diffusion.conversation import Image, Part, Text
-from omni_diffusion.media import Picture, Waveform
+from omni_diffusion.media import BLOCK, Picture, Waveform
 
 OPENAI_RATE = 24_000  # Hz of raw PCM, as OpenAI's clients expect it
 
@@ -53,53 +53,75 @@ CONTAINERS = {
 
 
 class SoundWriter:
-    """Sound to the bytes of a container, piece by piece.
+    """Sound to the bytes of a container, piece by piece; used as a context, which it ends with.
 
-    Pieces are waveforms of one rate; `close` gives what is left. Containers that are live "no" are
+    Pieces are waveforms of one rate; `finish` gives what is left. Containers that are live "no" are
     refused by ValueError.
     """
 
-    def __init__(self, container: Container, rate: int) -> None:
+    def __init__(self, container: Container) -> None:
         if container.live == "no":
             raise ValueError(f"{container.kind} cannot be sent as it is made")
         self.container = container
-        self._target = container.rate or rate
-        self._resampler = None
-        if self._target != rate:
-            self._resampler = soxr.ResampleStream(rate, self._target, 1, dtype="float32")
         self._buffer = io.BytesIO()
         self._sent = 0
-        self._file = soundfile.SoundFile(
-            self._buffer, "w", self._target, 1, format=container.kind, subtype=container.subtype,
-            **OPTIONS.get(container.kind, {}),
-        )  # fmt: skip
+        self._file: soundfile.SoundFile | None = None
+        self._resampler: soxr.ResampleStream | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def begun(self) -> bool:
+        """Whether any sound was written."""
+        return self._file is not None
 
     def write(self, waveform: Waveform) -> bytes:
         """Add sound; returns the bytes that follow those before."""
+        if self._file is None:
+            target = self.container.rate or waveform.rate
+            if target != waveform.rate:
+                self._resampler = soxr.ResampleStream(waveform.rate, target, 1, dtype="float32")
+            self._file = sound_file(self._buffer, self.container, target)
         self._add(waveform.mono().samples[0].numpy(), last=False)
+        self._file.flush()
         return self._fresh()
 
-    def close(self) -> bytes:
+    def finish(self) -> bytes:
         """The last bytes."""
         self._add(np.zeros(0, np.float32), last=True)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         return self._fresh()
 
     def _add(self, samples: np.ndarray[Any, Any], *, last: bool) -> None:
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples, last=last)
-        for start in range(0, len(samples), 65_536):
-            self._file.write(np.clip(samples[start : start + 65_536], -1, 1))
-        if not last:
-            self._file.flush()
+        if self._file is not None:
+            write_blocks(self._file, samples)
 
     def _fresh(self) -> bytes:
         fresh = self._buffer.getbuffer()[self._sent :].tobytes()
-        if not self._sent and fresh:
-            self._sent = len(fresh)
-            return _headed(fresh, self.container.kind)
-        self._sent += len(fresh)
-        return fresh
+        first, self._sent = not self._sent, self._sent + len(fresh)
+        return _headed(fresh, self.container.kind) if first else fresh
+
+
+def sound_file(out: io.BytesIO, container: Container, rate: int) -> soundfile.SoundFile:
+    """A file of one channel to write to."""
+    return soundfile.SoundFile(
+        out, "w", rate, 1, format=container.kind, subtype=container.subtype,
+        **OPTIONS.get(container.kind, {}),
+    )  # fmt: skip
+
+
+def write_blocks(file: soundfile.SoundFile, samples: np.ndarray[Any, Any]) -> None:
+    """Write samples [n]; values outside [-1, 1] are clipped."""
+    for start in range(0, len(samples), BLOCK):
+        file.write(np.clip(samples[start : start + BLOCK], -1, 1))
 
 
 def _headed(start: bytes, kind: str) -> bytes:
@@ -114,14 +136,9 @@ def _headed(start: bytes, kind: str) -> bytes:
 def encoded_sound(waveform: Waveform, container: Container) -> bytes:
     """A whole recording in a container, with a complete header."""
     rate = container.rate or waveform.rate
-    columns = waveform.mono().resample(rate).samples[0].clamp(-1, 1).numpy()
     out = io.BytesIO()
-    with soundfile.SoundFile(
-        out, "w", rate, 1, format=container.kind, subtype=container.subtype,
-        **OPTIONS.get(container.kind, {}),
-    ) as sound:  # fmt: skip
-        for start in range(0, len(columns), 65_536):
-            sound.write(columns[start : start + 65_536])
+    with sound_file(out, container, rate) as file:
+        write_blocks(file, waveform.mono().resample(rate).samples[0].numpy())
     return out.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from types import FrameType
 
@@ -18,6 +19,14 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what runs; what takes longer than the limit is cancelled, and says so."""
+        self.service.worker.draining = True
+        limit = self.service.limits.drain
+        draining = asyncio.create_task(self.service.worker.drain(limit))
+        await super().shutdown(sockets)
+        await draining
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, a second one ends at once."""
         self.service.worker.draining = True
@@ -32,7 +41,7 @@ def make_server(app: ASGIApp, service: Service) -> Server:
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(service.limits.drain) + 1,
+        timeout_graceful_shutdown=int(service.limits.drain) + 5,
         http="h11",  # refuses heads of more than 64 KiB
         ws="none",
         loop="asyncio",
@@ -41,6 +50,6 @@ def make_server(app: ASGIApp, service: Service) -> Server:
     return Server(config, service)
 
 
-def run(app: ASGIApp, service: Service, listening: socket.socket) -> None:
+def serve_app(app: ASGIApp, service: Service, listening: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     make_server(app, service).run(sockets=[listening])

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import OmniError
 from omni_diffusion.serving.faults import ApiError, api_error, unsupported
+from omni_diffusion.tasks.defaults import FIELDS, override
 
 WITHOUT_EFFECT = frozenset(
     "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention"
@@ -57,10 +58,10 @@ class Knobs(Body):
 
 
 B = TypeVar("B", bound=Body)
-SAMPLING = TypeAdapter(SamplingParams)
+PARAMS_TYPE = TypeAdapter(SamplingParams)
 
 
-def parse(body: type[B], raw: object) -> B:
+def parse_body(body: type[B], raw: object) -> B:
     """The body of a request; raises ApiError that names the parameter."""
     if not isinstance(raw, dict):
         raise ApiError(400, "the body is not a JSON object", code="invalid_type")
@@ -82,16 +83,17 @@ def parse(body: type[B], raw: object) -> B:
 
 
 def sampling(params: dict[str, Any]) -> dict[str, Any]:
-    """Fields of `SamplingParams` by name, of the right types; unknown names are left."""
+    """Fields of `SamplingParams` by name, of the right types; raises ApiError otherwise."""
     try:
-        checked = SAMPLING.validate_python(params)
+        override(SamplingParams(), {name: None for name in params if name not in FIELDS})
+        checked = PARAMS_TYPE.validate_python(params)
     except ValidationError as error:
         found = _refusal(error)
         found.param = f"params.{found.param}" if found.param else "params"
         raise found from error
     except OmniError as error:
         raise api_error(error, {name: f"params.{name}" for name in params}) from error
-    return {name: getattr(checked, name, value) for name, value in params.items()}
+    return {name: getattr(checked, name) for name in params}
 
 
 def _aliases(body: type[Body]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -29,8 +30,9 @@ from omni_diffusion.serving.metrics import Metrics
 from omni_diffusion.serving.worker import Ticket, Worker
 from omni_diffusion.tasks.task import Task
 
-T = TypeVar("T")
-LARGE = 2**16  # bytes of JSON that are parsed on a media thread
+Outcome = TypeVar("Outcome")
+LARGE_JSON = 2**16  # bytes of JSON that are parsed on a media thread
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 KEEP_ALIVE = 10.0  # seconds without an event, after which a comment is sent
 
 
@@ -107,10 +109,10 @@ class Service:
         picture = speech = hole = None
         if image is not None:
             data = uploads.content(image, names["image"]) if isinstance(image, str) else image
-            picture = uploads.picture(data, self.limits, names["image"])
+            picture = uploads.read_picture(data, self.limits, names["image"])
         if audio is not None:
             data = uploads.content(audio, names["audio"]) if isinstance(audio, str) else audio
-            speech = uploads.sound(data, self.limits, names["audio"])
+            speech = uploads.read_sound(data, self.limits, names["audio"])
         if mask is not None and picture is None:
             raise ApiError(400, "a mask needs a picture", param=names["image"])
         if mask is not None and picture is not None:
@@ -164,7 +166,7 @@ class Service:
         await ticket.result()
 
 
-async def while_connected(http: Request, work: Awaitable[T]) -> T:
+async def while_connected(http: Request, work: Awaitable[Outcome]) -> Outcome:
     """The outcome of `work`, which is cancelled when the client leaves."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(http))
@@ -193,11 +195,20 @@ async def json_body(http: Request, service: Service) -> object:
         )  # fmt: skip
     data = await http.body()
     try:
-        if len(data) > LARGE:
-            return await service.worker.off_loop(json.loads, data)
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return (
+            await service.worker.off_loop(_loaded, data)
+            if len(data) > LARGE_JSON
+            else _loaded(data)
+        )
+    except (ValueError, RecursionError) as error:  # also half of a surrogate pair
         raise ApiError(400, "the body is not valid JSON", code="invalid_json") from error
+
+
+def _loaded(data: bytes) -> object:
+    found = json.loads(data)
+    if SURROGATE.search(data):
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def event(data: object, name: str | None = None, id: int | None = None) -> bytes:
@@ -208,13 +219,14 @@ def event(data: object, name: str | None = None, id: int | None = None) -> bytes
     return f"{head}data: {text}\n\n".encode()
 
 
-async def started(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def started(http: Request, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same events, once the first is there: an error before it can still have a status."""
     try:
-        first = await anext(events)
-    except StopAsyncIteration:
-        return events
-    return _chained(first, events)
+        first = await while_connected(http, _next(events))
+    except BaseException:
+        await close(events)
+        raise
+    return events if first is None else _chained(first, events)
 
 
 async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -25,7 +25,7 @@ from omni_diffusion.tasks.infill import drawn_hole
 
 DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
 TRANSPARENT = 128  # alpha below it belongs to the hole
-T = TypeVar("T")
+Decoded = TypeVar("Decoded")
 
 
 def content(text: str, param: str) -> bytes:
@@ -52,12 +52,12 @@ def content(text: str, param: str) -> bytes:
     return data
 
 
-def picture(data: bytes, limits: Limits, param: str) -> Picture:
+def read_picture(data: bytes, limits: Limits, param: str) -> Picture:
     """A picture; raises ApiError for one that is broken or too large."""
     return _named(param, lambda: Picture.read(data, max_pixels=limits.pixels))
 
 
-def sound(data: bytes, limits: Limits, param: str) -> Waveform:
+def read_sound(data: bytes, limits: Limits, param: str) -> Waveform:
     """A recording; raises ApiError for one that is broken, too long or silent."""
 
     def read() -> Waveform:
@@ -99,7 +99,7 @@ def _alpha(data: bytes) -> Tensor | None:
     return alpha if bool((alpha < TRANSPARENT).any()) else None
 
 
-def _named(param: str, read: Callable[[], T]) -> T:
+def _named(param: str, read: Callable[[], Decoded]) -> Decoded:
     """What `read` gives; its error names the parameter of the request."""
     try:
         return read()

@@ -7,7 +7,6 @@ next step. Waiting requests are admitted by `admission`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import threading
 import time
@@ -25,6 +24,7 @@ from omni_diffusion.errors import OmniError
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.serving import faults
 from omni_diffusion.serving.admission import Admission, lane_of
+from omni_diffusion.serving.faults import LOG
 from omni_diffusion.serving.feed import Feed, last_update, update_of
 from omni_diffusion.serving.limits import Limits
 from omni_diffusion.serving.metrics import Metrics
@@ -33,8 +33,7 @@ from omni_diffusion.vocab import Kind
 PASSAGES_AHEAD = 2  # passages of one long text that wait or run at once
 IDLE = 0.5  # seconds between looks at deadlines while the engine rests
 PACE = 0.2  # weight of the latest request in the mean that Retry-After is made from
-T = TypeVar("T")
-log = logging.getLogger("omni_diffusion.serving")
+Found = TypeVar("Found")
 
 
 @dataclass(eq=False)
@@ -52,7 +51,7 @@ class Ticket:
     future: Future[Result] = field(default_factory=Future)
     results: dict[int, Result] = field(default_factory=dict)
     entered: int = 0  # passages that were let into the queue
-    works: list[Work] = field(default_factory=list)
+    works: list[QueuedWork] = field(default_factory=list)
 
     async def result(self) -> Result:
         """The result; raises what ended the request. Cancelling this ends the request."""
@@ -73,7 +72,7 @@ class Ticket:
 
 
 @dataclass(eq=False)
-class Work:
+class QueuedWork:
     """A passage in the queue or in the engine; the times are those at which a phase began."""
 
     ticket: Ticket
@@ -109,10 +108,10 @@ class Worker:
         )
         self._engine = self._open()
         self._slots = max_batch
-        self._admission: Admission[Work] = Admission(max_batch)
+        self._admission: Admission[QueuedWork] = Admission(max_batch)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._tickets: set[Ticket] = set()
-        self._works: dict[str, Work] = {}  # in the engine
+        self._works: dict[str, QueuedWork] = {}  # in the engine
         self._numbers = count(1)
         self._accepted = 0  # tickets without an end
         self._lock = threading.Lock()
@@ -151,7 +150,7 @@ class Worker:
         self._commands.put(partial(self._enter, ticket))
         return ticket
 
-    async def off_loop(self, function: Callable[..., T], *arguments: object) -> T:
+    async def off_loop(self, function: Callable[..., Found], *arguments: object) -> Found:
         """Call a function on a media thread."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
 
@@ -177,7 +176,7 @@ class Worker:
             try:
                 self._turn()
             except Exception:
-                log.exception("the engine failed; its requests end, and it starts again")
+                LOG.exception("the engine failed; its requests end, and it starts again")
                 self._restart()
 
     def _turn(self) -> None:
@@ -216,7 +215,7 @@ class Worker:
             ticket.entered < len(ticket.passages)
             and ticket.entered - len(ticket.results) < PASSAGES_AHEAD
         ):
-            work = Work(ticket, ticket.entered, f"work-{next(self._numbers)}", ticket.lane)
+            work = QueuedWork(ticket, ticket.entered, f"work-{next(self._numbers)}", ticket.lane)
             ticket.works.append(work)
             ticket.entered += 1
             self._admission.add(work)
@@ -230,6 +229,7 @@ class Worker:
     def _admit(self) -> None:
         while (work := self._admission.take()) is not None:
             work.slot = True
+            self.metrics.admission.labels(work.lane).observe(time.perf_counter() - work.since)
             self._phase(work, "encode")
             request = replace(work.ticket.passages[work.passage], id=work.id)
             self._works[work.id] = work
@@ -238,7 +238,7 @@ class Worker:
             self.metrics.waiting.labels(lane).set(self._admission.waiting(lane))
         self.metrics.batch.set(sum(work.slot for work in self._works.values()))
 
-    def _show(self, work: Work) -> None:
+    def _show(self, work: QueuedWork) -> None:
         """Tell the reader what the step committed; free the slot of what is denoised."""
         state = self._engine.state(work.id)
         if state is None:
@@ -255,7 +255,7 @@ class Worker:
             self._phase(work, "decode")
             self._free(work)
 
-    def _finish(self, work: Work, result: Result) -> None:
+    def _finish(self, work: QueuedWork, result: Result) -> None:
         ticket = work.ticket
         self._phase(work, "done")
         self._free(work)
@@ -264,7 +264,7 @@ class Worker:
         self._seconds += PACE * (result.seconds - self._seconds)
         self.metrics.tasks.labels(result.task, "error" if result.error else "done").inc()
         if result.error is not None and not isinstance(result.error, OmniError):
-            log.error("request of task %s failed", result.task, exc_info=result.error)
+            LOG.error("request of task %s failed", result.task, exc_info=result.error)
         if ticket.feed is not None:
             ticket.feed.put(last_update(work.passage, result, work.seen))
         if result.error is not None or len(ticket.results) == len(ticket.passages):
@@ -292,12 +292,12 @@ class Worker:
             self.metrics.tasks.labels(ticket.request.task_name, "cancelled").inc()
         ticket.works.clear()
 
-    def _free(self, work: Work) -> None:
+    def _free(self, work: QueuedWork) -> None:
         if work.slot:
             work.slot = False
             self._admission.release(work)
 
-    def _phase(self, work: Work, phase: str) -> None:
+    def _phase(self, work: QueuedWork, phase: str) -> None:
         now = time.perf_counter()
         self.metrics.phases.labels(work.phase).observe(now - work.since)
         work.phase, work.since = phase, now

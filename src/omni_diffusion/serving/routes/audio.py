@@ -14,7 +14,7 @@ from omni_diffusion.engine.ask import Inputs
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import ModelError
 from omni_diffusion.media import Waveform
-from omni_diffusion.serving.chat import VOICES, check_voice, usage_of
+from omni_diffusion.serving.chat import VOICE_NAMES, check_voice, usage_of
 from omni_diffusion.serving.deltas import Deltas, SoundDelta, TextDelta
 from omni_diffusion.serving.faults import ApiError
 from omni_diffusion.serving.forms import read_form
@@ -26,23 +26,24 @@ from omni_diffusion.serving.parts import (
     base64_of,
     encoded_sound,
 )
-from omni_diffusion.serving.schema import parse
+from omni_diffusion.serving.schema import parse_body
 from omni_diffusion.serving.service import EventStream, Service, event, json_body, started
 from omni_diffusion.tasks.catalog import HEAR
 from omni_diffusion.tasks.infer import infer_task
 
 SPEAK_PARAMS = {"text": "input"}
+NO_SOUND = "the answer has no speech; ask again with another seed"
 HEAR_PARAMS = {"speech": "file", "audio": "file"}
 
 
-def router(service: Service) -> APIRouter:
+def audio_routes(service: Service) -> APIRouter:
     """The routes of one service."""
     routes = APIRouter()
 
     @routes.post("/v1/audio/speech")
     async def speak(http: HttpRequest) -> Response:
         """Speak a text."""
-        body = parse(SpeechBody, await json_body(http, service))
+        body = parse_body(SpeechBody, await json_body(http, service))
         service.check_model(body.model)
         service.check_text(body.input, "input")
         check_voice(body.voice, "voice")
@@ -57,7 +58,7 @@ def router(service: Service) -> APIRouter:
     async def transcribe(http: HttpRequest) -> Response:
         """Write down what is said."""
         form = await read_form(http, service)
-        body = parse(TranscriptionBody, form.fields)
+        body = parse_body(TranscriptionBody, form.fields)
         service.check_model(body.model)
         inputs = await service.inputs(audio=form.file("file"), params={"audio": "file"})
         assert inputs.speech is not None
@@ -65,14 +66,14 @@ def router(service: Service) -> APIRouter:
         assert found is not None
         request = service.ask(found.task, inputs, body.overrides(), HEAR_PARAMS, preset=body.preset)
         if body.stream:
-            return EventStream(await started(_heard(service, request)))
+            return EventStream(await started(http, _heard(service, request)))
         (result,) = await service.answers(http, [request], HEAR_PARAMS)
         return _transcript(result, inputs.speech, body, service)
 
     @routes.get("/v1/audio/voices")
     async def voices() -> dict[str, Any]:
         """The names that `voice` takes."""
-        return {"voices": [{"id": name, "name": name} for name in VOICES]}
+        return {"voices": [{"id": name, "name": name} for name in VOICE_NAMES]}
 
     @routes.get("/v1/audio/models")
     async def models() -> dict[str, Any]:
@@ -94,10 +95,10 @@ async def _spoken(
                 " 'response_format' or 'stream_format' audio", param="response_format",
                 code="unsupported_value",
             )  # fmt: skip
-        return EventStream(await started(_sound_events(service, container, request)))
+        return EventStream(await started(http, _sound_events(service, container, request)))
     asked = body.stream_format == "audio"
     if container.live == "yes" or (container.live == "sizeless" and asked):
-        pieces = await started(_pieces(service, container, request, None))
+        pieces = await started(http, _pieces(service, container, request, None))
         return EventStream(pieces, media_type=container.media_type)
     (result,) = await service.answers(http, [request], SPEAK_PARAMS)
     data = await service.worker.off_loop(encoded_sound, _speech(result), container)
@@ -108,23 +109,22 @@ async def _pieces(
     service: Service, container: Container, request: Request, results: list[Result] | None
 ) -> AsyncIterator[bytes]:
     """The bytes of a container as soon as they are sure; results are added to the list."""
-    writer: SoundWriter | None = None
     deltas = Deltas(service.model, sound=True)
-    async with service.following(request) as (ticket, feed):
-        async for update, found in service.news(ticket, feed, deltas):
-            for delta in found:
-                if isinstance(delta, SoundDelta):
-                    writer = writer or SoundWriter(container, delta.waveform.rate)
-                    data = await service.worker.off_loop(writer.write, delta.waveform)
-                    if data:
-                        yield data
-            if update.result is not None and results is not None:
-                results.append(update.result)
-    if writer is None:
-        raise ModelError("the answer has no speech; ask again with another seed")
-    data = await service.worker.off_loop(writer.close)
-    if data:
-        yield data
+    with SoundWriter(container) as writer:
+        async with service.following(request) as (ticket, feed):
+            async for update, found in service.news(ticket, feed, deltas):
+                for delta in found:
+                    if isinstance(delta, SoundDelta):
+                        data = await service.worker.off_loop(writer.write, delta.waveform)
+                        if data:
+                            yield data
+                if update.result is not None and results is not None:
+                    results.append(update.result)
+        if not writer.begun:
+            raise ModelError(NO_SOUND)
+        data = await service.worker.off_loop(writer.finish)
+        if data:
+            yield data
 
 
 async def _sound_events(
@@ -142,7 +142,7 @@ def _speech(result: Result) -> Waveform:
     for part in result.parts:
         if isinstance(part, Speech):
             return part.waveform
-    raise ModelError("the answer has no speech; ask again with another seed")
+    raise ModelError(NO_SOUND)
 
 
 def _usage(results: list[Result], service: Service) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from omni_diffusion.conversation import Image
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.media import Picture, Waveform
 from omni_diffusion.serving.chat import (
-    PARAMS,
-    Plan,
+    CHAT_PARAMS,
+    ChatPlan,
     Reply,
     TextGate,
-    plan,
+    chat_plan,
     requests,
     speaking,
     usage_of,
@@ -34,26 +34,26 @@ from omni_diffusion.serving.parts import (
     encoded_picture,
     encoded_sound,
 )
-from omni_diffusion.serving.schema import parse
+from omni_diffusion.serving.schema import parse_body
 from omni_diffusion.serving.service import EventStream, Service, event, json_body, started
 
 KEPT = 3600  # seconds that OpenAI's clients think an answer's audio is kept; ours is in the answer
 
 
-def router(service: Service) -> APIRouter:
+def chat_routes(service: Service) -> APIRouter:
     """The route of one service."""
     routes = APIRouter()
 
     @routes.post("/v1/chat/completions")
     async def chat(http: HttpRequest) -> Response:
         """Answer a conversation."""
-        body = parse(ChatBody, await json_body(http, service))
+        body = parse_body(ChatBody, await json_body(http, service))
         service.check_model(body.model)
-        asked = await service.worker.off_loop(plan, body, service)
+        asked = await service.worker.off_loop(chat_plan, body, service)
         wanted = requests(body, asked, service)
         if body.stream:
-            return EventStream(await started(_stream(service, body, asked, wanted)))
-        results = await service.answers(http, wanted, PARAMS)
+            return EventStream(await started(http, _stream(service, body, asked, wanted)))
+        results = await service.answers(http, wanted, CHAT_PARAMS)
         spoken = await _spoken(http, service, body, asked, results)
         answer = await service.worker.off_loop(_answer, service, body, asked, results, spoken)
         return JSONResponse(answer)
@@ -62,14 +62,14 @@ def router(service: Service) -> APIRouter:
 
 
 async def _spoken(
-    http: HttpRequest, service: Service, body: ChatBody, asked: Plan, results: list[Result]
+    http: HttpRequest, service: Service, body: ChatBody, asked: ChatPlan, results: list[Result]
 ) -> list[Result | None]:
     """The spoken texts of the answers, where the task gives no speech itself."""
     if not asked.spoken_after:
         return [None] * len(results)
     texts = [_cut(Reply.of(result).text, body, service)[0] for result in results]
     speeches = [speaking(text, service) for text in texts if text]
-    found = iter(await service.answers(http, speeches, PARAMS))
+    found = iter(await service.answers(http, speeches, CHAT_PARAMS))
     return [next(found) if text else None for text in texts]
 
 
@@ -82,7 +82,7 @@ def _cut(text: str, body: ChatBody, service: Service) -> tuple[str, str]:
 def _answer(
     service: Service,
     body: ChatBody,
-    asked: Plan,
+    asked: ChatPlan,
     results: list[Result],
     spoken: list[Result | None],
 ) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _picture(picture: Picture, index: int) -> dict[str, Any]:
 
 
 async def _stream(
-    service: Service, body: ChatBody, asked: Plan, wanted: list[Request]
+    service: Service, body: ChatBody, asked: ChatPlan, wanted: list[Request]
 ) -> AsyncIterator[bytes]:
     """The chunks of all choices, one choice after the other, and [DONE]."""
     head = _head("chat.completion.chunk", service)
@@ -156,7 +156,7 @@ class _Choice:
         self,
         service: Service,
         body: ChatBody,
-        asked: Plan,
+        asked: ChatPlan,
         index: int,
         head: dict[str, Any],
         with_usage: bool,
@@ -166,28 +166,29 @@ class _Choice:
         self.gate = TextGate(body.stops, body.most_tokens, service.model)
         self.audio_id = f"audio_{token_hex(12)}"
         self.results: list[Result] = []
-        self._writer: SoundWriter | None = None
+        self._writer = SoundWriter(CONTAINERS["pcm"])
         self._text = ""
 
     async def chunks(self, request: Request) -> AsyncIterator[bytes]:
         """The role, text, sound and pictures as they come, the reason of the end."""
         role = self._chunk({"role": "assistant", "content": None if self.asked.audio else ""})
-        async for chunk in self._follow(request, sound=self.asked.audio):
+        with self._writer:
+            async for chunk in self._follow(request, sound=self.asked.audio):
+                if role is not None:
+                    yield role
+                    role = None
+                yield chunk
             if role is not None:
                 yield role
-                role = None
-            yield chunk
-        if role is not None:
-            yield role
-        if self.asked.spoken_after and self._text:
-            async for chunk in self._follow(speaking(self._text, self.service), sound=True):
-                yield chunk
-        if self._writer is not None:
-            rest = self._writer.close()
-            if rest:
-                yield self._chunk({"audio": {"id": self.audio_id, "data": base64_of(rest)}})
-            end = {"id": self.audio_id, "expires_at": int(time.time()) + KEPT}
-            yield self._chunk({"audio": end})
+            if self.asked.spoken_after and self._text:
+                request = speaking(self._text, self.service)
+                async for chunk in self._follow(request, sound=True):
+                    yield chunk
+            if self._writer.begun:
+                rest = base64_of(self._writer.finish())
+                yield self._chunk({"audio": {"id": self.audio_id, "data": rest}})
+                end = {"id": self.audio_id, "expires_at": int(time.time()) + KEPT}
+                yield self._chunk({"audio": end})
         yield self._chunk({}, self.gate.reason)
 
     async def _follow(self, request: Request, *, sound: bool) -> AsyncIterator[bytes]:
@@ -219,7 +220,6 @@ class _Choice:
         return [self._chunk({"content": piece})]
 
     def _heard(self, waveform: Waveform) -> bytes:
-        self._writer = self._writer or SoundWriter(CONTAINERS["pcm"], waveform.rate)
         data = base64_of(self._writer.write(waveform))
         return self._chunk({"audio": {"id": self.audio_id, "data": data}})
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from omni_diffusion.serving.page import HEADERS, assets
 
 
-def router() -> APIRouter:
+def page_routes() -> APIRouter:
     """A route for each file of the page."""
     routes = APIRouter()
     for path, asset in assets().items():

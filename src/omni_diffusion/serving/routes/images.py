@@ -21,21 +21,21 @@ from omni_diffusion.serving.faults import ApiError
 from omni_diffusion.serving.forms import read_form
 from omni_diffusion.serving.openai_schema import EditBody, ImageBody
 from omni_diffusion.serving.parts import base64_of, data_uri, encoded_picture, scaled
-from omni_diffusion.serving.schema import parse
+from omni_diffusion.serving.schema import parse_body
 from omni_diffusion.serving.service import EventStream, Service, event, json_body, started
 from omni_diffusion.tasks.infer import infer_task, partial_task
 
-PARAMS = {"text": "prompt", "image": "image", "mask": "mask"}
+IMAGE_PARAMS = {"text": "prompt", "image": "image", "mask": "mask"}
 
 
-def router(service: Service) -> APIRouter:
+def image_routes(service: Service) -> APIRouter:
     """The routes of one service."""
     routes = APIRouter()
 
     @routes.post("/v1/images/generations")
     async def generate(http: HttpRequest) -> Response:
         """Draw pictures of a description."""
-        body = parse(ImageBody, await json_body(http, service))
+        body = parse_body(ImageBody, await json_body(http, service))
         service.check_text(body.prompt, "prompt")
         return await _respond(http, service, body, Inputs(body.prompt), "image_generation")
 
@@ -43,7 +43,7 @@ def router(service: Service) -> APIRouter:
     async def edit(http: HttpRequest) -> Response:
         """Repaint the part of a picture that a mask leaves open."""
         form = await read_form(http, service)
-        body = parse(EditBody, form.fields)
+        body = parse_body(EditBody, form.fields)
         image = form.file("image", "image[]")
         if "mask" not in form.files:
             raise ApiError(
@@ -64,8 +64,8 @@ async def _respond(
     service.check_model(body.model)
     wanted = _requests(service, body, inputs)
     if body.stream:
-        return EventStream(await started(_stream(service, body, wanted, kind)))
-    results = await service.answers(http, wanted, PARAMS)
+        return EventStream(await started(http, _stream(service, body, wanted, kind)))
+    results = await service.answers(http, wanted, IMAGE_PARAMS)
     return JSONResponse(await service.worker.off_loop(_answer, service, body, results))
 
 
@@ -85,7 +85,7 @@ def _requests(service: Service, body: ImageBody, inputs: Inputs) -> list[Request
     if body.negative_prompt:
         task = with_negative(task, body.negative_prompt, body.guidance_scale, service.model)
     return [
-        service.ask(task, inputs, body.overrides(choice), PARAMS, preset=body.preset)
+        service.ask(task, inputs, body.overrides(choice), IMAGE_PARAMS, preset=body.preset)
         for choice in range(count)
     ]
 

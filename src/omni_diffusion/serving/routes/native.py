@@ -41,7 +41,7 @@ from omni_diffusion.serving.schema import (
     KnownImage,
     KnownText,
     NativePart,
-    parse,
+    parse_body,
     sampling,
 )
 from omni_diffusion.serving.service import EventStream, Service, event, json_body
@@ -54,7 +54,7 @@ NAMES = {"text": "text", "image": "image", "speech": "audio", "mask": "mask"}
 DELAY = 3.0  # seconds after which a reader of events connects again
 
 
-def router(service: Service) -> APIRouter:
+def native_routes(service: Service) -> APIRouter:
     """The routes of one service."""
     routes, jobs = APIRouter(), Jobs(service)
 
@@ -67,7 +67,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/jobs", status_code=202)
     async def start(http: Request) -> JSONResponse:
         """Queue a task; its events tell how it goes."""
-        body = parse(JobBody, await json_body(http, service))
+        body = parse_body(JobBody, await json_body(http, service))
         job = await jobs.start(await _job_request(service, body), body.stream.every)
         return JSONResponse(job.view(), status_code=202, headers={"Location": f"/v1/jobs/{job.id}"})
 
@@ -91,7 +91,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/infill")
     async def infill(http: Request) -> dict[str, Any]:
         """Fill the masked parts of a conversation."""
-        body = parse(InfillBody, await json_body(http, service))
+        body = parse_body(InfillBody, await json_body(http, service))
         request = await service.worker.off_loop(_infill_request, body, service)
         (result,) = await service.answers(http, [request], NAMES)
         return {
@@ -206,7 +206,7 @@ def _part(part: NativePart, service: Service, where: str) -> AnyPart:
         return Blank(part.kind, part.length)
     if isinstance(part, KnownImage):
         name = f"{where}.image"
-        picture = uploads.picture(uploads.content(part.image, name), limits, name)
+        picture = uploads.read_picture(uploads.content(part.image, name), limits, name)
         if part.mask is None:
             return Image(picture)
         return PartialImage(
@@ -214,5 +214,5 @@ def _part(part: NativePart, service: Service, where: str) -> AnyPart:
         )
     assert isinstance(part, KnownAudio)
     name = f"{where}.audio"
-    waveform = uploads.sound(uploads.content(part.audio, name), limits, name)
+    waveform = uploads.read_sound(uploads.content(part.audio, name), limits, name)
     return Speech(waveform) if part.gaps is None else PartialSpeech(waveform, tuple(part.gaps))

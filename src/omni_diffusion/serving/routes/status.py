@@ -11,7 +11,7 @@ from omni_diffusion.serving.faults import draining
 from omni_diffusion.serving.service import Service
 
 
-def router(service: Service) -> APIRouter:
+def status_routes(service: Service) -> APIRouter:
     """The routes of one service."""
     routes = APIRouter()
 
