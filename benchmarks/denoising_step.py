@@ -17,7 +17,7 @@ import random
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ PROMPT, ANSWER = 60, 260
 TOP_P, TOP_K, REPETITION, POSITION = 0.9, 50, 1.2, 2.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """Sizes, and seconds per loop: of each step, and of the forward pass in it."""
+    """Sizes of the model, of the canvas, and how often what is measured."""
 
     config: DreamConfig
     mask: int
@@ -70,8 +70,6 @@ class Bench:
     answer: int
     steps: int
     repeats: int
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    forward: dict[str, list[float]] = field(default_factory=dict)
 
 
 FULL = Bench(SIZES, MASK, IMAGE, PROMPT, ANSWER, steps=5, repeats=2)
@@ -168,27 +166,25 @@ def tuned(dream: Dream, ids: Tensor, first: int, mask: int, clock: Clock) -> tup
 
 
 # ------------------------------------------------------------------------------------- comparison
-OURS = {
-    "ours, upstream rules": {
-        "rules": "upstream",
-        "constrain": False,
-        "top_p": TOP_P,
-        "top_k": TOP_K,
-    },
+FILTERS = {"top_p": TOP_P, "top_k": TOP_K}
+OURS: dict[str, dict[str, Any]] = {
+    "ours, upstream rules": {"rules": "upstream", "constrain": False, **FILTERS},
     "ours, paper's rules, full vocabulary": {"constrain": False},
     "ours, paper's rules, constrained": {},
 }
 LOOPS = ("published", "tuned eager", *OURS)
 
 
-def ours(dream: Dream, canvas: Canvas, bench: Bench, clock: Clock, **options: Any) -> None:
+def ours(dream: Dream, guided: GuidedCanvas, clock: Clock) -> None:
     """One step of the engine's path."""
-    params = SamplingParams(
-        steps=1, repetition_penalty=REPETITION, position_penalty=POSITION, **options
-    )
-    guided = GuidedCanvas(canvas, None, params, bench.mask)
     logits = clock.timed(runner.logits)(dream, [guided])
     runner.commit([guided], replace(logits, compute=clock.timed(logits.compute)))
+
+
+def start(canvas: Canvas, mask: int, **options: Any) -> GuidedCanvas:
+    """What the engine makes of a canvas, once for all of its steps."""
+    params = SamplingParams(repetition_penalty=REPETITION, position_penalty=POSITION, **options)
+    return GuidedCanvas(canvas, None, params, mask)
 
 
 def canvases(bench: Bench) -> list[Canvas]:
@@ -210,13 +206,18 @@ def canvases(bench: Bench) -> list[Canvas]:
     return found
 
 
-def run(bench: Bench, name: str, dream: Dream, canvas: Canvas, clock: Clock) -> None:
-    """One step of a loop."""
-    if name in OURS:
-        ours(dream, canvas, bench, clock, **OURS[name])
-    else:
-        loop = published if name == "published" else tuned
-        loop(dream, canvas.ids[None], bench.prompt, bench.mask, clock)
+def one_step(bench: Bench, name: str, dream: Dream, canvas: Canvas) -> tuple[float, float]:
+    """Seconds of one step of a loop, and of the forward pass in it."""
+    clock = Clock()
+    guided = start(canvas, bench.mask, **OURS.get(name, {}))
+    began = time.thread_time()
+    with torch.no_grad():
+        if name in OURS:
+            ours(dream, guided, clock)
+        else:
+            loop = published if name == "published" else tuned
+            loop(dream, canvas.ids[None], bench.prompt, bench.mask, clock)
+    return time.thread_time() - began, clock.inside
 
 
 def compare(bench: Bench) -> dict[str, Any]:
@@ -229,11 +230,7 @@ def compare(bench: Bench) -> dict[str, Any]:
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in LOOPS}
         for _ in range(bench.repeats):
             for name in LOOPS:
-                clock = Clock()
-                began = time.thread_time()
-                with torch.no_grad():
-                    run(bench, name, dream, canvas, clock)
-                seen[name].append((time.thread_time() - began, clock.inside))
+                seen[name].append(one_step(bench, name, dream, canvas))
             rates.append(product_rate())
         for name in LOOPS:
             best[name].append(min(seen[name]))
@@ -363,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--requests", type=int, default=10_000, help="of the memory's part")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
@@ -375,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     model = OmniModel.open()
     result["throughput"] = throughput(model, 3 if given.tiny else 16, bench.repeats)
-    result["memory"] = memory(model, 20 if given.tiny else 10_000)
+    result["memory"] = memory(model, 20 if given.tiny else given.requests)
     given.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -26,8 +26,9 @@ Dtype = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="Data type that the transformer computes in: float32, bfloat16, float16, or auto for"
-        " the one in the model's config.json.",
+        help="Data type that the transformer computes in: float32, bfloat16, float16, or auto: the"
+        " one in the model's config.json, but bfloat16 instead of float32 where this machine is"
+        " much faster in it (default: auto).",
     ),
 ]
 Quantized = Annotated[
@@ -100,10 +101,18 @@ SpeechFile = Annotated[
 def open_model(
     folder: Path | None, device: str, quantization: str | None = None, dtype: str = "auto"
 ) -> OmniModel:
-    """Open the model at `folder`; None opens the small model that comes with the package."""
-    from omni_diffusion.models.omni import OmniModel
+    """Open the model at `folder`; None opens the small model that comes with the package.
 
-    return OmniModel.open(folder, device, dtype, quantization_of(quantization))
+    A dtype that was chosen by measurement is named on stderr.
+    """
+    from omni_diffusion.models.dtypes import AUTO, bfloat16_speedup
+    from omni_diffusion.models.omni import SMALL_MODEL, OmniModel, read_dtype
+
+    model = OmniModel.open(folder, device, dtype, quantization_of(quantization))
+    if dtype == AUTO and model.dtype != read_dtype(folder or SMALL_MODEL):
+        speedup = bfloat16_speedup(model.device)
+        typer.echo(f"computing in bfloat16, {speedup:.1f} times as fast as float32 here", err=True)
+    return model
 
 
 def quantization_of(name: str | None) -> Quantization | None:

@@ -25,11 +25,13 @@ from omni_diffusion.io import config as configs
 from omni_diffusion.io import files, memory, weights
 from omni_diffusion.models import upstream
 from omni_diffusion.models.dtypes import (
+    AUTO,
     DtypeChoice,
     DtypeName,
     checked_dtype,
     compute_dtype,
     dtype_name,
+    faster_dtype,
 )
 from omni_diffusion.models.hub import MODEL_FILES, HubSource, locate
 from omni_diffusion.models.sizes import MAX_TRAINING_LENGTH, model_size
@@ -112,14 +114,16 @@ class OmniModel:
     ) -> Self:
         """Open a model folder; None opens the small model that comes with the package.
 
-        dtype: of the backbone, or its name; None or "auto" = what config.json says. Codecs stay in
-        float32. quantization: see `quantize`. Raises ModelError, also for too little memory,
-        ConfigError or WeightsError, with the file.
+        dtype: of the backbone, or its name; None = what config.json says, "auto" = the same, or
+        bfloat16 where this device is much faster in it than in float32 (`faster_dtype`). Codecs
+        stay in float32. quantization: see `quantize`. Raises ModelError, also for too little
+        memory, ConfigError or WeightsError, with the file.
         """
         folder = SMALL_MODEL if folder is None else Path(folder)
         config = read_config(folder)
-        dtype = compute_dtype(dtype, read_dtype(folder))
         device = resolve_device(device)
+        stated = read_dtype(folder)
+        dtype = faster_dtype(stated, device) if dtype == AUTO else compute_dtype(dtype, stated)
         memory.check(_needed_bytes(folder, config, dtype, device, quantization), folder, device)
         codecs = CodecSuite.open(folder, config.codecs, device)
         with torch.device("meta"):  # no random start, and no memory for a second copy
@@ -195,14 +199,14 @@ class OmniModel:
         """
         if self.quantization is not None:
             raise ModelError(QUANTIZED)
-        for each in (self._dtype, dtype or self._dtype):
+        for each in (self.dtype, dtype or self.dtype):
             checked_dtype(each)
         folder = Path(folder)
         files.check_space(folder, self._stored_bytes(dtype, dtype))
         with files.exclusive(folder):
             self.codecs.save(folder, dtype)
             weights.write_tensors(self.backbone.state_dict(), folder / BACKBONE_FILE, dtype=dtype)
-            write_config(self.config, folder, self._dtype)
+            write_config(self.config, folder, self.dtype)
 
     def _stored_bytes(self, codecs: torch.dtype | None, backbone: torch.dtype | None) -> int:
         size = weights.stored_bytes(self.backbone.state_dict(), backbone)
@@ -214,7 +218,8 @@ class OmniModel:
         return self.backbone.model.embed_tokens.weight.device
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """The dtype that the backbone computes in."""
         return self.backbone.model.embed_tokens.weight.dtype
 
 
@@ -242,7 +247,7 @@ def convert(
             folder, codec_sources or CodecSources(), None, torch.device("cpu"), mapped=True
         )
         model = OmniModel._of(parts)
-        stored = compute_dtype(dtype, model._dtype)
+        stored = compute_dtype(dtype, model.dtype)
         files.check_space(Path(out), model._stored_bytes(None, stored))
         model.codecs.save(staged)
         weights.write_tensors(model.backbone.state_dict(), staged / BACKBONE_FILE, dtype=stored)
