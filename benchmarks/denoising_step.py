@@ -361,16 +361,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--requests", type=int, default=10_000, help="of the memory's part")
+    parser.add_argument("--moments", type=int, help="moments of an answer (default: 5)")
+    parser.add_argument("--repeats", type=int, help="steps of a loop at each (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     bench = TINY if given.tiny else FULL
+    bench = replace(
+        bench, steps=given.moments or bench.steps, repeats=given.repeats or bench.repeats
+    )
     result: dict[str, Any] = {
         "processor": processor(),
         "threads": given.threads,
         "torch": torch.__version__,
+        "load": os.getloadavg()[0],
+        "moments": bench.steps,
+        "repeats": bench.repeats,
         "step": compare(bench),
     }
+    print(json.dumps(result), flush=True)
     model = OmniModel.open()
     result["throughput"] = throughput(model, 3 if given.tiny else 16, bench.repeats)
     result["memory"] = memory(model, 20 if given.tiny else given.requests)

@@ -244,7 +244,7 @@ def test_packed_sequences_are_predicted_as_alone(dream: Dream) -> None:
     torch.testing.assert_close(dream.head(states), want, atol=1e-5, rtol=0)
     torch.testing.assert_close(dream.head(states, 10, 23), want[:, 10:23], atol=1e-5, rtol=0)
     with pytest.raises(ModelError, match="sequences of 20 tokens"):
-        dream(ids, lengths=lengths[1:-1] + [8], logits_at=wanted)
+        dream(ids, lengths=[*lengths[1:-1], 8], logits_at=wanted)
 
 
 # --- weights ---
