@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import time
@@ -345,13 +346,13 @@ def resident() -> int:
 
 def processor() -> dict[str, Any]:
     """The name of the processor, and which of the flags that matter here it has."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    about = dict(line.split("\t: ", 1) for line in reversed(lines) if "\t: " in line)
-    flags = about.get("flags", "").split()
+    pairs = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if line)
+    about = {name.strip(): value.strip() for name, value in pairs}
     known = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
-        "name": about.get("model name\t", about.get("model name", "")),
-        "flags": [f for f in known if f in flags],
+        "name": about.get("model name", "unknown"),
+        "cores": os.cpu_count(),
+        "flags": [flag for flag in known if flag in about.get("flags", "").split()],
     }
 
 
