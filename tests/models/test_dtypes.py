@@ -16,6 +16,7 @@ from omni_diffusion.errors import ConfigError, ModelError
 from omni_diffusion.models.doctor import folder_size
 from omni_diffusion.models.dtypes import (
     BACKBONE_DTYPES,
+    WIDE,
     WORTH,
     bfloat16_speedup,
     compute_dtype,
@@ -74,8 +75,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_config_json_says_computes(folders: Path, door: str, name: str) -> None:
     opened = DOORS[door](folders / name)
     stated = BACKBONE_DTYPES[name]
-    if door == "command line":  # --dtype auto
-        stated = faster_dtype(stated, CPU)
     assert {p.dtype for p in opened.backbone.parameters()} == {stated}
     with torch.no_grad():
         logits = opened.backbone(IDS)
@@ -149,18 +148,18 @@ def test_a_name_or_nothing_may_be_asked_for() -> None:
 def test_bfloat16_only_where_it_is_much_faster() -> None:
     assert bfloat16_speedup(CPU) > 0
     chosen = torch.bfloat16 if bfloat16_speedup(CPU) >= WORTH else torch.float32
-    assert faster_dtype(torch.float32, CPU) == chosen
-    assert OmniModel.open(dtype="auto").dtype == chosen
-    assert OmniModel.open().dtype == torch.float32
+    assert faster_dtype(torch.float32, CPU, WIDE) == chosen
+    assert faster_dtype(torch.float32, CPU, WIDE - 1) == torch.float32
+    assert OmniModel.open(dtype="auto").dtype == torch.float32  # the small model is narrow
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_smaller_dtype_stays(dtype: torch.dtype) -> None:
-    assert faster_dtype(dtype, CPU) == dtype
+    assert faster_dtype(dtype, CPU, WIDE) == dtype
 
 
 def test_a_processor_without_bfloat16_computes_in_float32() -> None:
     about = Path("/proc/cpuinfo")
     if not about.is_file() or "bf16" in about.read_text():
         pytest.skip("this processor has bfloat16")
-    assert faster_dtype(torch.float32, CPU) == torch.float32
+    assert faster_dtype(torch.float32, CPU, WIDE) == torch.float32

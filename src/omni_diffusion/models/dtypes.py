@@ -23,6 +23,7 @@ DtypeChoice: TypeAlias = torch.dtype | str | None
 
 `OmniModel.open` takes "auto" for `faster_dtype`.
 """
+WIDE = 512  # hidden size from which matrix products take most of a step
 WORTH = 1.5  # times as fast as float32, from which bfloat16 is worth its roundings
 ROWS, WIDTH = 256, 1024  # a product as in a short canvas: [256, 1024] x [1024, 1024]
 
@@ -36,12 +37,15 @@ def compute_dtype(asked: DtypeChoice, stated: torch.dtype) -> torch.dtype:
     return stated if asked is None or asked == AUTO else checked_dtype(asked)
 
 
-def faster_dtype(stated: torch.dtype, device: torch.device) -> torch.dtype:
+def faster_dtype(stated: torch.dtype, device: torch.device, hidden_size: int) -> torch.dtype:
     """bfloat16 for a float32 model where the device's matrix products are much faster in it.
 
-    That is so with AMX or AVX512-BF16 in a CPU, and on most GPUs. Every other dtype stays.
+    That is so with AMX or AVX512-BF16 in a CPU, and on most GPUs. Every other dtype stays, and so
+    does float32 in a model that is narrower than `WIDE`: it gains little, and its answers are then
+    the same on every machine.
     """
-    if stated != torch.float32 or bfloat16_speedup(device) < WORTH:
+    narrow = hidden_size < WIDE
+    if narrow or stated != torch.float32 or bfloat16_speedup(device) < WORTH:
         return stated
     return torch.bfloat16
 

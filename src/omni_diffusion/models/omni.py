@@ -123,7 +123,9 @@ class OmniModel:
         config = read_config(folder)
         device = resolve_device(device)
         stated = read_dtype(folder)
-        dtype = faster_dtype(stated, device) if dtype == AUTO else compute_dtype(dtype, stated)
+        if dtype == AUTO:
+            dtype = faster_dtype(stated, device, config.backbone.hidden_size)
+        dtype = compute_dtype(dtype, stated)
         memory.check(_needed_bytes(folder, config, dtype, device, quantization), folder, device)
         codecs = CodecSuite.open(folder, config.codecs, device)
         with torch.device("meta"):  # no random start, and no memory for a second copy
