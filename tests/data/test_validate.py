@@ -11,10 +11,11 @@ import soundfile
 import torch
 from tests.tiny import checkers, tone
 
+from omni_diffusion.codecs.magvit2 import check_aspect
 from omni_diffusion.data.manifest import Problem
 from omni_diffusion.data.validate import MediaLimits, validate
-from omni_diffusion.errors import DataError
-from omni_diffusion.media import Waveform
+from omni_diffusion.errors import DataError, MediaError
+from omni_diffusion.media import Picture, Waveform
 
 HEAR = "Convert the speech to text.\n<|audio|>"
 
@@ -178,3 +179,48 @@ def test_silence_of_many_channels_counts_once(tmp_path: Path) -> None:
     Waveform(torch.zeros(2, 16_000), 16_000).write(tmp_path / "a.wav")
     stats = validate(manifest(tmp_path, row(HEAR, "a dog", audios=["a.wav"])))
     assert stats.hours["heard"] == pytest.approx(1 / 3600)
+
+
+def test_decoding_finds_what_breaks_off_and_what_cannot_be_heard(tmp_path: Path) -> None:
+    sound = tone(2.0, 24_000)
+    sound = Waveform(sound.samples + 0.05 * torch.randn_like(sound.samples), sound.rate)
+    names = []
+    for kind in ("WAV", "AIFF", "AU", "W64", "FLAC", "OGG", "MP3"):
+        names.append(f"cut.{kind.lower()}")
+        soundfile.write(tmp_path / names[-1], sound.samples.T.numpy(), 24_000, format=kind)
+        data = (tmp_path / names[-1]).read_bytes()
+        (tmp_path / names[-1]).write_bytes(data[: len(data) - 600])
+    path = manifest(tmp_path, *(row(HEAR, f"a {name}", audios=[name]) for name in names))
+    stats = validate(path, decode=True)
+    assert stats.samples == 0
+    assert [problem.source.line for problem in stats.errors] == list(range(1, len(names) + 1))
+    for problem, name in zip(stats.errors, names, strict=True):
+        assert name in problem.message
+
+    opposite = torch.cat([sound.samples, -sound.samples])
+    for name, samples in (
+        ("opposite", opposite), ("silent", 0 * opposite), ("offset", 0 * opposite + 0.5),
+        ("one-sided", torch.cat([0 * sound.samples, sound.samples])),
+    ):  # fmt: skip
+        Waveform(samples, 24_000).write(tmp_path / f"{name}.wav")
+    names = ["opposite", "silent", "offset", "one-sided"]
+    path = manifest(tmp_path, *(row(HEAR, f"a {n}", audios=[f"{n}.wav"]) for n in names))
+    assert validate(path).problems == []
+    stats = validate(path, decode=True)
+    assert stats.samples == 4
+    assert [problem.warning for problem in stats.problems] == [True] * 3
+    for problem, words in zip(stats.problems, ("cancel", "silent", "constant"), strict=True):
+        assert words in problem.message
+
+
+@pytest.mark.parametrize("size", [(2000, 16), (16, 2000), (1601, 16)])
+def test_sides_are_those_that_the_codec_takes(tmp_path: Path, size: tuple[int, int]) -> None:
+    wide = Picture(torch.zeros(size[1], size[0], 3, dtype=torch.uint8))
+    wide.write(tmp_path / "wide.png")
+    path = manifest(tmp_path, row("Describe the image.\n<|image|>", "a", images=["wide.png"]))
+    (problem,) = validate(path).problems
+    assert not problem.warning
+    assert f"is {size[0]} x {size[1]}; crop it to sides within 1 : 100" in problem.message
+    with pytest.raises(MediaError, match="1 : 100"):
+        check_aspect(*size)
+    check_aspect(1600, 16)

@@ -1,7 +1,10 @@
 """A person's inputs become a request, or one clear error."""
 
+import io
+import sys
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from tests.tiny import checkers, tiny_model, tone
@@ -115,6 +118,39 @@ def test_silence_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"no\.wav") as error:
         Inputs.read(speech=tmp_path / "no.wav")
     assert error.value.field == "speech"
+
+
+@pytest.mark.parametrize("channels", [(0, 0), (1, -1), (0.0,)])
+def test_silence_is_refused_from_every_door(channels: tuple[float, ...]) -> None:
+    hum = tone().samples[0]
+    wave = Waveform(torch.stack([hum * gain for gain in channels]), 16_000)
+    (result,) = Engine(tiny_model()).run([ask("asr", Inputs(speech=wave))])
+    assert isinstance(result.error, MediaError)
+    assert result.error.field == "speech"
+
+
+def test_standard_input_is_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkers().write(tmp_path / "it.png")
+    for given in ({"image": Path("-")}, {"image": tmp_path / "it.png", "mask": "-"}):
+        with (tmp_path / "it.png").open("rb") as raw:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw.read())))
+        read = Inputs.read(**given)
+        assert read.image is not None
+        assert torch.equal(read.image.pixels, checkers().pixels)
+    with pytest.raises(TaskError, match="stands for two inputs"):
+        Inputs.read(image=Path("-"), speech=Path("-"))
+
+
+def test_a_phone_photo_and_a_mask_drawn_upright_fit(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (12, 8), "red").save(tmp_path / "photo.jpg", exif=exif)
+    mask = torch.zeros(12, 8, 3, dtype=torch.uint8)  # 8 wide, 12 high, as the photo looks
+    mask[2:5, 1:3] = 255
+    Picture(mask).write(tmp_path / "mask.png")
+    read = Inputs.read(image=tmp_path / "photo.jpg", mask=str(tmp_path / "mask.png"))
+    assert read.mask is not None
+    assert read.mask.nonzero().tolist() == [[y, x] for y in (2, 3, 4) for x in (1, 2)]
 
 
 def test_overrides_keep_what_model_and_preset_say() -> None:

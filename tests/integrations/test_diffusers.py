@@ -107,6 +107,32 @@ def test_the_callback_can_stop_the_call(pipe: OmniDiffusionPipeline) -> None:
     assert not pipe.interrupt
 
 
+@pytest.mark.parametrize("size", [8, 20])
+@pytest.mark.parametrize("kind", ["float", "bool", "uint8", "array", "PIL", "RGBA"])
+def test_masks_of_every_type_keep_the_same_pixels(
+    pipe: OmniDiffusionPipeline, kind: str, size: int
+) -> None:
+    given = torch.randint(0, 256, (size, size, 3), dtype=torch.uint8)
+    hole = torch.zeros(size, size, dtype=torch.bool)
+    hole[1:5, 2:6] = True
+    soft = torch.where(hole, 1.0, 0.01)
+    grey = (soft * 255).to(torch.uint8)
+    layer = torch.cat([torch.full((size, size, 3), 255), hole[..., None] * 255], -1)
+    mask = {
+        "float": soft,
+        "bool": hole[None],
+        "uint8": grey,
+        "array": soft.double().numpy()[..., None],
+        "PIL": PIL.Image.fromarray(grey.numpy()),
+        "RGBA": PIL.Image.fromarray(layer.to(torch.uint8).numpy(), "RGBA"),
+    }[kind]
+    made = pipe(image=Picture(given), mask_image=mask, num_inference_steps=2, output_type="np")
+    pixels = torch.from_numpy((made.images[0] * 255).round()).to(torch.uint8)
+    assert pixels.shape == given.shape
+    assert torch.equal(pixels[~hole], given[~hole])
+    assert not torch.equal(pixels[hole], given[hole])
+
+
 def test_generators_decide_what_is_drawn(omni: OmniModel) -> None:
     hot = replace(catalog.task("t2i").params, temperature=1.0)
     generation = replace(omni.config.generation, sampling={"t2i": hot})

@@ -92,7 +92,7 @@ def test_grey_of_many_bits_is_scaled(name: str) -> None:
     ],
 )
 def test_grey_without_a_scale_is_refused(values: np.ndarray[Any, Any]) -> None:
-    with pytest.raises(MediaError, match="grey values go from .* save the picture with 8 bits"):
+    with pytest.raises(MediaError, match=r"grey values go from .* save the picture with 8 bits"):
         rgb(deep(values))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from tests.tasks.tiny_scenes import CONVERSATIONS
@@ -15,11 +17,14 @@ from transformers import AutoProcessor
 from omni_diffusion.conversation import Speech, Text
 from omni_diffusion.errors import MediaError, ModelError, TaskError
 from omni_diffusion.integrations.transformers import OmniDiffusionModel, OmniDiffusionProcessor
+from omni_diffusion.integrations.transformers.processing import waveform
+from omni_diffusion.media import Waveform
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.render import render
 
 SOUND = tone()
+STEREO = torch.cat([SOUND.samples, 0.5 * SOUND.samples])
 
 
 def test_a_folder_of_ours_opens_as_a_processor(
@@ -173,3 +178,73 @@ def test_options_of_other_processors(processor: OmniDiffusionProcessor) -> None:
     ):
         with pytest.raises(TaskError, match=words):
             call()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        STEREO.numpy(),
+        STEREO.T.numpy(),
+        STEREO.T.double().numpy(),
+        (STEREO.T * 32_768).short().numpy(),
+        (STEREO * 32_768).short(),
+        (STEREO.T.double() * 2**31).to(torch.int64).int().numpy(),
+    ],
+    ids=["[channels, n]", "[n, channels]", "float64", "int16 array", "int16 tensor", "int32"],
+)
+def test_arrays_of_every_layout_and_type_are_heard_alike(
+    processor: OmniDiffusionProcessor, values: np.ndarray | torch.Tensor
+) -> None:
+    heard = processor(audio=values, sampling_rate=16_000, task="asr")["input_features"]
+    wanted = processor.codecs.hearing.encode(Waveform(STEREO, 16_000))
+    torch.testing.assert_close(heard, wanted, atol=0.02, rtol=0.02)
+    part = {"type": "audio", "audio": values, "sampling_rate": np.int64(16_000)}
+    chat = [{"role": "user", "content": [part]}]
+    laid = processor.apply_chat_template(chat, task="asr", tokenize=True)
+    assert torch.equal(laid["input_features"], heard)
+
+
+def test_bytes_of_8_bit_sound_have_their_zero_in_the_middle() -> None:
+    values = (STEREO.T * 128 + 128).round().clamp(0, 255).to(torch.uint8).numpy()
+    assert (waveform(values, 16_000).samples - STEREO).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.zeros(16_000, dtype=np.float32), "is silent"),
+        (np.stack([SOUND.samples[0], -SOUND.samples[0]]), "cancel each other"),
+        (np.full(16_000, 0.5), "constant value"),
+        ((SOUND.samples[0] * 32_768).numpy(), "scale them to"),
+        (SOUND.samples[0].numpy() * 1j, "complex64"),
+        (np.arange(16_000), "int64"),
+        (np.full(16_000, np.nan), "not all finite"),
+        (np.zeros((99, 99)), "at most 32 channels"),
+    ],
+)
+def test_arrays_that_say_nothing_are_refused(
+    processor: OmniDiffusionProcessor, values: np.ndarray, told: str
+) -> None:
+    with pytest.raises(MediaError, match=told):
+        processor(audio=values, sampling_rate=16_000, task="asr")
+
+
+def test_images_of_every_mode_are_seen_as_a_person_sees_them(
+    processor: OmniDiffusionProcessor,
+) -> None:
+    grey = np.arange(0, 252, 7, dtype=np.uint8).reshape(6, 6).repeat(2, 0).repeat(2, 1)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    turned = PIL.Image.fromarray(np.ascontiguousarray(grey[::-1, ::-1]))
+    out = io.BytesIO()
+    turned.save(out, "PNG", exif=exif)
+    images = [
+        PIL.Image.fromarray(grey),
+        PIL.Image.fromarray(grey.astype(np.uint16) * 257),
+        PIL.Image.fromarray(grey.astype(np.int32) * 257),
+        PIL.Image.fromarray((grey / 255).astype(np.float32)),
+        PIL.Image.open(io.BytesIO(out.getvalue())),
+        PIL.Image.fromarray(np.stack([grey * 0, grey * 0, grey * 0, 255 - grey], -1), "RGBA"),
+    ]
+    ids = processor(images=images, task="caption")["input_ids"]
+    assert all(torch.equal(row, ids[0]) for row in ids)
