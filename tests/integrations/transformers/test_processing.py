@@ -197,7 +197,7 @@ def test_arrays_of_every_layout_and_type_are_heard_alike(
 ) -> None:
     heard = processor(audio=values, sampling_rate=16_000, task="asr")["input_features"]
     wanted = processor.codecs.hearing.encode(Waveform(STEREO, 16_000))
-    torch.testing.assert_close(heard, wanted, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(heard, wanted, atol=0.1, rtol=0)
     part = {"type": "audio", "audio": values, "sampling_rate": np.int64(16_000)}
     chat = [{"role": "user", "content": [part]}]
     laid = processor.apply_chat_template(chat, task="asr", tokenize=True)
