@@ -166,7 +166,7 @@ def test_task_types_compute_the_same(
 
 @pytest.mark.parametrize("task_type", ["SEQ_CLS", "SEQ_2_SEQ_LM", "TOKEN_CLS", "causal_lm", 3])
 def test_task_types_with_another_head_are_one_line(task_type: object) -> None:
-    with pytest.raises(ConfigError, match="task_type is .*; give one of None, CAUSAL_LM, FEATURE"):
+    with pytest.raises(ConfigError, match=r"task_type is .*; give one of None, CAUSAL_LM, FEATURE"):
         lora_config(4, task_type=task_type)
 
 
