@@ -665,3 +665,12 @@ def test_a_model_is_trained_on_a_manifest(call: Call, model: Path) -> None:
     assert left_out.startswith("left out: train.jsonl:2: the sample has ")
     assert wrote == "wrote other/model"
     assert call("run", "caption", "--image", "it.png", "--model", "other/model").code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "chat", "hi"), ("demo",), ("eval", "mini"), ("doctor",)], ids="-".join
+)
+def test_an_unknown_dtype_is_one_line(call: Call, words: tuple[str, ...]) -> None:
+    said = call(*words, "--dtype", "int9")
+    assert said.code == 2
+    assert "dtype is 'int9'; give one of float32, bfloat16, float16 (--dtype)" in said.err

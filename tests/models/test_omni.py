@@ -16,7 +16,7 @@ from omni_diffusion.conversation import Message, Text
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.engine.request import Request
-from omni_diffusion.errors import ConfigError, ModelError, StorageError, WeightsError
+from omni_diffusion.errors import ConfigError, ModelError, OmniError, StorageError, WeightsError
 from omni_diffusion.models.omni import ModelConfig, OmniModel
 from omni_diffusion.tasks.defaults import GenerationConfig
 from omni_diffusion.vocab import Vocabulary
@@ -175,3 +175,53 @@ def test_published_sizes_fit_one_another() -> None:
     assert config.vocabulary.size == config.backbone.vocab_size
     assert config.codecs.image.codes == config.vocabulary.image_size
     assert config.codecs.hearing.dim == config.backbone.speech_dim
+
+
+ABSURD = {  # a file, and the path of one of its numbers
+    "config.json": (
+        ("backbone", "hidden_size"),
+        ("backbone", "num_layers"),
+        ("backbone", "num_kv_heads"),
+        ("vocabulary", "image_size"),
+        ("codecs", "image", "channels"),
+        ("codecs", "image", "bits"),
+        ("codecs", "hearing", "blocks"),
+        ("codecs", "hearing", "heads"),
+    ),
+    "speech/config.json": (
+        ("tokenizer", "layers"),
+        ("tokenizer", "pool"),
+        ("flow", "mel_bins"),
+        ("flow", "estimator", "heads"),
+        ("vocoder", "iterations"),
+    ),
+    "generation_config.json": (("longest",),),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [(name, path) for name, paths in ABSURD.items() for path in paths]
+)
+def test_absurd_numbers_of_a_config_are_refused_by_name(
+    folder: Path, name: str, path: tuple[str, ...]
+) -> None:
+    whole = (folder / name).read_text()
+    for number in ("99999999999", "1e999", "-1", "0.5", "true", '"8"', "9" * 400, "9" * 5000):
+        data = json.loads(whole)
+        inner = data
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = "@"
+        (folder / name).write_text(json.dumps(data).replace('"@"', number))
+        with pytest.raises(OmniError) as caught:
+            OmniModel.open(folder)
+        text = str(caught.value)
+        assert "\n" not in text
+        if len(number) < 5000:  # else it is not read at all
+            assert path[-1] in text or path[-1] == "image_size", text
+
+
+def test_a_config_with_a_byte_order_mark_opens(folder: Path) -> None:
+    for name in ("config.json", "generation_config.json", "speech/config.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert OmniModel.open(folder).config == tiny_model().config

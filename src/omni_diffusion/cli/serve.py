@@ -118,7 +118,7 @@ def _key(key: str | None, file: Path | None) -> str | None:
 
     if file is not None:
         try:
-            key = file.read_text(encoding="utf-8").strip()
+            key = file.read_text(encoding="utf-8-sig").strip()
         except OSError as error:
             raise ConfigError(
                 f"cannot read {file}: {error.strerror}", field="api_key_file", fix="check the path"

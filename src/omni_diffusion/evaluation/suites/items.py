@@ -15,6 +15,7 @@ from omni_diffusion.evaluation.benchmark import Benchmark
 from omni_diffusion.evaluation.clip import PictureJudge
 from omni_diffusion.evaluation.speech import Transcriber
 from omni_diffusion.evaluation.suites.catalog import SuiteEntry
+from omni_diffusion.io import files
 from omni_diffusion.media import Picture, Waveform
 from omni_diffusion.tasks.catalog import CATALOG
 from omni_diffusion.tasks.presets import PRESETS
@@ -141,7 +142,7 @@ def wrong_data(entry: SuiteEntry, path: Path, expected: str) -> EvaluationError:
 def read_data_json(entry: SuiteEntry, path: Path) -> Any:
     """The content of a JSON file; raises EvaluationError for a broken one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(files.read_text(path))
     except (OSError, ValueError) as error:
         raise wrong_data(entry, path, f"JSON ({error})") from error
 

@@ -20,6 +20,7 @@ from omni_diffusion.evaluation.suites.items import (
     data_path,
     wrong_data,
 )
+from omni_diffusion.io import files
 
 
 class LibriSpeech(FileBenchmark):
@@ -50,7 +51,7 @@ def _librispeech(entry: SuiteEntry, options: SuiteOptions, split: str) -> LibriS
 def _chapter(entry: SuiteEntry, transcripts: Path) -> list[Item]:
     """The utterances of one chapter: lines of "NAME TEXT" with NAME.flac beside them."""
     items = []
-    for line in transcripts.read_text(encoding="utf-8").splitlines():
+    for line in filter(str.strip, files.text_lines(transcripts)):
         name, _, words = line.partition(" ")
         recording = transcripts.parent / f"{name}.flac"
         if not words or not recording.is_file():

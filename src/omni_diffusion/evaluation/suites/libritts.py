@@ -14,6 +14,7 @@ from omni_diffusion.evaluation.suites.items import (
     SuiteOptions,
     data_path,
 )
+from omni_diffusion.io import files
 
 
 class LibriTTS(FileBenchmark):
@@ -40,7 +41,7 @@ def libritts_wer(entry: SuiteEntry, options: SuiteOptions) -> LibriTTS:
     root = data_path(entry, options.data, "LibriTTS/test-clean", "test-clean")
     items = []
     for path in sorted(root.rglob("*.normalized.txt")):
-        text = path.read_text(encoding="utf-8").strip()
+        text = files.read_text(path).strip()
         name = path.name.removesuffix(".normalized.txt")
         items.append(Item({"id": name, "asked": text}, text=text))
     return LibriTTS(entry, options, "tts", items)

@@ -22,6 +22,7 @@ from omni_diffusion.evaluation.suites.items import (
     question_tail,
     wrong_data,
 )
+from omni_diffusion.io import files
 
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()
 COGNITION = "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()
@@ -120,7 +121,7 @@ def _root(entry: SuiteEntry, data: Path) -> Path:
 
 
 def _questions(entry: SuiteEntry, path: Path) -> list[str]:
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in files.text_lines(path) if line.strip()]
     if not lines or any(
         line.rpartition("\t")[2].strip().lower() not in ("yes", "no") for line in lines
     ):

@@ -26,6 +26,7 @@ from omni_diffusion.evaluation.suites.items import (
     wrong_data,
 )
 from omni_diffusion.evaluation.suites.mme import yes_or_no
+from omni_diffusion.io import files
 
 ABSENCES = ("random", "popular", "adversarial")
 POPE_KEYS = ("question_id", "image", "text", "label")
@@ -104,7 +105,7 @@ def _question(entry: SuiteEntry, pictures: Path, absence: str, row: dict[str, An
 def _lines(entry: SuiteEntry, path: Path) -> list[dict[str, Any]]:
     """The rows of a file with one JSON object a line."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        rows = [json.loads(line) for line in files.text_lines(path) if line]
     except ValueError as error:
         raise wrong_data(entry, path, f"a JSON object a line ({error})") from error
     return read_rows(entry, path, POPE_KEYS, rows)
