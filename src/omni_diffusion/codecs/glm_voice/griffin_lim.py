@@ -71,11 +71,12 @@ class GriffinLim:
     def _improve(self, samples: Tensor, size: Tensor) -> Tensor:
         """Alternate between consistent spectra and spectra of the target magnitudes [K, M]."""
         before = torch.zeros_like(size)
+        envelope = overlapped_windows(size.shape[-1])
         for _ in range(self.iterations):
             spectrum = voice_stft(samples)
             ahead = spectrum + self.momentum * (spectrum - before)
             before = spectrum
-            samples = synthesize(size * ahead / ahead.abs().clamp(min=1e-12))
+            samples = synthesize(size * ahead / ahead.abs().clamp(min=1e-12), envelope)
         return samples
 
 
@@ -94,13 +95,22 @@ def magnitudes(mel: Tensor, iterations: int) -> Tensor:
     return size
 
 
-def synthesize(spectrum: Tensor) -> Tensor:
-    """Least-squares inverse of `voice_stft`: [K, M] -> [256 M] samples."""
-    frames = spectrum.shape[-1]
+def synthesize(spectrum: Tensor, envelope: Tensor | None = None) -> Tensor:
+    """Least-squares inverse of `voice_stft`: [K, M] -> [256 M] samples.
+
+    envelope: `overlapped_windows` of M frames, for who inverts many spectra of one length.
+    """
+    if envelope is None:
+        envelope = overlapped_windows(spectrum.shape[-1])
     window = torch.hann_window(VOICE_FFT)[:, None]
     pieces = torch.fft.irfft(spectrum, n=VOICE_FFT, dim=0) * window
-    total = _overlap(pieces) / _overlap((window**2).expand(-1, frames)).clamp(min=1e-8)
-    return total[VOICE_PAD:-VOICE_PAD]
+    return (_overlap(pieces) / envelope)[VOICE_PAD:-VOICE_PAD]
+
+
+def overlapped_windows(frames: int) -> Tensor:
+    """The sum of squared windows that each sample of so many frames lies in, at least 1e-8."""
+    window = torch.hann_window(VOICE_FFT)[:, None]
+    return _overlap((window**2).expand(-1, frames)).clamp(min=1e-8)
 
 
 def _overlap(pieces: Tensor) -> Tensor:
