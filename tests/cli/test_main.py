@@ -381,7 +381,7 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         ),
         (nothing, ("run", "infill", "no gap"), "needs a text with gaps", "write _"),
         (nothing, ("demo", "--image", "it.png"), "cannot read it.png", "check the path"),
-        (nothing, ("eval", "maxi"), "'maxi'", "give mini"),
+        (nothing, ("eval", "maxi"), "'maxi'", "did you mean mini"),
         (nothing, ("eval", "mini", "--tasks", "cap"), "'cap'", "caption"),
         (nothing, ("eval", "mini", "--json", "no/a.json"), "no folder no", "create it"),
         (nothing, ("data", "import", "tulu", "a", "b"), "no corpus is called 'tulu'", "tulu-3"),
