@@ -2,9 +2,9 @@
 
     python -m benchmarks.quantization [--samples 50] [--tasks caption,vqa,t2i] [--json FILE]
 
-Every format answers the same requests; agreement is the part of the answers' tokens that equal those
-of float32. A block of the 7B shape is timed alone with random weights (`--no-block` leaves it out).
-Times are CPU seconds of all threads, which other load changes less than the clock.
+Every format answers the same requests; agreement is the part of the answers' tokens that equal
+those of float32. A block of the 7B shape is timed alone with random weights (`--no-block` leaves it
+out). Times are CPU seconds of all threads, which other load changes less than the clock.
 """
 
 from __future__ import annotations
