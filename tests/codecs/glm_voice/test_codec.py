@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny import tiny_suite
 from torch import Tensor
 
 from omni_diffusion.codecs.base import TokenCodec
@@ -109,3 +110,16 @@ def test_refusals(small: GlmVoice, voice: GlmVoice, tmp_path: Path) -> None:
     (tmp_path / "flow.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"flow\.safetensors"):
         GlmVoice.load(tmp_path)
+
+
+def test_its_speed_is_set_without_a_new_codec() -> None:
+    speech = tiny_suite().speech
+    before = speech.flow.config
+    speech.set_speed()
+    assert speech.flow.config == before
+    speech.set_speed(steps=3, guided_steps=1)
+    assert speech.flow.config == replace(before, steps=3, guided_steps=1)
+    for changes in ({"steps": 0}, {"guided_steps": -1}):
+        with pytest.raises(ConfigError):
+            speech.set_speed(**changes)
+    assert speech.flow.config.steps == 3
