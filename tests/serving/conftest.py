@@ -43,7 +43,11 @@ class Running:
 
 @contextmanager
 def serving(
-    model: OmniModel, limits: Limits = LIMITS, max_batch: int = 4, key: str | None = KEY
+    model: OmniModel,
+    limits: Limits = LIMITS,
+    max_batch: int = 4,
+    key: str | None = KEY,
+    origins: tuple[str, ...] = (),
 ) -> Iterator[Running]:
     examples = {"chat": [Inputs("what is a cake?")]}
     service = open_service(
@@ -51,7 +55,7 @@ def serving(
     )
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
-        running = make_server(create_app(service, key=key, local=True), service)
+        running = make_server(create_app(service, key=key, origins=origins, local=True), service)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -237,6 +237,16 @@ def test_pages_of_others_may_not_call(http: httpx.Client) -> None:
     assert http.get("/health", headers={"Host": "example.org"}).status_code == 403
 
 
+def test_a_page_that_is_allowed_may_call() -> None:
+    page = "https://example.org"
+    with serving(tiny_model(), origins=(page,)) as running, running.http() as http:
+        answer = http.get("/v1/models", headers={"Origin": page})
+        assert answer.headers["access-control-allow-origin"] == page
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "a"}
+        preflight = httpx.options(f"{running.url}/v1/jobs", headers={"Origin": page, **asks})
+        assert preflight.is_success
+
+
 def test_the_key_guards_v1_alone(tiny: Running) -> None:
     with httpx.Client(base_url=tiny.url) as stranger:
         for path in ("/", "/health", "/ready", "/metrics"):

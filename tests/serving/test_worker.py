@@ -186,6 +186,20 @@ def test_a_long_text_is_spoken_in_passages(monkeypatch: pytest.MonkeyPatch) -> N
     run(scenario)
 
 
+def test_pictures_do_not_keep_a_text_waiting() -> None:
+    """Pictures fill the queue before it comes; it is answered before the second of them."""
+
+    async def scenario() -> None:
+        async with running(max_batch=2) as worker:
+            pictures = [await worker.submit(ask("t2i", Inputs("a tree"))) for _ in range(4)]
+            text = await worker.submit(chat(1, steps=1))
+            await text.result()
+            assert sum(picture.future.done() for picture in pictures) <= 1
+            await asyncio.gather(*(picture.result() for picture in pictures))
+
+    run(scenario)
+
+
 def test_the_random_state_is_left_alone() -> None:
     before = torch.get_rng_state()
 

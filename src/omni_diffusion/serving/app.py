@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -79,6 +80,10 @@ def create_app(
     app.include_router(page_routes())
     for routes in (status_routes, chat_routes, image_routes, audio_routes, native_routes):
         app.include_router(routes(service))
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        )
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ApiError, _refusal)
     app.add_exception_handler(Exception, _refusal)  # the gate logs it

@@ -78,7 +78,8 @@ class Gate:
             )  # fmt: skip
         if len(scope["headers"]) > MOST_HEADERS:
             raise ApiError(431, f"the request has more than {MOST_HEADERS} headers")
-        if self._key is not None and path.startswith("/v1"):
+        preflight = scope["method"] == "OPTIONS"  # asks before a page calls; it carries no key
+        if self._key is not None and path.startswith("/v1") and not preflight:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(
                 given.strip().encode(), self._key

@@ -141,7 +141,8 @@ class Jobs:
             async with service.following(job.request, every=True) as (ticket, feed):
                 job.ticket = ticket
                 await job.add("queued", {"position": waiting})
-                ready.set_result(None)
+                if not ready.done():
+                    ready.set_result(None)
                 async for update, deltas in service.news(ticket, feed, reporter.deltas):
                     for name, data in await service.worker.off_loop(
                         reporter.events, update, deltas

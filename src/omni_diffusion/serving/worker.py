@@ -187,9 +187,9 @@ class Worker:
         if not self._works:
             return
         finished = self._engine.step(block=False)
-        self.metrics.steps.inc()
-        for work in list(self._works.values()):
-            self._show(work)
+        moved = [self._show(work) for work in self._works.values()]
+        if any(moved):
+            self.metrics.steps.inc()
         for id in finished:
             self._finish(self._works.pop(id), self._engine.result(id))
 
@@ -238,22 +238,27 @@ class Worker:
             self.metrics.waiting.labels(lane).set(self._admission.waiting(lane))
         self.metrics.batch.set(sum(work.slot for work in self._works.values()))
 
-    def _show(self, work: QueuedWork) -> None:
-        """Tell the reader what the step committed; free the slot of what is denoised."""
+    def _show(self, work: QueuedWork) -> bool:
+        """Tell the reader what a step committed; free the slot of what is denoised.
+
+        Returns whether there was a step.
+        """
         state = self._engine.state(work.id)
         if state is None:
-            return
+            return False
         if work.phase == "encode":
             self._phase(work, "denoise")
-        denoising = state.active.state
-        if work.ticket.feed is not None and denoising.steps_done != work.step:
-            vocabulary = self.model.vocabulary
-            update = update_of(work.passage, state, work.seen, vocabulary)
+        steps = state.active.state.steps_done
+        moved = steps != work.step
+        if moved and work.ticket.feed is not None:
+            update = update_of(work.passage, state, work.seen, self.model.vocabulary)
             work.ticket.feed.put(update)
-            work.step, work.seen = denoising.steps_done, len(state.trace)
+            work.seen = len(state.trace)
+        work.step = steps
         if state.decoding is not None and work.phase == "denoise":
             self._phase(work, "decode")
             self._free(work)
+        return moved
 
     def _finish(self, work: QueuedWork, result: Result) -> None:
         ticket = work.ticket
