@@ -315,7 +315,7 @@ def test_arrays_of_every_type_and_layout_are_the_same_sound(name: str) -> None:
         (torch.tensor([0.0, torch.inf]), "not all finite"),
     ],
 )
-def test_arrays_that_are_no_sound(values: media.Samples, told: str) -> None:
+def test_arrays_that_are_no_sound(values: media.SampleArray, told: str) -> None:
     with pytest.raises(MediaError, match=told):
         Waveform.from_array(values, 16_000)
 

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from omni_diffusion.errors import MediaError
 from omni_diffusion.io import files
-from omni_diffusion.io.pixels import hole, rgb, upright_size, without_comments
+from omni_diffusion.io.pixels import rgb, upright_size, white_part, without_comments
 from omni_diffusion.io.sound_files import sound_length, with_length
 
 Source: TypeAlias = str | Path | bytes | BinaryIO
 Resampling: TypeAlias = Literal["soxr", "sinc"]
 Columns: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
-Samples: TypeAlias = "np.ndarray[Any, Any] | Tensor"
+SampleArray: TypeAlias = "np.ndarray[Any, Any] | Tensor"
 Used = TypeVar("Used")
 
 SPEECH_RATE = 16_000  # Hz, the rate of all speech encoders
@@ -177,7 +177,7 @@ class Waveform:
         return cls(torch.from_numpy(np.ascontiguousarray(data.T)), rate)
 
     @classmethod
-    def from_array(cls, values: Samples, rate: int) -> Waveform:
+    def from_array(cls, values: SampleArray, rate: int) -> Waveform:
         """From samples [n], [channels, n], or [n, channels] as soundfile and scipy give them.
 
         The shorter axis is that of the channels, at most 32. Floats are taken as they are; int8,
@@ -225,7 +225,7 @@ class Waveform:
         return out.getvalue()
 
     def _columns(self) -> Columns:
-        """Samples [n, channels], the layout of the audio libraries."""
+        """SampleArray [n, channels], the layout of the audio libraries."""
         return np.ascontiguousarray(self.samples.detach().cpu().numpy().T)
 
 
@@ -333,12 +333,16 @@ def picture_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, 
 
 
 def mask_hole(mask: Source | PIL.Image.Image) -> Tensor:
-    """The hole of a drawn mask, bool [H, W]: True where it is white, see `io.pixels.hole`.
+    """The hole of a drawn mask, bool [H, W]: True where it is white, see `io.pixels.white_part`.
 
     mask: an image file, turned as its EXIF orientation says, or a Pillow image. Raises MediaError
     for a mask that cannot be read, or whose transparency makes the hole ambiguous.
     """
-    drawn = hole(mask) if isinstance(mask, PIL.Image.Image) else _decoded(mask, MAX_PIXELS, hole)
+    drawn = (
+        white_part(mask)
+        if isinstance(mask, PIL.Image.Image)
+        else _decoded(mask, MAX_PIXELS, white_part)
+    )
     return torch.from_numpy(drawn)
 
 
@@ -347,8 +351,8 @@ def _loudness(samples: Tensor) -> Tensor:
     return (samples - samples.mean(1, keepdim=True)).abs().amax(1)
 
 
-def _float_samples(values: Samples) -> Columns:
-    """Samples of any accepted type and layout as float32 [channels, n]."""
+def _float_samples(values: SampleArray) -> Columns:
+    """SampleArray of any accepted type and layout as float32 [channels, n]."""
     if isinstance(values, Tensor):
         plain = values.detach().cpu()
         values = (plain.float() if plain.is_floating_point() else plain).numpy()
@@ -392,7 +396,7 @@ def _whole_rate(rate: Any) -> int:
 
 
 def _sinc_resampled(samples: Tensor, old: int, new: int) -> Tensor:
-    """Samples [channels, n] at rate `old` -> [channels, ceil(n * new / old)] at `new`.
+    """SampleArray [channels, n] at rate `old` -> [channels, ceil(n * new / old)] at `new`.
 
     Output k lies at p = k * old / new in the input and is the sum of the 2 * reach + 1
     samples around it, each weighted by its distance from p. Distances repeat every `new` outputs
@@ -557,7 +561,7 @@ def _decode(
     max_seconds: float,
     section: tuple[float, float] | None,
 ) -> Columns:
-    """Samples [n, channels]; too long audio fails before much of it is decoded."""
+    """SampleArray [n, channels]; too long audio fails before much of it is decoded."""
     frames = sound.frames if section is None else _seek(sound, name, section)
     limit = int(min(max_seconds * sound.samplerate, MAX_VALUES // sound.channels))
     fix = f"cut it to {limit / sound.samplerate:g} s at most"

@@ -11,7 +11,13 @@ import PIL.PngImagePlugin
 import pytest
 
 from omni_diffusion.errors import MediaError
-from omni_diffusion.io.pixels import ORIENTATION, hole, rgb, upright_size, without_comments
+from omni_diffusion.io.pixels import (
+    ORIENTATION,
+    rgb,
+    upright_size,
+    white_part,
+    without_comments,
+)
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -115,7 +121,7 @@ def test_pictures_and_masks_are_turned_upright(kind: str, turn: int) -> None:
     assert upright_size(opened(image, kind, exif=exif, **lossless)) == (4, 2)
     shown = rgb(opened(image, kind, exif=exif, **lossless))
     assert (np.asarray(shown) == UPRIGHT).all()
-    bright = hole(opened(image, kind, exif=exif, **lossless))
+    bright = white_part(opened(image, kind, exif=exif, **lossless))
     assert (bright == (UPRIGHT.astype(float).mean(-1) >= 128)).all()
 
 

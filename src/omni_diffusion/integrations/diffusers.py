@@ -35,7 +35,7 @@ from omni_diffusion.models.dtypes import DtypeChoice  # noqa: E402
 from omni_diffusion.models.omni import OmniModel  # noqa: E402
 from omni_diffusion.tasks import catalog  # noqa: E402
 from omni_diffusion.tasks.infill import DrawnMask, drawn_hole, inpainting  # noqa: E402
-from omni_diffusion.tasks.read import read  # noqa: E402
+from omni_diffusion.tasks.read import Answer, read  # noqa: E402
 from omni_diffusion.tasks.render import Prepared, render  # noqa: E402
 
 StepCallback: TypeAlias = "Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]"
@@ -173,14 +173,7 @@ class OmniDiffusionPipeline(DiffusionPipeline):
         answers = [
             read(canvas, one, self.model) for canvas, one in zip(canvases, prepared, strict=True)
         ]
-        pictures = [part.picture for a in answers for part in a.parts if isinstance(part, Image)]
-        if len(pictures) < len(answers):
-            raise ModelError(
-                "an image has no code yet",
-                field="callback_on_step_end",
-                fix="interrupt after more steps, or give another seed",
-            )
-        images = _convert(output_type, pictures)
+        images = _convert(output_type, _pictures(answers))
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _check_size(self, **sides: int | None) -> None:
@@ -288,6 +281,17 @@ def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count:
 def _seed(generator: torch.Generator | None) -> int:
     device = None if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device))
+
+
+def _pictures(answers: Sequence[Answer]) -> list[Picture]:
+    pictures = [part.picture for a in answers for part in a.parts if isinstance(part, Image)]
+    if len(pictures) < len(answers):
+        raise ModelError(
+            "an image has no code yet",
+            field="callback_on_step_end",
+            fix="interrupt after more steps, or give another seed",
+        )
+    return pictures
 
 
 def _convert(output_type: str, pictures: Sequence[Picture]) -> Any:

@@ -43,7 +43,7 @@ def upright_size(image: PIL.Image.Image) -> tuple[int, int]:
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
-def hole(image: PIL.Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def white_part(image: PIL.Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """The hole of a drawn mask, bool [H, W]: True where its brightness is 128 of 255 or more.
 
     Transparent parts count as black, so white paint on a transparent layer is the hole. Raises
