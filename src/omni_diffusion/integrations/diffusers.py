@@ -40,7 +40,7 @@ from omni_diffusion.tasks.render import Prepared, render  # noqa: E402
 
 StepCallback: TypeAlias = "Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]"
 OUTPUT_TYPES = ("pil", "np", "pt")
-OPTIONS = (  # of a call
+PIPELINE_OPTIONS = (  # of a call
     *("prompt", "image", "mask_image", "num_inference_steps", "guidance_scale"),
     *("num_images_per_prompt", "generator", "output_type", "return_dict", "callback_on_step_end"),
     *("height", "width"),
@@ -159,11 +159,7 @@ class OmniDiffusionPipeline(DiffusionPipeline):
                 fix="give a prompt, and num_images_per_prompt of 1 or more",
             )
         task = catalog.task("t2i" if image is None else "inpaint")
-        overrides: dict[str, Any] = {}
-        if num_inference_steps is not None:
-            overrides["steps"] = num_inference_steps
-        if guidance_scale is not None:
-            overrides["guidance"] = max(guidance_scale - 1.0, 0.0)
+        overrides = _overrides(num_inference_steps, guidance_scale)
         seeds = _seeds(generator, len(conversations))
         prepared = [
             render(task, conversation, self.model, {**overrides, "seed": seed})
@@ -215,6 +211,13 @@ def _check_output_type(output_type: str) -> None:
         )
 
 
+def _overrides(steps: int | None, guidance_scale: float | None) -> dict[str, Any]:
+    """The sampling parameters that a call changes."""
+    guidance = None if guidance_scale is None else max(guidance_scale - 1.0, 0.0)
+    given = {"steps": steps, "guidance": guidance}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
     """Raise ModelError for an option of other pipelines, unless it is unset."""
     for name, value in options.items():
@@ -223,7 +226,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
                 f"the pipeline has no option {name!r}",
                 field=name,
                 value=value,
-                fix=nearest(name, OPTIONS),
+                fix=nearest(name, PIPELINE_OPTIONS),
             )
         if value is not None:
             raise ModelError(
