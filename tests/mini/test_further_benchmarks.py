@@ -20,7 +20,7 @@ from omni_diffusion.evaluation.session import EvaluationSession
 from omni_diffusion.mini import paper, scenes
 from omni_diffusion.mini.benchmarks import BENCHMARKS, EvalContext
 from omni_diffusion.mini.further_benchmarks import ALL_BENCHMARKS, ATTRIBUTE_CHECKS, FURTHER
-from omni_diffusion.mini.paper import PICTURE_STEPS, RUNS, PaperRun, run_paper, save_summary
+from omni_diffusion.mini.paper import PAPER_RUNS, PICTURE_STEPS, PaperRun, run_paper, save_summary
 
 pytestmark = scoring
 WRONG_IS_ONE = ("utterance_wer", "speech_text_speech")  # error rates
@@ -125,15 +125,15 @@ def test_the_paper_runs_everything_and_continues(
     options = {"samples": 6, "transcriber": Hearing()}
     first = session()
     records = run_paper(first, codecs(), **options)
-    assert list(records) == [run.name for run in RUNS]
-    assert {run.benchmark for run in RUNS} == set(ALL_BENCHMARKS) > set(BENCHMARKS)
+    assert list(records) == [run.name for run in PAPER_RUNS]
+    assert {run.benchmark for run in PAPER_RUNS} == set(ALL_BENCHMARKS) > set(BENCHMARKS)
     second = session()
     again = run_paper(second, codecs(), **options)
     assert second.engine.asked == []  # type: ignore[attr-defined]
     assert {name: r.result for name, r in again.items()} == {
         name: r.result for name, r in records.items()
     }
-    assert len(find_records([tmp_path])) == len(RUNS)
+    assert len(find_records([tmp_path])) == len(PAPER_RUNS)
     save_summary(records, 0, tmp_path / "paper.json")
     saved = json.loads((tmp_path / "paper.json").read_text())
     assert saved["runs"]["t2i@4"]["value"] == 1

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from omni_diffusion.evaluation.session import EvaluationSession
 
 PULSE = 20.0  # seconds between two lines of progress where there is no terminal
-RUNS = Path("runs/eval")
+EVALUATIONS = Path("runs/eval")
 
-Data = Annotated[Path, typer.Option(help="Folder of the benchmark's data, as it is distributed.")]
+BenchmarkData = Annotated[
+    Path, typer.Option(help="Folder of the benchmark's data, as it is distributed.")
+]
 Limit = Annotated[
     int | None, typer.Option(help="Answer only the first samples (default: all of them).")
 ]
@@ -32,20 +34,22 @@ ShardOption = Annotated[
         " may share a folder (default: all samples)."
     ),
 ]
-Out = Annotated[
+EvaluationFolder = Annotated[
     Path, typer.Option(help="Folder that keeps predictions and results; a rerun continues there.")
 ]
-Batch = Annotated[
+BatchSize = Annotated[
     int, typer.Option(help="Requests answered at once; 1 measures the seconds of one alone.")
 ]
-Preset = Annotated[
+PresetName = Annotated[
     str,
     typer.Option(
         help="Frozen prompts, lengths and sampling: paper, upstream, or model for those that the"
         " model has itself."
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of the sampling (default: the preset's, 0).")]
+SamplingSeed = Annotated[
+    int | None, typer.Option(help="Seed of the sampling (default: the preset's, 0).")
+]
 Guidance = Annotated[
     float | None,
     typer.Option(help="Scale of classifier-free guidance (default: the preset's; 0 is off)."),
@@ -54,7 +58,9 @@ Whisper = Annotated[
     str,
     typer.Option(help="The judge of speech: a size, a folder or a name on the hub; base ships."),
 ]
-Clip = Annotated[str, typer.Option(help="The judge of pictures: a folder or a name on the hub.")]
+ClipSource = Annotated[
+    str, typer.Option(help="The judge of pictures: a folder or a name on the hub.")
+]
 OTHERS = {
     "mini": "Eight benchmarks on the scenes of the small model; needs no data",
     "paper": "All figures of the small model that the documentation prints; needs no data",
@@ -133,18 +139,18 @@ def evaluate_mini(
 
 def evaluate_suite(
     ctx: typer.Context,
-    data: Data,
+    data: BenchmarkData,
     model: ModelFolder = None,
     limit: Limit = None,
     shard: ShardOption = None,
-    out: Out = RUNS,
-    preset: Preset = "paper",
+    out: EvaluationFolder = EVALUATIONS,
+    preset: PresetName = "paper",
     steps: Steps = None,
-    seed: Seed = None,
+    seed: SamplingSeed = None,
     guidance: Guidance = None,
-    batch: Batch = 8,
+    batch: BatchSize = 8,
     whisper: Whisper = "base",
-    clip: Clip = CLIP_DEFAULT,
+    clip: ClipSource = CLIP_DEFAULT,
     device: Device = "cpu",
     quantization: Quantized = None,
     dtype: Dtype = "auto",
@@ -173,18 +179,18 @@ for _entry in SUITES:
 
 @eval_app.command(EFFICIENCY)
 def sampling_efficiency(
-    data: Data,
+    data: BenchmarkData,
     model: ModelFolder = None,
     limit: Limit = None,
-    out: Out = RUNS,
-    preset: Preset = "paper",
-    batch: Batch = 1,
+    out: EvaluationFolder = EVALUATIONS,
+    preset: PresetName = "paper",
+    batch: BatchSize = 1,
     only: Annotated[
         str | None,
         typer.Option(help="Only this part: coco-t2i, clip-s2i or libritts (default: all three)."),
     ] = None,
     whisper: Whisper = "base",
-    clip: Clip = CLIP_DEFAULT,
+    clip: ClipSource = CLIP_DEFAULT,
     device: Device = "cpu",
     quantization: Quantized = None,
     dtype: Dtype = "auto",
@@ -225,8 +231,8 @@ def evaluate_paper(
         typer.Option(help="Also write the summary, such as benchmarks/results/paper.json."),
     ] = None,
     model: ModelFolder = None,
-    out: Out = RUNS,
-    batch: Batch = 8,
+    out: EvaluationFolder = EVALUATIONS,
+    batch: BatchSize = 8,
     whisper: Whisper = "base",
     device: Device = "cpu",
     dtype: Dtype = "auto",
@@ -275,7 +281,7 @@ def evaluation_report(
     from omni_diffusion.io import files
 
     files.check_writable(out)
-    page, markdown = write_report(runs or [RUNS], out)
+    page, markdown = write_report(runs or [EVALUATIONS], out)
     typer.echo(f"wrote {page} and {markdown}", err=True)
 
 
@@ -308,7 +314,7 @@ def evaluate_likelihood(
     with reported_progress("opening the model") as progress:
         opened = open_model(model, device, dtype=dtype)
         checked = _checked_limit(limit)
-        total = checked or sum(1 for line in data.open("rb") if line) if data.is_file() else 0
+        total = checked or _lines(data)
         for line in manifest_bounds(opened, data, samples=samples, seed=seed, limit=checked):
             bounds.append(line)
             progress("likelihood", len(bounds), total)
@@ -364,6 +370,14 @@ def reported_progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
             print(f"{name}: {done} of {total}, {now - began:.0f} s", file=sys.stderr, flush=True)
 
     yield line
+
+
+def _lines(path: Path) -> int:
+    """The lines of a file; 0 for one that is not there, which is refused later."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def _checked_limit(limit: int | None) -> int | None:

@@ -29,7 +29,7 @@ from omni_diffusion.tasks.encode import encode
 from omni_diffusion.tasks.render import layout_training
 from omni_diffusion.vocab import Vocabulary
 
-ROWS = 16  # masked copies of a sequence in one forward pass
+MASKED_ROWS = 16  # masked copies of a sequence in one forward pass
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def sequence_bound(
     answer[canvas.answer[0] : canvas.answer[1]] = True
     generator = torch.Generator().manual_seed(seed)
     masked, weights = bound_masks(answer, samples, generator)
-    losses = torch.cat([_losses(model, canvas, rows) for rows in masked.split(ROWS)])  # [S, L]
+    losses = torch.cat(
+        [_losses(model, canvas, rows) for rows in masked.split(MASKED_ROWS)]
+    )  # [S, L]
     weighted = losses * weights[:, None]
     kinds = {
         name: _estimate(weighted, where & answer)

@@ -42,6 +42,8 @@ th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
   gap: 1rem 2rem; margin: 1rem 0; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
 .gallery article { border: 1px solid var(--line); border-radius: .7rem; padding: .8rem; }
+.gallery h3 { margin-top: .7rem; }
+.gallery h3:first-child { margin-top: 0; }
 .right { border-left: 4px solid var(--image) !important; }
 .wrong { border-left: 4px solid #c8372d !important; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .9rem;
@@ -299,7 +301,7 @@ def _item(folder: Path, prediction: Prediction, key: str) -> str:
         answer = html.parts(parts_of(prediction.answer, folder), f"{key}-out")
     except MediaError as error:
         return f'<article><p class="note fault">{escape(str(error))}</p></article>'
-    expected = prediction.facts.get("expected") or prediction.facts.get("answer") or ""
+    expected = prediction.facts.get("answer") or prediction.facts.get("expected") or ""
     amount, of = prediction.scores.get("value", (0, 1))
     fault = f'<p class="note fault">{escape(prediction.error)}</p>' if prediction.error else ""
     middle = f"<h3>Between</h3>{between}" if between else ""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from omni_diffusion.conversation import Conversation, Part, Speech
 from omni_diffusion.engine.request import Request, Result
 from omni_diffusion.errors import EvaluationError
-from omni_diffusion.evaluation.benchmark import Benchmark
+from omni_diffusion.evaluation.benchmark import Benchmark, S
 from omni_diffusion.evaluation.predictions import Prediction, PredictionStore, plain
 from omni_diffusion.evaluation.scoring import BenchmarkResult, correct
 
 BATCH = 32  # requests given to the engine at once
-S = TypeVar("S")
 ReportProgress = Callable[[str, int, int], None]
 """Called with the benchmark's name, the answers so far and the number of samples."""
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 
 from omni_diffusion.engine.engine import Engine
 from omni_diffusion.errors import EvaluationError
-from omni_diffusion.evaluation.benchmark import Benchmark
+from omni_diffusion.evaluation.benchmark import Benchmark, S
 from omni_diffusion.evaluation.clip import CLIP, ClipJudge, PictureJudge
 from omni_diffusion.evaluation.predictions import PredictionStore
 from omni_diffusion.evaluation.results import (
@@ -33,8 +33,6 @@ from omni_diffusion.evaluation.speech import SHIPPED, Transcriber, WhisperJudge
 from omni_diffusion.evaluation.suites.catalog import SuiteEntry
 from omni_diffusion.evaluation.suites.items import SuiteOptions
 from omni_diffusion.models.omni import SMALL_MODEL, OmniModel
-
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from omni_diffusion.mini.evaluate import BANK
 from omni_diffusion.mini.further_benchmarks import ALL_BENCHMARKS, FURTHER
 from omni_diffusion.mini.recordings import Bank
 
-SPOKEN = ("svqa", "tts_wer", "utterance_wer", "speech_text_speech")  # judged by Whisper
+HEARD = ("svqa", "tts_wer", "utterance_wer", "speech_text_speech")  # judged by Whisper
 PICTURE_STEPS = (4, 8, 16, 32, 64)  # a picture has 64 tokens
 SPEECH_STEPS = (4, 16, 64, 256)
 
@@ -44,7 +44,7 @@ class PaperRun:
         return self.benchmark if self.steps is None else f"{self.benchmark}@{self.steps}"
 
 
-RUNS = (
+PAPER_RUNS = (
     *map(PaperRun, BENCHMARKS),
     *map(PaperRun, FURTHER),
     *(PaperRun("t2i", steps) for steps in PICTURE_STEPS),
@@ -76,7 +76,7 @@ def run_paper(
             f"mini-{run.benchmark}",
             None,
             {} if run.steps is None else {"steps": run.steps},
-            {"whisper": hear.version} if run.benchmark in SPOKEN else {},
+            {"whisper": hear.version} if run.benchmark in HEARD else {},
             {"seed": seed, "samples": samples},
         )
         records[run.name] = session.run(benchmark, settings)
@@ -129,4 +129,4 @@ def _chosen(only: Sequence[str] | None) -> list[PaperRun]:
                 value=name,
                 fix=nearest(name, ALL_BENCHMARKS),
             )
-    return [run for run in RUNS if only is None or run.benchmark in only]
+    return [run for run in PAPER_RUNS if only is None or run.benchmark in only]

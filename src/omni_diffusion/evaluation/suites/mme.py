@@ -27,7 +27,7 @@ from omni_diffusion.io import files
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()
 COGNITION = "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()
 MME_FOLDERS = ("MME_Benchmark_release_version/MME_Benchmark", "MME_Benchmark_release_version", ".")
-PICTURE_SUFFIXES = (".jpg", ".png", ".jpeg")
+MME_SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
 class Mme(FileBenchmark):
@@ -132,7 +132,7 @@ def _questions(entry: SuiteEntry, path: Path) -> list[str]:
 def _picture(entry: SuiteEntry, text: Path) -> Path:
     """The picture of a file of questions: beside it, or in the folder `images` of its category."""
     stems = (text.with_suffix(""), text.parent.parent / "images" / text.stem)
-    paths = [stem.with_name(stem.name + suffix) for stem in stems for suffix in PICTURE_SUFFIXES]
+    paths = [stem.with_name(stem.name + suffix) for stem in stems for suffix in MME_SUFFIXES]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
         raise wrong_data(entry, text, f"beside its picture {text.stem}.jpg")

@@ -21,10 +21,10 @@ from omni_diffusion.evaluation.suites.items import (
 )
 
 SEED_FILE = "SEED-Bench-2-plus-text-rich.json"
-OPTIONS = "ABCD"
+OPTION_LETTERS = "ABCD"
 SEED_KEYS = (
     *("question_id", "question", "answer", "data_id", "question_image_type"),
-    *(f"choice_{letter}" for letter in OPTIONS),
+    *(f"choice_{letter}" for letter in OPTION_LETTERS),
 )
 
 
@@ -51,7 +51,7 @@ def seed_bench_2_plus(entry: SuiteEntry, options: SuiteOptions) -> SeedBench2Plu
     items = []
     for row in read_rows(entry, path, SEED_KEYS, content):
         picture = data_path(entry, path.parent, row["data_id"], f"text_rich/{row['data_id']}")
-        choices = "\n".join(f"{letter}. {row[f'choice_{letter}']}" for letter in OPTIONS)
+        choices = "\n".join(f"{letter}. {row[f'choice_{letter}']}" for letter in OPTION_LETTERS)
         facts = {
             "id": str(row["question_id"]),
             "asked": f"{row['question']}\n{choices}",
