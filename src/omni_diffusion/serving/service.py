@@ -178,6 +178,7 @@ async def while_connected(http: Request, work: Awaitable[Outcome]) -> Outcome:
     finally:
         task.cancel()
         gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def _gone(http: Request) -> None:
