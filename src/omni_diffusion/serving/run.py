@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from types import FrameType
 
@@ -51,5 +52,8 @@ def make_server(app: ASGIApp, service: Service) -> Server:
 
 
 def serve_app(app: ASGIApp, service: Service, listening: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until SIGTERM or Ctrl-C; both end in order, so neither is an error."""
+    # uvicorn raises the signal again when it is done: it then finds these.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     make_server(app, service).run(sockets=[listening])
