@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omni_diffusion.cli.options import Device, ModelFolder, Quantized, quantization_of
+from omni_diffusion.cli.options import Device, Dtype, ModelFolder, Quantized, open_model
 
 if TYPE_CHECKING:
-    import torch
-
     from omni_diffusion.engine.ask import Inputs
     from omni_diffusion.models.omni import OmniModel
     from omni_diffusion.serving.limits import Limits
@@ -22,7 +20,6 @@ ABOUT_SMALL = (
     "The small model knows drawn scenes of one to four things out of 40, on 8 backgrounds: it draws"
     " them, describes them, answers questions about them, and hears and speaks such sentences."
 )
-LIMIT = {"show_default": True}
 
 Host = Annotated[
     str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, so give a key.")
@@ -50,9 +47,6 @@ MaxBatch = Annotated[int, typer.Option(help="Requests that are denoised at once.
 CodecThreads = Annotated[
     int, typer.Option(help="Threads that encode and decode media beside the engine.", min=1)
 ]
-Dtype = Annotated[
-    str, typer.Option(help="Type that the backbone computes in: float32, bfloat16 or float16.")
-]
 Origins = Annotated[
     list[str] | None,
     typer.Option(
@@ -73,7 +67,7 @@ def serve(
     max_batch: MaxBatch = 8,
     codec_threads: CodecThreads = 2,
     device: Device = "cpu",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     quantization: Quantized = None,
     allowed_origin: Origins = None,
     max_queue: Annotated[
@@ -106,7 +100,7 @@ def serve(
     key = _key(api_key, api_key_file)
     listening = listen(host, port)  # before the model is opened, which takes a while
     with listening:
-        opened = _open(model, device, dtype, quantization)
+        opened = open_model(model, device, quantization, dtype)
         small = model is None
         _run(opened, listening, limits, key, served_model_name, max_batch, codec_threads,
              tuple(allowed_origin or ()), small)  # fmt: skip
@@ -148,30 +142,6 @@ def listen(host: str, port: int) -> socket.socket:
             fix="give another port or host, or stop the other server",
         ) from error
     return listening
-
-
-def _open(folder: Path | None, device: str, dtype: str, quantization: str | None) -> OmniModel:
-    from omni_diffusion.models.omni import OmniModel
-
-    kind = _dtype(dtype)
-    if folder is None:
-        return OmniModel.open(None, device, kind, quantization_of(quantization))
-    return OmniModel.from_pretrained(
-        folder, dtype=kind, device=device, quantization=quantization_of(quantization)
-    )
-
-
-def _dtype(name: str) -> torch.dtype:
-    import torch
-
-    from omni_diffusion.errors import ConfigError
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise ConfigError(
-            f"dtype is {name!r}", field="dtype", value=name, fix=f"give one of {', '.join(known)}"
-        )
-    return known[name]
 
 
 def _run(
