@@ -53,6 +53,14 @@ def test_top_ids_takes_the_lowest_of_equals() -> None:
     assert top_ids(values, 3).tolist() == [[1, 2, 3], [0, 1, 2], [0, 1, 2], [0, 2, 4]]
 
 
+@pytest.mark.parametrize("levels", [2, 30, 100_000])
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_top_ids_of_a_large_vocabulary(k: int, levels: int) -> None:
+    values = torch.randint(0, levels, (20, 5003)).float()
+    want = values.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
+    assert torch.equal(top_ids(values, k), want)
+
+
 def test_top_ids_where_fewer_than_k_are_left() -> None:
     values = torch.full((2, 6), DROPPED)
     values[:, 4] = 1.0

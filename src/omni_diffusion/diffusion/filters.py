@@ -7,6 +7,8 @@ Dimensions: m positions, V tokens, K kept candidates.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from omni_diffusion.errors import SamplingError
 # Top-p first looks at the PREFIX likeliest tokens, then at WIDEN times as many while the nucleus
 # does not fit, so that the whole vocabulary is rarely sorted.
 PREFIX, WIDEN = 1024, 8
+
+SMALLEST_BLOCK = 8  # neighbours whose greatest value stands for them; with fewer it costs more
 
 DROPPED = float("-inf")
 
@@ -25,6 +29,28 @@ def top_ids(values: Tensor, k: int) -> Tensor:
     Unlike torch.topk, equal values at the edge resolve to the lowest ids. Raises SamplingError for
     NaN.
     """
+    size = values.shape[1]
+    block = 2 ** int(math.log2(max(1.0, size / k)) / 2)
+    return _top_ids(values, k) if block < SMALLEST_BLOCK else _top_ids_of_blocks(values, k, block)
+
+
+def _top_ids_of_blocks(values: Tensor, k: int, block: int) -> Tensor:
+    """`top_ids` by way of the greatest of each `block` neighbours: one look at the whole.
+
+    The k blocks with the greatest peaks, the first of equal ones, hold the k greatest values: each
+    of them has a value that is as great as anything outside of them.
+    """
+    whole = values.shape[1] // block * block
+    peaks = values[:, :whole].unflatten(1, (-1, block)).amax(dim=2)
+    inside = torch.arange(block, device=values.device)
+    ids = (_top_ids(peaks, k)[:, :, None] * block + inside).flatten(1)
+    rest = torch.arange(whole, values.shape[1], device=values.device)
+    ids = torch.cat([ids, rest.expand(len(ids), -1)], dim=1)
+    return ids.gather(1, _top_ids(values.gather(1, ids), k))
+
+
+def _top_ids(values: Tensor, k: int) -> Tensor:
+    """`top_ids` by a look at every value."""
     edge = values.topk(k, dim=1).values[:, -1]
     rows, ids = (values >= edge[:, None]).nonzero(as_tuple=True)
     equal = values[rows, ids] == edge[rows]
