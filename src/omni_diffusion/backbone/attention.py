@@ -134,7 +134,8 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
 
 def _stacked(x: Tensor, count: int) -> Tensor:
     """A view of `count` equal sequences: [1, H, count * L, K] -> [count, H, L, K]."""
-    return x[0].transpose(0, 1).unflatten(0, (count, -1)).transpose(1, 2)
+    heads, length, width = x.shape[1:]
+    return x.view(heads, count, length // count, width).transpose(0, 1)
 
 
 def _unfused(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor:

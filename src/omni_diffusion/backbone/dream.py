@@ -244,7 +244,7 @@ class Dream(nn.Module):
         starts = torch.zeros(ids.shape[1], dtype=torch.bool)
         starts[[*accumulate(lengths[:-1], initial=0)]] = True
         wanted = logits_at.cpu()[0]
-        queries = tuple(int(part.sum()) for part in wanted.split(list(lengths)))
+        queries = tuple(int(part.sum()) for part in torch.split(wanted, list(lengths)))
         at = wanted.nonzero()[:, 0]
         source = torch.where(starts[at], at, at - 1).to(ids.device)
         positions = torch.cat([torch.arange(length) for length in lengths]).to(ids.device)

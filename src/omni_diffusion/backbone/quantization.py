@@ -10,7 +10,7 @@ Dimensions: N outputs, K inputs, G groups of a row.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def quantize(backbone: Dream, how: Quantization, device: torch.device | None = N
     quantization(how)
     for block in backbone.model.layers:
         block.to(device)
-        for part in (block.self_attn, block.mlp):
+        for part in (block.get_submodule("self_attn"), block.get_submodule("mlp")):
             for name, child in list(part.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(part, name, QuantizedLinear(child, how))
@@ -88,12 +88,14 @@ def quantize(backbone: Dream, how: Quantization, device: torch.device | None = N
 
 def quantization(name: str) -> Quantization:
     """Check the name of a quantization; raises ModelError for an unknown one."""
-    for known in get_args(Quantization):
-        if name == known:
-            return known
-    raise ModelError(
-        f"unknown quantization {name!r}", field="quantization", value=name, fix="give int8 or int4"
-    )
+    if name not in get_args(Quantization):
+        raise ModelError(
+            f"unknown quantization {name!r}",
+            field="quantization",
+            value=name,
+            fix="give int8 or int4",
+        )
+    return cast(Quantization, name)
 
 
 def bytes_saved(config: DreamConfig, dtype: torch.dtype, how: Quantization = "int8") -> int:

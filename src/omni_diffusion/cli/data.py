@@ -244,7 +244,7 @@ def _whisper() -> AsrJudge:
 
     def errors(text: str, heard: str) -> tuple[int, int]:
         score = compared(text, heard)
-        return score.amount, score.of
+        return int(score.amount), int(score.of)
 
     return AsrJudge("Whisper base", lambda: WhisperJudge.open().transcribe, errors)
 

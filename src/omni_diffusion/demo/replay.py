@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omni_diffusion.conversation import Image
 from omni_diffusion.demo.page import Cell, Replay, Shot
+from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.engine import stream
 from omni_diffusion.engine.request import Result
 from omni_diffusion.media import Picture
@@ -40,7 +41,7 @@ def replay(result: Result, model: OmniModel) -> Replay | None:
     return Replay(cells, len(result.trace), MEASURES.get(measure, measure), columns, shots)
 
 
-def _cell(model: OmniModel, id: int, committed: tuple[int, float] | None, measure: str) -> Cell:
+def _cell(model: OmniModel, id: int, committed: tuple[int, float] | None, measure: Measure) -> Cell:
     vocabulary = model.vocabulary
     kind, token = (
         vocabulary.span(id).name.replace("specials", "special"),

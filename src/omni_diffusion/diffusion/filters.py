@@ -41,7 +41,7 @@ def _top_ids_of_blocks(values: Tensor, k: int, block: int) -> Tensor:
     of them has a value that is as great as anything outside of them.
     """
     whole = values.shape[1] // block * block
-    peaks = values[:, :whole].unflatten(1, (-1, block)).amax(dim=2)
+    peaks = values[:, :whole].reshape(len(values), -1, block).amax(dim=2)
     inside = torch.arange(block, device=values.device)
     ids = (_top_ids(peaks, k)[:, :, None] * block + inside).flatten(1)
     rest = torch.arange(whole, values.shape[1], device=values.device)

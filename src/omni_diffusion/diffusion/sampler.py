@@ -68,7 +68,7 @@ def step(states: Sequence[DenoisingState], logits: Logits) -> list[Commit | None
             state.generator.set_state(random)
         raise
     # Both for all sequences at once, so that the device is waited for once.
-    tokens, confidences = (each.cpu().split(sizes) for each in proposed)
+    tokens, confidences = (torch.split(each.cpu(), sizes) for each in proposed)
     return [
         None if bool(part[1].isnan().any()) else _commit(state, where, *part)
         for state, where, part in zip(

@@ -91,7 +91,7 @@ def sequence_bound(
     generator = torch.Generator().manual_seed(seed)
     masked, weights = bound_masks(answer, samples, generator)
     losses = torch.cat(
-        [_losses(model, canvas, rows) for rows in masked.split(MASKED_ROWS)]
+        [_losses(model, canvas, rows) for rows in torch.split(masked, MASKED_ROWS)]
     )  # [S, L]
     weighted = losses * weights[:, None]
     kinds = {

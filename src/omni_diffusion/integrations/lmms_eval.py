@@ -32,7 +32,7 @@ def manifests() -> ModelManifest:
     return ModelManifest(model_id="omni_diffusion", simple_class_path=path)
 
 
-class OmniDiffusionLmms(lmms):  # type: ignore[misc]  # lmms-eval has no types
+class OmniDiffusionLmms(lmms):
     """Answers lmms-eval's requests; its arguments come from `--model_args`.
 
     pretrained: the folder of a model of our layout; None = the small one that ships. max_tokens:
@@ -56,7 +56,7 @@ class OmniDiffusionLmms(lmms):  # type: ignore[misc]  # lmms-eval has no types
         self.model = OmniModel.open(None if pretrained is None else Path(pretrained), device)
         self.engine = Engine(self.model, max_batch=int(batch_size))
         self.max_tokens, self.samples = int(max_tokens), int(samples)
-        self.overrides = {} if steps is None else {"steps": int(steps)}
+        self.overrides: dict[str, Any] = {} if steps is None else {"steps": int(steps)}
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The texts of the answers, cut at the first stop; raises the error of a request."""

@@ -87,4 +87,4 @@ def _transcriber(names: Sequence[str]) -> Transcriber | None:
     used = "tts_wer" in names or "svqa" in names
     if not used or speech.missing(*speech.SCORING_PACKAGES, *speech.WHISPER_PACKAGES):
         return None
-    return WhisperJudge.open(torch.get_num_threads())
+    return WhisperJudge.open(threads=torch.get_num_threads())

@@ -131,7 +131,7 @@ def requests(body: ChatBody, asked: ChatPlan, service: Service) -> list[Request]
 
 def speaking(text: str, service: Service) -> Request:
     """The request that speaks an answer."""
-    found = infer_task(("text",), wanted="speech")
+    found = infer_task(["text"], wanted="speech")
     assert found is not None
     return service.ask(found.task, Inputs(text), {}, CHAT_PARAMS)
 
@@ -223,7 +223,6 @@ def _check(body: ChatBody) -> None:
 
 
 def _messages(messages: Sequence[ChatMessage], service: Service) -> list[Message]:
-    roles: dict[str, Role] = {"developer": "system"}
     made = []
     for number, message in enumerate(messages):
         where = f"messages[{number}].content"
@@ -236,7 +235,7 @@ def _messages(messages: Sequence[ChatMessage], service: Service) -> list[Message
         else:
             for at, part in enumerate(content):
                 parts.append(_part(part, service, f"{where}[{at}]"))
-        role = roles.get(message.role, message.role)  # type: ignore[arg-type]
+        role: Role = "system" if message.role == "developer" else message.role
         made.append(Message(role, tuple(parts)))
     texts = [part.text for message in made for part in message.parts if isinstance(part, Text)]
     service.check_text("".join(texts), "messages")
@@ -275,7 +274,7 @@ def _task(body: ChatBody, messages: list[Message], wanted: Kind) -> tuple[Task, 
         if body.task is not None:
             raise unsupported("task", "it needs one user message with one picture and recording")
         return _chat(wanted), tuple(_joined(messages))
-    inputs = Inputs(text, *(pictures or [None]), *(sounds or [None]))
+    inputs = Inputs(text, next(iter(pictures), None), next(iter(sounds), None))
     system = text_of(head[0].parts) if head else None  # type: ignore[arg-type]
     try:
         if body.task is not None:

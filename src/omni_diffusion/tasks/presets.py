@@ -233,7 +233,7 @@ def _drawing_cell(params: SamplingParams) -> str:
 # ------------------------------------------------------------------------------------------ paper
 CODE = Provenance("code", "code", "code", "code", "code", "code")
 OURS = Provenance("ours", "ours", "ours", "ours", "ours", "ours")
-MEASURED = Provenance("ours", *["measured"] * 5)
+MEASURED = Provenance("ours", "measured", "measured", "measured", "measured", "measured")
 HEARING = replace(CODE, length="paper")
 SPEAKING = replace(CODE, length="paper", steps="paper")
 PAINTING = replace(CODE, length="paper", steps="paper", position="paper")

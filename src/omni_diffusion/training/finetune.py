@@ -382,12 +382,12 @@ def _check_fingerprint(data: Sequence[Path], shards: Sequence[Shards], out: Path
         fingerprints[str(source)] = blake2b(repr(digests).encode(), digest_size=16).hexdigest()
     known: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else fingerprints
     if Checkpoints(out / "training" / "checkpoints").newest() is not None:
-        for source, fingerprint in fingerprints.items():
-            if known.get(source) != fingerprint:
+        for name, fingerprint in fingerprints.items():
+            if known.get(name) != fingerprint:
                 raise TrainingError(
-                    f"{source} or its media changed since the run in {out} began",
+                    f"{name} or its media changed since the run in {out} began",
                     field="data",
-                    value=source,
+                    value=name,
                     fix="restore them, or give another folder for a new run",
                 )
     if known != fingerprints or not path.exists():

@@ -89,11 +89,13 @@ class FileBenchmark(Benchmark[Item]):
 
     def transcriber(self) -> Transcriber:
         """The judge of speech."""
-        return _judge(self.options.transcriber, "whisper")
+        judge: Transcriber = _judge(self.options.transcriber, "whisper")
+        return judge
 
     def pictures(self) -> PictureJudge:
         """The judge of pictures."""
-        return _judge(self.options.pictures, "clip")
+        judge: PictureJudge = _judge(self.options.pictures, "clip")
+        return judge
 
 
 def question_tail(entry: SuiteEntry) -> str:

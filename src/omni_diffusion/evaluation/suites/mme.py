@@ -80,7 +80,14 @@ def mme_metrics(answers: Sequence[tuple[Mapping[str, str], bool]]) -> dict[str, 
 def points_result(value: str, metrics: Mapping[str, Metric]) -> BenchmarkResult:
     """A result in points whose value is the metric of that name; the others are details."""
     details = {name: metric for name, metric in metrics.items() if name != value}
-    return BenchmarkResult(**metrics[value], details=details, unit="points")
+    whole = metrics[value]
+    return BenchmarkResult(
+        value=whole["value"],
+        stderr=whole["stderr"],
+        n=whole["n"],
+        details=details,
+        unit="points",
+    )
 
 
 def mme(entry: SuiteEntry, options: SuiteOptions) -> Mme:

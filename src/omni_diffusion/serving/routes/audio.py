@@ -47,7 +47,7 @@ def audio_routes(service: Service) -> APIRouter:
         service.check_model(body.model)
         service.check_text(body.input, "input")
         check_voice(body.voice, "voice")
-        found = infer_task(("text",), wanted="speech")
+        found = infer_task(["text"], wanted="speech")
         assert found is not None
         request = service.ask(
             found.task, Inputs(body.input), body.overrides(), SPEAK_PARAMS, preset=body.preset

@@ -171,7 +171,8 @@ class _Choice:
 
     async def chunks(self, request: Request) -> AsyncIterator[bytes]:
         """The role, text, sound and pictures as they come, the reason of the end."""
-        role = self._chunk({"role": "assistant", "content": None if self.asked.audio else ""})
+        content = None if self.asked.audio else ""
+        role: bytes | None = self._chunk({"role": "assistant", "content": content})
         with self._writer:
             async for chunk in self._follow(request, sound=self.asked.audio):
                 if role is not None:

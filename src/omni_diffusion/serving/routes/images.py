@@ -79,7 +79,7 @@ def _requests(service: Service, body: ImageBody, inputs: Inputs) -> list[Request
     if inputs.mask is not None:
         task = partial_task("image")
     else:
-        found = infer_task(("text",), wanted="image")
+        found = infer_task(["text"], wanted="image")
         assert found is not None
         task = found.task
     if body.negative_prompt:
