@@ -67,10 +67,11 @@ def run_paper(
     transcriber: hears spoken answers; the session's Whisper by default. Raises EvaluationError for
     an unknown name.
     """
+    chosen = _chosen(only)
     hear = transcriber or session.judges.transcriber()
     open_bank = cache(partial(Bank.open, bank))
     records = {}
-    for run in _chosen(only):
+    for run in chosen:
         benchmark = paper_benchmark(run, codecs, open_bank, hear, seed, samples)
         settings = EvaluationSettings(
             f"mini-{run.benchmark}",
