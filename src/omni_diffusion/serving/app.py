@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -72,6 +73,8 @@ def create_app(
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if service.background:
+            await asyncio.wait(service.background, timeout=service.limits.stall)
         service.worker.close()
 
     app = FastAPI(

@@ -33,7 +33,7 @@ from omni_diffusion.serving.openai_schema import (
 )
 from omni_diffusion.serving.service import Service
 from omni_diffusion.tasks import catalog
-from omni_diffusion.tasks.infer import infer_task
+from omni_diffusion.tasks.infer import direct_task, infer_task
 from omni_diffusion.tasks.prompts import conversation_task
 from omni_diffusion.tasks.task import Task
 from omni_diffusion.vocab import Kind
@@ -131,9 +131,7 @@ def requests(body: ChatBody, asked: ChatPlan, service: Service) -> list[Request]
 
 def speaking(text: str, service: Service) -> Request:
     """The request that speaks an answer."""
-    found = infer_task(["text"], wanted="speech")
-    assert found is not None
-    return service.ask(found.task, Inputs(text), {}, CHAT_PARAMS)
+    return service.ask(direct_task("text", "speech"), Inputs(text), {}, CHAT_PARAMS)
 
 
 @dataclass(frozen=True, eq=False)

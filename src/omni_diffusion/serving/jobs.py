@@ -97,6 +97,8 @@ class Jobs:
         self._jobs[job.id] = job
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         job.running = asyncio.create_task(self._run(job, ready))
+        self.service.background.add(job.running)
+        job.running.add_done_callback(self.service.background.discard)
         try:
             await ready
         except Exception:

@@ -38,7 +38,7 @@ KEEP_ALIVE = 10.0  # seconds without an event, after which a comment is sent
 
 @dataclass(eq=False)
 class Service:
-    """A model that is served under a name."""
+    """A model that is served under a name; `background` tasks are waited for at the end."""
 
     model: OmniModel
     name: str
@@ -47,6 +47,7 @@ class Service:
     worker: Worker
     examples: dict[str, Sequence[Inputs]] = field(default_factory=dict)
     about: str | None = None
+    background: set[asyncio.Task[None]] = field(default_factory=set)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def check_model(self, name: str | None) -> None:

@@ -57,6 +57,11 @@ def infer_task(
     return None if name is None else DetectedTask(CATALOG[name], text)
 
 
+def direct_task(given: Kind, wanted: Kind) -> Task:
+    """The task from one medium alone to another; raises KeyError where there is none."""
+    return CATALOG[BY_INPUTS[frozenset((given,)), wanted]]
+
+
 def partial_task(kind: Kind) -> Task:
     """The task that fills a part of this kind that is given in part."""
     for task in TASKS:

@@ -29,7 +29,7 @@ from omni_diffusion.serving.parts import (
 from omni_diffusion.serving.schema import parse_body
 from omni_diffusion.serving.service import EventStream, Service, event, json_body, started
 from omni_diffusion.tasks.catalog import HEAR
-from omni_diffusion.tasks.infer import infer_task
+from omni_diffusion.tasks.infer import direct_task, infer_task
 
 SPEAK_PARAMS = {"text": "input"}
 NO_SOUND = "the answer has no speech; ask again with another seed"
@@ -47,10 +47,9 @@ def audio_routes(service: Service) -> APIRouter:
         service.check_model(body.model)
         service.check_text(body.input, "input")
         check_voice(body.voice, "voice")
-        found = infer_task(["text"], wanted="speech")
-        assert found is not None
+        task = direct_task("text", "speech")
         request = service.ask(
-            found.task, Inputs(body.input), body.overrides(), SPEAK_PARAMS, preset=body.preset
+            task, Inputs(body.input), body.overrides(), SPEAK_PARAMS, preset=body.preset
         )
         return await _spoken(http, service, body, request)
 

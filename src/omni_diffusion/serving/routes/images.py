@@ -23,7 +23,7 @@ from omni_diffusion.serving.openai_schema import EditBody, ImageBody
 from omni_diffusion.serving.parts import base64_of, data_uri, encoded_picture, scaled
 from omni_diffusion.serving.schema import parse_body
 from omni_diffusion.serving.service import EventStream, Service, event, json_body, started
-from omni_diffusion.tasks.infer import infer_task, partial_task
+from omni_diffusion.tasks.infer import direct_task, partial_task
 
 IMAGE_PARAMS = {"text": "prompt", "image": "image", "mask": "mask"}
 
@@ -76,12 +76,7 @@ def _requests(service: Service, body: ImageBody, inputs: Inputs) -> list[Request
             400, f"n is {count}; this server gives up to {service.limits.choices}", param="n",
             code="integer_above_max_value",
         )  # fmt: skip
-    if inputs.mask is not None:
-        task = partial_task("image")
-    else:
-        found = infer_task(["text"], wanted="image")
-        assert found is not None
-        task = found.task
+    task = partial_task("image") if inputs.mask is not None else direct_task("text", "image")
     if body.negative_prompt:
         task = with_negative(task, body.negative_prompt, body.guidance_scale, service.model)
     return [
