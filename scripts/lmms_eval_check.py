@@ -2,9 +2,8 @@
 
     python scripts/lmms_eval_check.py OUT.json
 
-Needs lmms-eval and this package in one environment. Two tasks are written to a temporary folder,
-questions about scenes and a choice by log likelihood, and run by lmms-eval's own evaluator;
-OUT.json gets its scores. scripts/results/lmms-eval.json is such a file.
+Needs lmms-eval and this package in one environment. A task of questions about scenes is
+written to a temporary folder and run by lmms-eval's own evaluator; OUT.json gets its scores. scripts/results/lmms-eval.json is such a file.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from lmms_eval.tasks import TaskManager
 from omni_diffusion.mini import scenes
 
 SAMPLES = 12
+NAME = "omni_scenes"
 TASK = """\
 task: {name}
 dataset_path: parquet
@@ -48,13 +48,6 @@ metric_list:
     aggregation: mean
     higher_is_better: true
 """
-CHOSEN = """\
-doc_to_choice: options
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-"""
 FUNCTIONS = '''\
 """What the tasks need beside their tables."""
 
@@ -68,48 +61,41 @@ def right(doc, results):
 '''
 
 
-def write_tasks(folder: Path) -> None:
-    """Two tasks over one table of questions."""
+def write_task(folder: Path) -> None:
+    """The task and its table of questions."""
     rng, rows = random.Random(0), []
     for _ in range(SAMPLES):
         scene = scenes.sample_scene(rng, split="test")
         question = scenes.questions(scene, rng)[0]  # the colour of the background
         out = io.BytesIO()
         scenes.render_scene(scene).to_pil().save(out, format="PNG")
-        options = rng.sample([c for c in scenes.BACKGROUNDS if c != question.answer], 3)
-        options.insert(rng.randrange(4), question.answer)
         image = {"bytes": out.getvalue(), "path": None}
         rows.append({"image": image, "question": question.text, "answer": question.answer})
-        rows[-1]["options"] = options
     features = datasets.Features(
         {
             "image": datasets.Image(),
             "question": datasets.Value("string"),
             "answer": datasets.Value("string"),
-            "options": datasets.Sequence(datasets.Value("string")),
         }
     )
     table = datasets.Dataset.from_list(rows, features=features)
     table.to_parquet(folder / "test.parquet")
     (folder / "functions.py").write_text(FUNCTIONS)
-    for name, kind, more in (
-        ("omni_scenes", "generate_until", GENERATED),
-        ("omni_scenes_choice", "multiple_choice", CHOSEN),
-    ):
-        text = TASK.format(name=name, data=folder / "test.parquet", kind=kind, more=more)
-        (folder / f"{name}.yaml").write_text(text)
+    text = TASK.format(
+        name=NAME, data=folder / "test.parquet", kind="generate_until", more=GENERATED
+    )
+    (folder / f"{NAME}.yaml").write_text(text)
 
 
 def main() -> None:
-    """Run the tasks and write the scores."""
-    names = sys.argv[2:] or ["omni_scenes", "omni_scenes_choice"]
+    """Run the task and write the scores."""
     with tempfile.TemporaryDirectory() as folder:
-        write_tasks(Path(folder))
+        write_task(Path(folder))
         manager = TaskManager(include_path=folder)
         found = evaluator.simple_evaluate(
             model="omni_diffusion",
-            model_args="samples=8",
-            tasks=names,
+            model_args="",
+            tasks=[NAME],
             task_manager=manager,
             batch_size=8,
             device="cpu",
