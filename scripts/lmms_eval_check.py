@@ -2,8 +2,9 @@
 
     python scripts/lmms_eval_check.py OUT.json
 
-Needs lmms-eval and this package in one environment. A task of questions about scenes is
-written to a temporary folder and run by lmms-eval's own evaluator; OUT.json gets its scores. scripts/results/lmms-eval.json is such a file.
+Needs lmms-eval and this package in one environment. A task of questions about scenes is written to
+a temporary folder and run by lmms-eval's own evaluator; OUT.json gets its scores, such as
+scripts/results/lmms-eval.json.
 """
 
 from __future__ import annotations
