@@ -154,6 +154,8 @@ def test_command_lines_can_be_typed(line: str) -> None:
     while hasattr(command, "commands"):  # data and train have subcommands
         name, *words = words
         command = command.commands[name]
+    if words == ["--help"]:
+        return
     assert command.make_context(name, [*words]).params or not command.params
     for word in words:
         if word.startswith("$IN/"):

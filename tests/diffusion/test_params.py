@@ -103,7 +103,7 @@ def first_tokens(logits: Tensor, **values: Any) -> Tensor:
         answer=(0, m),
     )
     state = sampler.start(canvas, SamplingParams(steps=1, **values), mask)
-    (commit,) = sampler.step([state], [logits])
+    (commit,) = sampler.step([state], sampler.Logits.of([logits]))
     return commit.tokens
 
 

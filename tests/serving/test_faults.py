@@ -106,7 +106,7 @@ def test_a_body_without_a_length_is_counted(http: httpx.Client) -> None:
         answer = http.post(
             "/v1/jobs", content=chunks(), headers={"Content-Type": "application/json"}
         )
-    except httpx.WriteError:  # refused while it was sent
+    except (httpx.WriteError, httpx.ReadError):  # refused while it was sent
         return
     assert answer.status_code == 413
 

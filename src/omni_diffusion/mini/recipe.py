@@ -143,8 +143,11 @@ def make_stage(
     )
 
 
-def stages() -> tuple[MiniStage, MiniStage, MiniStage]:
-    """The three stages: images and text; with speech; speech-driven visual interaction."""
+def stages() -> tuple[MiniStage, ...]:
+    """The paper's three stages, and the third again with more recognition and more presence.
+
+    They are images and text; with speech; speech-driven visual interaction.
+    """
     pictures = (
         *(TaskShare("t2i", 20), TaskShare("caption", 14), TaskShare("vqa", 6)),
         *(TaskShare("presence", 4), TaskShare("chat", 2, 0.1)),
@@ -170,10 +173,17 @@ def stages() -> tuple[MiniStage, MiniStage, MiniStage]:
         *(TaskShare("asr", 12, 1.5), TaskShare("tts", 18, 2.0), TaskShare("s2i", 8, 1.5)),
         *(TaskShare("sqa", 1, 0.3), TaskShare("svqa", 6), TaskShare("spoken_presence", 2)),
     )
+    listening = (
+        *(TaskShare("t2i", 2), TaskShare("caption", 3), TaskShare("vqa", 4, 4.0)),
+        *(TaskShare("presence", 10, 6.0), TaskShare("chat", 0.5, 0.1)),
+        *(TaskShare("asr", 32, 3.0), TaskShare("tts", 4), TaskShare("s2i", 6, 1.5)),
+        *(TaskShare("sqa", 0.5, 0.3), TaskShare("svqa", 3), TaskShare("spoken_presence", 1)),
+    )
     return (
         make_stage("pictures", pictures, steps=2400, lr=1.5e-3, seed=1, floor=0.3),
         make_stage("joint", joint, steps=450, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
         make_stage("interaction", interaction, steps=2000, lr=1e-3, seed=3, warmup=50),
+        make_stage("listening", listening, steps=700, lr=8e-4, seed=13, warmup=30),
     )
 
 
@@ -357,7 +367,7 @@ class Mini:
 
     # -------------------------------------------------------------------------------- backbone
     def stage(self, number: int) -> Dream:
-        """Train one stage (0, 1 or 2), starting from the weights of the stage before."""
+        """Train one stage, counted from 0, starting from the weights of the stage before."""
         text, one = self.text(), stages()[number]
         vocabulary = self._vocabulary(text)
         backbone = self._new(lambda: Dream(self._sizes(vocabulary)))

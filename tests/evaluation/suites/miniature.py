@@ -41,7 +41,7 @@ def write_sound(path: Path) -> None:
 @cache
 def silence(suffix: str) -> bytes:
     out = io.BytesIO()
-    soundfile.write(out, [0.5] * 400, SPEECH_RATE, format=suffix[1:].upper())
+    soundfile.write(out, [0.5, -0.5] * 200, SPEECH_RATE, format=suffix[1:].upper())
     return out.getvalue()
 
 

@@ -41,6 +41,7 @@ from omni_diffusion.models.omni import (
     ConfigFile,
     ModelConfig,
     OmniModel,
+    read_dtype,
     read_generation,
 )
 from omni_diffusion.tasks import catalog
@@ -168,6 +169,9 @@ class OmniDiffusionModel(PreTrainedModel):
             if option in kwargs:  # transformers takes None for the dtype of the files
                 asked = kwargs[option]
                 kwargs[option] = AUTO if asked in (None, AUTO) else checked_dtype(asked, option)
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        if getattr(kwargs.get("config"), "dtype", AUTO) is None:  # AutoModel was given None
+            kwargs["dtype"] = read_dtype(Path(cached_file(source, CONFIG_FILE, **hub)).parent)
         return_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -178,7 +182,6 @@ class OmniDiffusionModel(PreTrainedModel):
                     value=source,
                     fix="use files of one model",
                 )
-        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         path = cached_file(
             source, GENERATION_FILE, _raise_exceptions_for_missing_entries=False, **hub
         )
