@@ -35,8 +35,8 @@ PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in sorted(NAME
 README = PAGES["README.md"]
 RESULTS = ROOT / "benchmarks" / "results" / "mini-eval.json"
 HEADINGS = (
-    "Install, Quick start, Tasks, Serve, Full-size model, Train on your data, Evaluate, Limits, Citation,"
-    " License"
+    "Install, Quick start, Tasks, Serve, Full-size model, Train on your data, Evaluate, Limits,"
+    " Citation, License"
 )
 ROOMS = {
     path.stem
