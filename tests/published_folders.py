@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from scripts.random_checkpoint import with_weight_norm
 from tests.tiny import FLOW, SPEECH_TOKENIZER, tiny_model
 from torch import Tensor
 
@@ -37,7 +38,6 @@ BF16 = torch.bfloat16
 HIFT = HiFTConfig(base_channels=16, f0_channels=8)
 FILLERS = 9  # rows of the tiny Dream without a token
 EMBEDDED = "model.embed_tokens.weight"
-PLAIN_CONVS = ("source_downs", "l_linear", "classifier")  # of HiFT, without weight norm
 
 
 @dataclass(frozen=True)
@@ -184,18 +184,6 @@ def write_codecs(made: PublishedFolders) -> None:
     torch.save({"state_dict": codecs.hearing.state_dict() | head}, root / "sensevoice/model.pt")
     assert codecs.hearing.cmvn is not None
     fbank.write_cmvn(codecs.hearing.cmvn, root / "sensevoice/am.mvn")
-
-
-def with_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published form of HiFT: a norm and a direction for each convolution."""
-    split: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 3 and not any(part in name for part in PLAIN_CONVS):
-            size = tensor.flatten(1).norm(dim=1).view(-1, 1, 1)
-            split |= {f"{name}_g": size, f"{name}_v": tensor}
-        else:
-            split[name] = tensor
-    return split
 
 
 def write_json(path: Path, data: object) -> None:

@@ -168,24 +168,26 @@ def speech_text_speech(context: EvalContext) -> SceneBenchmark:
 
 def text_image_text(context: EvalContext) -> SceneBenchmark:
     """T -> I -> T: a caption is painted and described again; the same meaning has to come back."""
-    chosen = context.scenes()
-    texts = [context.rng.choice(scenes.captions(scene)) for scene in chosen]
-    samples = [
-        Sample(user(Text(text)), partial(score_caption, s), scene_facts(i, s, asked=text))
-        for i, (s, text) in enumerate(zip(chosen, texts, strict=True))
-    ]
+    samples = _captions(context, score_caption)
     return SceneBenchmark("text_image_text", "t2i", samples, relay="caption")
 
 
 def text_speech_image(context: EvalContext) -> SceneBenchmark:
     """T -> S -> I: a caption is spoken, and painted from that speech."""
+    samples = _captions(context, score_image)
+    return SceneBenchmark("text_speech_image", "tts", samples, relay="s2i")
+
+
+def _captions(
+    context: EvalContext, score: Callable[[Scene, Sequence[Part]], Scores]
+) -> list[Sample]:
+    """A written caption of each scene, whose last answer `score` compares with the scene."""
     chosen = context.scenes()
     texts = [context.rng.choice(scenes.captions(scene)) for scene in chosen]
-    samples = [
-        Sample(user(Text(text)), partial(score_image, s), scene_facts(i, s, asked=text))
+    return [
+        Sample(user(Text(text)), partial(score, s), scene_facts(i, s, asked=text))
         for i, (s, text) in enumerate(zip(chosen, texts, strict=True))
     ]
-    return SceneBenchmark("text_speech_image", "tts", samples, relay="s2i")
 
 
 FURTHER: dict[str, Callable[[EvalContext], SceneBenchmark]] = {
