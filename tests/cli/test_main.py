@@ -369,8 +369,8 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (nothing, ("run", "t2i", "a", "--steps", "0"), "steps is 0", "1 or more"),
         (nothing, ("run", "t2i", "a", "--device", "abacus"), "'abacus'", "use cpu"),
         (nothing, ("run", "t2i", "a", "--model", "no"), "no model at no", "config.json"),
-        (nothing, ("run", "t2i", "a", "--quantize", "int2"), "'int2'", "give int8 or int4"),
-        (nothing, ("doctor", "--quantize", "int2"), "'int2'", "give int8 or int4"),
+        (nothing, ("run", "t2i", "a", "--quantization", "int2"), "'int2'", "give int8 or int4"),
+        (nothing, ("doctor", "--quantization", "int2"), "'int2'", "give int8 or int4"),
         (picture, ("run", "inpaint", "--image", "it.png"), "needs image", "left,top"),
         (picture, ("run", "inpaint", "--image", "it.png", "--mask", "1,2"), "'1,2'", "left,top"),
         (

@@ -35,7 +35,6 @@ Quantized = Annotated[
     str | None,
     typer.Option(
         "--quantization",
-        "--quantize",
         help="Store the weights of the transformer blocks in 8 or 4 bits: int8 or int4 (default:"
         " no quantization).",
     ),
