@@ -17,7 +17,8 @@ from omni_diffusion.codecs.text import TextCodec
 from omni_diffusion.conversation import Codes, EncodedPart, Frames, Text, Turn
 from omni_diffusion.data.mixture import DrawnCanvas, TaskGroup, TaskShare, sample_slots
 from omni_diffusion.errors import DataError
-from omni_diffusion.mini import scenes
+from omni_diffusion.mini import scenes, speech_plan
+from omni_diffusion.mini.code_selection import CodeSelector
 from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.defaults import answer_length
@@ -26,13 +27,15 @@ from omni_diffusion.tasks.task import AnswerKinds
 from omni_diffusion.vocab import Vocabulary
 
 TRIES = 1000  # scenes drawn in search of one with a recorded question
+CAPTIONS = 0.7  # fraction of captions among new sentences to speak; the others are answers
 WRITTEN = 0.5  # fraction of text-and-image answers whose text is given and the image masked
 LOST = 0.05  # fraction of speech frames that are dropped
 GAP, GAPS = 4, 0.5  # longest gap in frames, fraction of recordings with one
 NOISE = 0.15  # highest noise level, relative to the standard deviation of the frames
 # Further questions whether an object is there, as shares of their own: they are learned last, and
 # their loss and accuracy are reported apart.
-PRESENCE = {"presence": "vqa", "spoken_presence": "svqa"}
+# In text, a caption stands for the picture: comparing nouns is learned there with fewer tokens.
+PRESENCE = {"presence": "vqa", "spoken_presence": "svqa", "text_presence": "chat"}
 
 
 class SceneMixture:
@@ -43,7 +46,8 @@ class SceneMixture:
     fits gets as many here, give or take half a tail. answers: by task, what an answer is made of
     where it differs from the task's own. null: share of the drawn pictures that are
     asked for with the null prompt, which guidance needs. augment: change what is heard a little
-    each time, so that lines are not known by their sound.
+    each time, so that lines are not known by their sound. selector: what gives spoken answers
+    their codes (default: the codes of recordings and spliced sentences).
     """
 
     def __init__(
@@ -59,13 +63,14 @@ class SceneMixture:
         answers: Mapping[str, AnswerKinds] | None = None,
         null: float = 0.1,
         augment: bool = False,
+        selector: CodeSelector | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scene_codes, self.spoken, self.tail, self.null = scene_codes, spoken, tail, null
         self.lengths, self.answers = dict(lengths or {}), dict(answers or {})
-        self.augment, self.rank, self.ranks = augment, rank, ranks
+        self.augment, self.selector, self.rank, self.ranks = augment, selector, rank, ranks
         self._makers: dict[
             str, Callable[[random.Random], tuple[list[EncodedPart], list[EncodedPart]]]
         ] = {
@@ -80,6 +85,7 @@ class SceneMixture:
             "sqa": self._sqa,
             "svqa": self._svqa,
             "spoken_presence": self._spoken_presence,
+            "text_presence": self._text_presence,
         }
         for share in shares:
             if share.task not in self._makers:
@@ -177,6 +183,12 @@ class SceneMixture:
         question = rng.choice(self._facts)
         return [Text(question.text)], [Text(question.sentence)]
 
+    def _text_presence(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
+        scene = scenes.sample_scene(rng)
+        question = rng.choice(_questions(scene, rng, presence=True))
+        caption = rng.choice(scenes.captions(scene))
+        return [Text(f"{question.text} {caption}")], [Text(question.answer)]
+
     # ------------------------------------------------------------------------------------ speech
     def _index(self, spoken: EncodedSpeech) -> None:
         """Index the lines by use, and questions and answers by text."""
@@ -220,13 +232,26 @@ class SceneMixture:
         return Frames(_augmented(frames, rng) if self.augment else frames)
 
     def _codes(self, line: int) -> Codes:
-        return Codes("speech", self._bank().codes[line])
+        """The codes of a line's text by the selector, else of the line."""
+        bank = self._bank()
+        selected = self.selector.codes(bank.lines[line].text) if self.selector else None
+        return Codes("speech", bank.codes[line] if selected is None else selected)
 
     def _asr(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         line = rng.choice(self._heard)
         return [self._frames(line, rng)], [Text(self._bank().lines[line].text)]
 
     def _tts(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
+        if self.selector:
+            for _ in range(TRIES):
+                scene = scenes.sample_scene(rng)
+                text = rng.choice(
+                    scenes.captions(scene) if rng.random() < CAPTIONS else speech_plan.answers()
+                )
+                codes = self.selector.codes(text)
+                if codes is not None:
+                    return [Text(text)], [Codes("speech", codes)]
+            raise _unspoken("tts")
         line = rng.choice(self._said)
         return [Text(self._bank().lines[line].text)], [self._codes(line)]
 

@@ -33,8 +33,9 @@ from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import DataError
 from omni_diffusion.evaluation.speech import WhisperJudge
 from omni_diffusion.io import files, weights
-from omni_diffusion.media import Waveform
-from omni_diffusion.mini import speech_plan, unit_selection
+from omni_diffusion.media import SPEECH_RATE, Waveform
+from omni_diffusion.mini import code_selection, speech_plan, unit_selection
+from omni_diffusion.mini.code_selection import CodeSelector, CutLine
 from omni_diffusion.mini.codecs import ctc, speech_codec, speech_encoder, speech_flow
 from omni_diffusion.mini.codecs.ctc import Clip, Words, recorded_lines
 from omni_diffusion.mini.codecs.image_codec import ImageCodecConfig, ImageCodecObjective
@@ -87,6 +88,8 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "s2i": (0.0, 24),
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
+SPEAKING = "speaking"  # the stage whose speech has one sequence of codes for each text
+CLARITY_EVERY = 50  # takes between two savings of their clarity
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
 ENCODER_SPLICES = {"captions": 5500, "questions": 2500, "said": 1000}
@@ -144,9 +147,10 @@ def make_stage(
 
 
 def stages() -> tuple[MiniStage, ...]:
-    """The paper's three stages, and the third again with more recognition and more presence.
+    """The paper's three stages, and the third again with more of what is learned last.
 
-    They are images and text; with speech; speech-driven visual interaction.
+    They are images and text; with speech; speech-driven visual interaction; then recognition,
+    whether an object is there, and speech with one sequence of codes for each text.
     """
     pictures = (
         *(TaskShare("t2i", 20), TaskShare("caption", 14), TaskShare("vqa", 6)),
@@ -179,11 +183,26 @@ def stages() -> tuple[MiniStage, ...]:
         *(TaskShare("asr", 32, 3.0), TaskShare("tts", 4), TaskShare("s2i", 6, 1.5)),
         *(TaskShare("sqa", 0.5, 0.3), TaskShare("svqa", 3), TaskShare("spoken_presence", 1)),
     )
+    presence = (
+        *(TaskShare("t2i", 2), TaskShare("caption", 3), TaskShare("vqa", 10)),
+        *(TaskShare("presence", 30, 3.0), TaskShare("chat", 2, 0.2)),
+        *(TaskShare("text_presence", 14, 1.3), TaskShare("asr", 3, 0.7)),
+        *(TaskShare("s2i", 2, 0.7), TaskShare("svqa", 3, 0.7)),
+    )
+    speaking = (
+        *(TaskShare("t2i", 2, 0.7), TaskShare("caption", 2, 0.7), TaskShare("vqa", 2, 0.5)),
+        *(TaskShare("presence", 6, 1.0), TaskShare("chat", 0.5, 0.1)),
+        *(TaskShare("text_presence", 1.5, 0.1), TaskShare("asr", 4, 0.8)),
+        *(TaskShare("tts", 36, 3.5), TaskShare("s2i", 3, 0.8), TaskShare("sqa", 1, 0.3)),
+        *(TaskShare("svqa", 4, 0.9), TaskShare("spoken_presence", 5, 1.1)),
+    )
     return (
         make_stage("pictures", pictures, steps=2400, lr=1.5e-3, seed=1, floor=0.3),
         make_stage("joint", joint, steps=450, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
         make_stage("interaction", interaction, steps=2000, lr=1e-3, seed=3, warmup=50),
         make_stage("listening", listening, steps=700, lr=8e-4, seed=13, warmup=30),
+        make_stage("presence", presence, steps=500, lr=8e-4, seed=21, warmup=30),
+        make_stage(SPEAKING, speaking, steps=700, lr=1.2e-3, seed=21, warmup=30),
     )
 
 
@@ -267,9 +286,15 @@ class Mini:
         return SceneCodes.open(path)
 
     def speech_encoder(self) -> SenseVoice:
-        """The speech encoder, trained by CTC on the words of recordings and of spliced sentences.
+        """The speech encoder that the backbone listens through: the recognizer without its head."""
+        model = self.recognizer()
+        tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("ctc.")}
+        return SenseVoice.load(tensors, SenseVoiceConfig.mini(), model.cmvn)
 
-        The CTC head is dropped afterwards.
+    def recognizer(self) -> SenseVoice:
+        """The speech encoder with its CTC head.
+
+        It is trained on the words of recordings and of spliced sentences.
         """
         words = self._words()
         config = replace(SenseVoiceConfig.mini(), ctc_size=words.size)
@@ -289,8 +314,8 @@ class Mini:
 
         optim = OptimConfig(lr=1.5e-3, warmup=200, weight_decay=0.01)
         self._run("hearing", objective, model, LoopConfig(3800, SEED, optim, ema_decay=0.998))
-        tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("ctc.")}
-        return SenseVoice.load(tensors, SenseVoiceConfig.mini(), fbank.read_cmvn(cmvn))
+        model.cmvn = fbank.read_cmvn(cmvn)
+        return model.eval()
 
     def speech_tokenizer(self) -> SpeechTokenizer:
         """The speech tokenizer, 25 codes a second, trained by CTC and mel on quantized vectors."""
@@ -350,6 +375,57 @@ class Mini:
         spoken, spliced = (EncodedSpeech.open(self.out / n) for n in (SPOKEN_LINES, SPLICED_LINES))
         return spoken + spliced
 
+    def selector(self) -> CodeSelector:
+        """Codes of any sentence of the world, from the clearest takes of the answer voice.
+
+        A take is as clear as the recognizer finds the speech that the codes are decoded to.
+        """
+        spoken = EncodedSpeech.open(self.out / SPOKEN_LINES)
+        cuts = unit_selection.load_cuts(self.out / "cuts.jsonl")
+        codes = {
+            line.index: row
+            for line, row in zip(spoken.lines, spoken.codes, strict=True)
+            if len(row)
+        }
+        recorded = recorded_lines(
+            [line for line in spoken.lines if line.index in codes], self.bank / "audio"
+        )
+        lines = []
+        for line, wave in recorded:
+            samples = wave.mono().resample(SPEECH_RATE).samples[0]
+            quiet = unit_selection.quiet_cuts(samples, cuts[line.index])
+            lines.append((line, codes[line.index], [cut / SPEECH_RATE for cut in quiet]))
+        clarity = self._clarity(lines)
+        return CodeSelector(
+            CutLine.of(line, row, starts, clarity[line.index]) for line, row, starts in lines
+        )
+
+    def _clarity(
+        self, lines: Sequence[tuple[speech_plan.Utterance, Tensor, list[float]]]
+    ) -> code_selection.Clarity:
+        """How clearly each word of each line is heard; what is measured is kept and continued."""
+        path = self.out / "clarity.jsonl"
+        known = code_selection.load_clarity(path) if path.exists() else {}
+        missing = [each for each in lines if each[0].index not in known]
+        if missing:
+            words, recognizer = self._words(), self.recognizer()
+            tokenizer = self.speech_tokenizer()
+            speech = GlmVoice(tokenizer, self.flow(tokenizer), GriffinLim())
+        for number, (line, row, starts) in enumerate(missing, 1):
+            features = speech_encoder.kaldi_log_mel(speech.decode(row))
+            with torch.no_grad():
+                logits, counts = speech_encoder.word_logits(recognizer, [features])
+            known[line.index] = code_selection.word_clarity(
+                logits[0, : counts[0]].log_softmax(-1),
+                words.encode(line.text),
+                starts,
+                len(row) / code_selection.CODES_A_SECOND,
+            )
+            if number % CLARITY_EVERY == 0 or number == len(missing):
+                code_selection.save_clarity(known, path)
+                self._report_count("clarity of takes", len(missing), number)
+        return known
+
     def _spliced_lines(self, counts: Mapping[str, int], seed: int) -> RecordedLines:
         """Sentences spliced from recorded words; Whisper aligns the words once."""
         path = self.out / "cuts.jsonl"
@@ -393,6 +469,7 @@ class Mini:
                 lengths=LENGTHS,
                 answers=ANSWERS,
                 augment=True,
+                selector=self.selector() if one.name == SPEAKING else None,
             )
             return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
 

@@ -53,8 +53,7 @@ class RecordedLine:
                 value=len(cuts),
             )
         samples = wave.mono().resample(SPEECH_RATE).samples[0]
-        inner = [_quietest(samples, second) for second in cuts[1:]]
-        bounds = [0, *inner, len(samples)]
+        bounds = [0, *quiet_cuts(samples, cuts)[1:], len(samples)]
         pieces = [samples[a:b] for a, b in itertools.pairwise(bounds)]
         return cls((EDGE, *words, EDGE), tuple(pieces))
 
@@ -163,6 +162,11 @@ def _match(have: Sequence[str], wanted: Sequence[str]) -> int:
             break
         count += 1
     return count
+
+
+def quiet_cuts(samples: Tensor, cuts: Sequence[float]) -> list[int]:
+    """Cuts in seconds as indices into samples [n], each at the quietest moment nearby."""
+    return [_quietest(samples, second) for second in cuts]
 
 
 def _quietest(samples: Tensor, second: float) -> int:
