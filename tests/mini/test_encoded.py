@@ -117,6 +117,7 @@ def test_lines_are_heard_at_every_speed_and_answers_said(tmp_path: Path) -> None
         assert bank.codes[i].tolist() == said
 
 
+@pytest.mark.slow
 def test_fewer_variants_take_the_speeds_in_turn() -> None:
     codecs = tiny_suite()
     lines = [Utterance(i, "caption", "train", "am_adam", "") for i in range(3)]

@@ -281,6 +281,7 @@ def test_the_judge_looks_at_one_size() -> None:
         scenes.recognize_scene(Picture(torch.zeros(8, 8, 3, dtype=torch.uint8)))
 
 
+@pytest.mark.slow
 def test_no_training_question_is_always_answered_no() -> None:
     """Else "no" is learned by heart for the very scenes that are held out."""
     rng = random.Random(0)

@@ -32,6 +32,7 @@ def official() -> ModelSize:
     return doctor.official_size()
 
 
+@pytest.mark.slow
 def test_the_published_parts_are_counted_without_weights(official: ModelSize) -> None:
     size = official
     assert list(size.components) == [*PARTS, "speech_vocoder", "speech_projector"]
@@ -62,6 +63,7 @@ def test_a_folder_is_counted_as_it_opens() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_published_folder_is_counted_as_it_opens(tmp_path: Path) -> None:
     made = write_published(tmp_path)
     for folder in (made.omni, made.dream):
@@ -85,6 +87,7 @@ def exit_code() -> object:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["config.json", "vocab.json", "model-00002", "tokenizer", None])
 def test_half_a_published_folder_is_reported(
     lost: str | None,
@@ -121,6 +124,7 @@ def test_half_a_published_folder_is_reported(
     assert missing == wanted.get(lost) or [lost in name for name in missing] == [True]
 
 
+@pytest.mark.slow
 def test_eight_bits_take_less_and_change_no_count(official: ModelSize) -> None:
     for whole, less in (
         (official, doctor.official_size(quantization="int8")),

@@ -70,6 +70,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("name", BACKBONE_DTYPES)
 def test_what_config_json_says_computes(folders: Path, door: str, name: str) -> None:
@@ -99,6 +100,7 @@ def test_sizes_follow_the_dtype(folders: Path) -> None:
     assert folder_size(folders / "bfloat16", "float32") == whole
 
 
+@pytest.mark.slow
 def test_a_saved_copy_states_it_again(folders: Path, tmp_path: Path) -> None:
     folder = folders / "bfloat16"
     OmniModel.open(folder).save(tmp_path / "a")
@@ -145,6 +147,7 @@ def test_a_name_or_nothing_may_be_asked_for() -> None:
         assert compute_dtype(asked, torch.float16) == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_bfloat16_only_where_it_is_much_faster() -> None:
     assert bfloat16_speedup(CPU) > 0
     chosen = torch.bfloat16 if bfloat16_speedup(CPU) >= WORTH else torch.float32

@@ -174,6 +174,7 @@ def test_converted_and_opened_again(
     assert stored == (torch.float32 if dtype else BF16)
 
 
+@pytest.mark.slow
 def test_shards_of_a_converted_folder(
     made: PublishedFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +398,7 @@ def test_only_leftovers_of_training_are_passed_over(
     assert lines == ["  unexpected ema_counts", "  unexpected quantizer.embedding"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["model.encoder.", "encoder."])
 def test_a_speech_tokenizer_within_its_whisper(own: PublishedFolders, prefix: str) -> None:
     path = own.root / "tokenizer/model.safetensors"

@@ -165,6 +165,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_more() -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 def test_a_long_text_is_spoken_in_passages(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     text = "a red apple on a blue background. two dogs to the left of a tree. " * 2

@@ -114,6 +114,7 @@ def test_a_manifest_does_as_well_as_its_shards(plan: Plan, tmp_path: Path) -> No
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_only_what_is_trainable_changes(plan: Plan, tmp_path: Path) -> None:
     trained = replace(plan, trainable=("model.layers.1.*", "model.norm.*"))
     train(trained, tmp_path, options=QUIET)
@@ -161,6 +162,7 @@ def test_lora_trains_factors_and_ships_them_merged_and_apart(plan: Plan, tmp_pat
         replace(tuned, trainable=("model.*",))
 
 
+@pytest.mark.slow
 def test_a_stage_sets_rate_mix_and_mean(plan: Plan, tmp_path: Path) -> None:
     staged = build_trainer(replace(plan, stage=2, lr=None), tmp_path / "2", options=QUIET)
     assert staged.config.optim.lr == 1e-4
@@ -219,6 +221,7 @@ def test_a_run_samples_five_times_by_default(plan: Plan, tmp_path: Path) -> None
     assert page.count("<summary>Step ") == 5
 
 
+@pytest.mark.slow
 def test_a_named_state_is_gone_on_from(plan: Plan, tmp_path: Path) -> None:
     train(
         plan, tmp_path / "run", options=RunOptions(save_steps=2, keep_checkpoints=5, report_to=())

@@ -174,6 +174,7 @@ def test_the_page_goes_on_where_the_run_does(tmp_path: Path) -> None:
     assert "to 130" not in html(tmp_path)
 
 
+@pytest.mark.slow
 def test_many_samples_are_thinned_evenly(tmp_path: Path) -> None:
     log = PageLog(tmp_path)
     for step in range(0, 1000, 10):

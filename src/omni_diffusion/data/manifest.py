@@ -358,10 +358,10 @@ def _json_problem(error: ValueError | RecursionError) -> str:
         return (
             f"invalid JSON: a comma is missing before column {error.pos + 1}, at {near!r}; add it"
         )
-    if after[:1] in ("]", "}") and before.endswith(","):
-        return f"invalid JSON: an extra comma before column {error.pos + 1}, at {near!r}; remove it"
-    if error.msg.startswith("Illegal trailing comma"):  # Python 3.13 points at the comma
-        return f"invalid JSON: an extra comma at column {error.pos + 1}; remove it"
+    trailing = error.msg.startswith("Illegal trailing comma")  # Python 3.13 points at the comma
+    if trailing or (after[:1] in ("]", "}") and before.endswith(",")):
+        column = error.pos + 1 if trailing else len(before)
+        return f"invalid JSON: an extra comma at column {column}; remove it"
     return f"{what}; fix the line"
 
 

@@ -181,6 +181,7 @@ def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", CONVERSATIONS)
 def test_answers_are_the_engines(
     omni: OmniModel, model: OmniDiffusionModel, processor: OmniDiffusionProcessor, task: str

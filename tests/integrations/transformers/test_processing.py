@@ -27,6 +27,7 @@ SOUND = tone()
 STEREO = torch.cat([SOUND.samples, 0.5 * SOUND.samples])
 
 
+@pytest.mark.slow
 def test_a_folder_of_ours_opens_as_a_processor(
     omni: OmniModel, folder: Path, tmp_path: Path
 ) -> None:
