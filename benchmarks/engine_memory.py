@@ -1,0 +1,131 @@
+"""Memory of an engine that answers many requests of all tasks and of changing length.
+
+The shipped model, at most 8 requests side by side, few steps each. Text has 1 to 60 words, speech
+lasts 0.3 to 4 seconds, answers have 8 to 90 tokens; most requests answer in text, one in 40 paints
+and one in 40 speaks. A warm-up of a tenth of the requests comes first, since it loads what is
+loaded once.
+
+    python benchmarks/engine_memory.py                              # 10,000 requests
+    python benchmarks/engine_memory.py --requests 200 --out x.json  # a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omni_diffusion import (
+    Engine,
+    Image,
+    Message,
+    OmniModel,
+    Picture,
+    Request,
+    Speech,
+    Text,
+    Waveform,
+)
+
+RESULT = Path(__file__).parent / "results" / "engine-memory.json"
+INPUTS = Path(__file__).parent.parent / "src" / "omni_diffusion" / "demo" / "inputs"
+WORDS = ("a", "dog", "and", "two", "cats", "blue", "what", "is", "on")
+TASKS = ("chat", "caption", "vqa", "asr")
+MADE = ("t2i", "tts")  # their decoders take longer than all else, so they are rare
+RARE = 40
+BATCH = 8
+READINGS = 20
+
+
+def requests(count: int, seed: int) -> list[Request]:
+    """Requests of all tasks, drawn with a seed."""
+    rng = random.Random(seed)
+    pictures = [Picture.read(path) for path in sorted(INPUTS.glob("*.png"))]
+    sounds = [Waveform.read(path) for path in sorted(INPUTS.glob("*.ogg"))]
+
+    def text(most: int = 60) -> Text:
+        return Text(" ".join(rng.choices(WORDS, k=rng.randint(1, most))))
+
+    def sound() -> Speech:
+        whole = rng.choice(sounds)
+        samples = int(whole.rate * rng.uniform(0.3, 4.0))
+        return Speech(Waveform(whole.samples[:samples], whole.rate))
+
+    drawn = []
+    for number in range(count):
+        task = MADE[number // RARE % 2] if number % RARE == 0 else rng.choice(TASKS)
+        parts: tuple[Any, ...] = (text(20 if task == "tts" else 60),)
+        if task == "asr":
+            parts = (sound(),)
+        elif task == "caption":
+            parts = (Image(rng.choice(pictures)),)
+        elif task == "vqa":
+            parts = (text(), Image(rng.choice(pictures)))
+        length = None if task in MADE else rng.randint(8, 90)
+        steps = {"steps": rng.randint(1, 3), "seed": number}
+        drawn.append(Request(task, (Message("user", parts),), steps, max_tokens=length))
+    return drawn
+
+
+def measure(model: OmniModel, count: int) -> dict[str, Any]:
+    """Answer `count` requests; resident memory at every twentieth of them, in MB."""
+    engine = Engine(model, max_batch=BATCH)
+    began = time.monotonic()
+    finished, failed, readings = 0, 0, []
+    warm = count // 10
+    waiting = [*requests(warm, seed=1), *requests(count, seed=0)]
+    marks = [warm + count * (i + 1) // READINGS for i in range(READINGS)]
+    for request in waiting:
+        engine.add(request)
+        while engine.pending >= 2 * BATCH or (request is waiting[-1] and engine.pending):
+            for id in engine.step():
+                failed += engine.result(id).error is not None
+                finished += 1
+                if finished == warm or finished in marks:
+                    readings.append(round(resident() / 1e6, 1))
+    later = readings[1:]
+    return {
+        "requests": count,
+        "failed": failed,
+        "warm_up_requests": warm,
+        "megabytes_after_the_warm_up": readings[0],
+        "megabytes_at_every_twentieth": later,
+        "growth_of_the_second_half_megabytes": round(max(later[READINGS // 2 :]) - later[9], 1),
+        "wall_seconds": round(time.monotonic() - began),
+    }
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
+    parser.add_argument("--requests", type=int, default=10_000, help="20 or more")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    result = {
+        "torch": torch.__version__,
+        "threads": given.threads,
+        "load": os.getloadavg()[0],
+        **measure(OmniModel.open(), given.requests),
+    }
+    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
