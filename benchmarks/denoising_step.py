@@ -3,7 +3,7 @@
 Hidden 512 x 8 layers, 176,264 ids, a prompt of 60 tokens and an answer of 260, greedy, random
 float32 weights. All loops run in one process on the same canvases, in turn, so that what else the
 machine does meets all of them; the least of the repeats counts. Also measured: the small model's
-requests per second alone and in a batch, and the memory of many requests.
+requests per second alone and in a batch.
 
     python benchmarks/denoising_step.py                 # benchmarks/results/denoising-step.json
     python benchmarks/denoising_step.py --tiny --out x  # seconds, to see that it runs
@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -320,30 +318,6 @@ def throughput(model: OmniModel, count: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def memory(model: OmniModel, requests: int) -> dict[str, Any]:
-    """Resident memory while requests of changing length are answered, in MB."""
-    rng = random.Random(0)
-    engine, seen = Engine(model), []
-    for number in range(requests):
-        words = " ".join(
-            rng.choices(["a", "dog", "and", "two", "cats", "blue"], k=rng.randint(1, 60))
-        )
-        message = (Message("user", (Text(words),)),)
-        engine.add(Request("chat", message, {"steps": 1}, max_tokens=rng.randint(8, 90)))
-        while engine.pending >= 8 or (number == requests - 1 and engine.pending):
-            for id in engine.step():
-                engine.result(id)
-        if number % (requests // 10) == 0:
-            seen.append(round(resident() / 1e6, 1))
-    return {"requests": requests, "megabytes_at_every_tenth": seen}
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
 def processor() -> dict[str, Any]:
     """The name of the processor, and which of the flags that matter here it has."""
     pairs = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if line)
@@ -361,7 +335,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--requests", type=int, default=10_000, help="of the memory's part")
     parser.add_argument("--moments", type=int, help="moments of an answer (default: 5)")
     parser.add_argument("--repeats", type=int, help="steps of a loop at each (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
@@ -383,7 +356,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(result), flush=True)
     model = OmniModel.open()
     result["throughput"] = throughput(model, 3 if given.tiny else 16, bench.repeats)
-    result["memory"] = memory(model, 20 if given.tiny else given.requests)
     given.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -5,19 +5,21 @@ lasts 0.3 to 4 seconds, answers have 8 to 90 tokens; most requests answer in tex
 and one in 40 speaks. A warm-up of a tenth of the requests comes first, since it loads what is
 loaded once.
 
-    python benchmarks/engine_memory.py                              # 10,000 requests
-    python benchmarks/engine_memory.py --requests 200 --out x.json  # a minute
+    python -m benchmarks.engine_memory                              # 10,000 requests
+    python -m benchmarks.engine_memory --requests 200 --out x.json  # a minute
+    python -m benchmarks.engine_memory --tiny                       # the tests' tiny model
+
+Every reading is written at once, so a run that is stopped leaves what it saw.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,32 +77,32 @@ def requests(count: int, seed: int) -> list[Request]:
     return drawn
 
 
-def measure(model: OmniModel, count: int) -> dict[str, Any]:
-    """Answer `count` requests; resident memory at every twentieth of them, in MB."""
+def measure(model: OmniModel, count: int, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Answer `count` requests; passes what is known on after every twentieth of them."""
     engine = Engine(model, max_batch=BATCH)
-    began = time.monotonic()
-    finished, failed, readings = 0, 0, []
+    began = time.process_time()
+    finished, failed, readings = 0, 0, list[float]()
     warm = count // 10
     waiting = [*requests(warm, seed=1), *requests(count, seed=0)]
-    marks = [warm + count * (i + 1) // READINGS for i in range(READINGS)]
+    marks = {warm + count * i // READINGS for i in range(READINGS + 1)}
     for request in waiting:
         engine.add(request)
         while engine.pending >= 2 * BATCH or (request is waiting[-1] and engine.pending):
             for id in engine.step():
                 failed += engine.result(id).error is not None
                 finished += 1
-                if finished == warm or finished in marks:
+                if finished in marks:
                     readings.append(round(resident() / 1e6, 1))
-    later = readings[1:]
-    return {
-        "requests": count,
-        "failed": failed,
-        "warm_up_requests": warm,
-        "megabytes_after_the_warm_up": readings[0],
-        "megabytes_at_every_twentieth": later,
-        "growth_of_the_second_half_megabytes": round(max(later[READINGS // 2 :]) - later[9], 1),
-        "wall_seconds": round(time.monotonic() - began),
-    }
+                    keep(
+                        {
+                            "finished": finished - warm,
+                            "failed": failed,
+                            "warm_up_requests": warm,
+                            "megabytes_after_the_warm_up": readings[0],
+                            "megabytes_at_every_twentieth": readings[1:],
+                            "processor_seconds": round(time.process_time() - began),
+                        }
+                    )
 
 
 def resident() -> int:
@@ -114,17 +116,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     parser.add_argument("--requests", type=int, default=10_000, help="20 or more")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--tiny", action="store_true", help="random weights of a tiny model")
     given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    result = {
+    torch.set_num_threads(1)
+    if given.tiny:
+        from tests.tiny import tiny_model
+
+        model = tiny_model()
+    else:
+        model = OmniModel.open()
+    about = {
         "torch": torch.__version__,
-        "threads": given.threads,
-        "load": os.getloadavg()[0],
-        **measure(OmniModel.open(), given.requests),
+        "threads": 1,
+        "model": "tiny" if given.tiny else "shipped",
+        "requests": given.requests,
     }
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+
+    def keep(seen: dict[str, Any]) -> None:
+        given.out.write_text(json.dumps(about | seen, indent=2) + "\n")
+
+    measure(model, given.requests, keep)
+    print(given.out.read_text())
 
 
 if __name__ == "__main__":

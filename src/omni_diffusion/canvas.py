@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from omni_diffusion.errors import CanvasError
@@ -172,11 +173,14 @@ class Batch:
     slots: tuple[tuple[int, FeatureSlot], ...]
 
     @classmethod
-    def of(cls, canvases: Sequence[Canvas], pad: int) -> Batch:
-        """A batch with one canvas in each row; `pad` is the id of padding."""
+    def of(cls, canvases: Sequence[Canvas], pad: int, length: int = 0) -> Batch:
+        """A batch with one canvas in each row; `pad` is the id of padding.
+
+        length: tokens of a row, where that is more than the longest row has.
+        """
         if not canvases:
             raise CanvasError("a batch of no canvases", field="canvases", fix="give at least one")
-        ids = pad_sequence([c.ids for c in canvases], batch_first=True, padding_value=pad)
+        ids = _padded([c.ids for c in canvases], pad, length)
         slots = tuple((row, slot) for row, c in enumerate(canvases) for slot in c.slots)
         lengths = torch.tensor([c.length for c in canvases], device=ids.device)
         if bool((lengths == ids.shape[1]).all()):
@@ -185,8 +189,11 @@ class Batch:
         return cls(ids, (index < lengths[:, None]).long(), slots)
 
     @classmethod
-    def packed(cls, rows: Sequence[Sequence[Canvas]], pad: int) -> Batch:
-        """A batch with several canvases in each row, one after the other, numbered by segments."""
+    def packed(cls, rows: Sequence[Sequence[Canvas]], pad: int, length: int = 0) -> Batch:
+        """A batch with several canvases in each row, one after the other, numbered by segments.
+
+        length: as in `of`.
+        """
         if not rows or not all(rows):
             raise CanvasError("a row of no canvases", field="rows", fix="give at least one in each")
         ids = [torch.cat([canvas.ids for canvas in row]) for row in rows]
@@ -198,8 +205,8 @@ class Batch:
             for canvas, start in zip(row, starts_of(row), strict=True)
             for slot in canvas.slots
         )
-        padded = pad_sequence(ids, batch_first=True, padding_value=pad)
-        return cls(padded, pad_sequence(numbers, batch_first=True).to(padded.device), slots)
+        padded = _padded(ids, pad, length)
+        return cls(padded, _padded(numbers, 0, length).to(padded.device), slots)
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device; frames stay where they are, the backbone moves them."""
@@ -210,6 +217,22 @@ class Batch:
 def starts_of(row: Sequence[Canvas]) -> list[int]:
     """The first position of each canvas in a packed row."""
     return [0, *accumulate(canvas.length for canvas in row[:-1])]
+
+
+def rounded(size: int) -> int:
+    """`size`, rounded up to a number of at most four leading binary digits.
+
+    That is an eighth more at most. Sizes of tensors that were rounded recur, so that memory which
+    one step frees fits the next, and kernels that are compiled for a shape serve again.
+    """
+    step = 1 << max(0, size.bit_length() - 4)
+    return -(-size // step) * step
+
+
+def _padded(rows: Sequence[Tensor], value: int, length: int) -> Tensor:
+    """Rows [n] of several lengths -> [B, L], L at least `length`."""
+    whole = pad_sequence(list(rows), batch_first=True, padding_value=value)
+    return pad_tensor(whole, (0, max(0, length - whole.shape[1])), value=value)
 
 
 def _shape(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.training.test_denoising import CROWD, VOCABULARY, canvas
 
-from omni_diffusion.canvas import Canvas
+from omni_diffusion.canvas import Canvas, rounded
 from omni_diffusion.data.mixture import DrawnCanvas
 from omni_diffusion.diffusion.masking import MaskingConfig, ratios
 from omni_diffusion.training.batches import (
@@ -104,6 +104,24 @@ def test_targets_stand_in_the_order_of_the_masked_places() -> None:
             assert torch.equal(micro.weights[taken : taken + count], example.weights)
             taken += count
     assert taken == len(micro.targets)
+
+
+def test_shapes_are_rounded_and_what_fills_them_up_does_not_count() -> None:
+    for longest, most in ((None, None), (None, 100), (45, 200)):
+        for micro in micro_batches(EXAMPLES, VOCABULARY.pad, max_length=longest, max_tokens=most):
+            length = micro.batch.ids.shape[1]
+            assert length in (rounded(length), longest)
+            computed = int(micro.queried.sum())
+            free = micro.masked.numel() - len(micro.targets)
+            assert computed == min(rounded(len(micro.targets)), len(micro.targets) + free)
+            assert bool(micro.queried[micro.masked].all())
+
+
+def test_few_sizes_recur_once_rounded() -> None:
+    sizes = {rounded(size) for size in range(1, 2000)}
+    assert len(sizes) < 75
+    assert all(size <= rounded(size) <= size * 9 / 8 for size in range(1, 2000))
+    assert all(rounded(size) == size for size in sizes)
 
 
 def test_an_empty_turn_has_no_loss_and_no_gradient() -> None:

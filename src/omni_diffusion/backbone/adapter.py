@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from omni_diffusion.canvas import FeatureSlot
+from omni_diffusion.canvas import FeatureSlot, rounded
 from omni_diffusion.errors import ModelError
 
 
@@ -62,7 +63,10 @@ def insert_slots(
     rows = torch.tensor([row for row, _ in slots]).repeat_interleave(counts)
     positions = torch.cat([torch.arange(slot.start, slot.stop) for _, slot in slots])
     where = (rows.to(embedded.device), positions.to(embedded.device))
-    return embedded.index_put(where, adapter(frames).to(embedded.dtype))
+    count = len(frames)
+    if torch.is_grad_enabled():  # in training every step has another number of frames
+        frames = pad(frames, (0, 0, 0, rounded(count) - count))
+    return embedded.index_put(where, adapter(frames)[:count].to(embedded.dtype))
 
 
 def _check(row: int, slot: FeatureSlot, embedded: Tensor, speech_dim: int) -> None:

@@ -1,7 +1,8 @@
 """Masks the canvases of a step and lays them into micro-batches; needs no weights.
 
 Every canvas is masked by its own generator. Its masks therefore do not depend on the canvases that
-share its row, its micro-batch or its process.
+share its row, its micro-batch or its process. Lengths of rows and numbers of logits are rounded up
+(`canvas.rounded`), so that few shapes recur in all steps.
 
 Dimensions: B rows, L tokens, N masked tokens, G groups.
 """
@@ -15,7 +16,7 @@ from typing import Self, get_args
 import torch
 from torch import Tensor
 
-from omni_diffusion.canvas import Batch, Canvas
+from omni_diffusion.canvas import Batch, Canvas, rounded
 from omni_diffusion.data.mixture import DrawnCanvas
 from omni_diffusion.data.packing import pack
 from omni_diffusion.diffusion.loss import Weighting, weigh
@@ -116,12 +117,14 @@ def _kinds(ids: Tensor, vocabulary: Vocabulary) -> Tensor:
 class MicroBatch:
     """Rows that pass the backbone together.
 
-    targets, weights, group, kind, bucket: one entry for each masked token, in row-major order; the
-    last three are indices as in `MaskedExample`.
+    queried: positions whose logits are computed: the masked ones, and some others, which only fill
+    up their number. targets, weights, group, kind, bucket: one entry for each masked token, in
+    row-major order; the last three are indices as in `MaskedExample`.
     """
 
     batch: Batch
     masked: Tensor  # bool [B, L]
+    queried: Tensor  # bool [B, L]
     targets: Tensor  # int64 [N]
     weights: Tensor  # float32 [N]
     group: Tensor  # int64 [N]
@@ -129,14 +132,20 @@ class MicroBatch:
     bucket: Tensor  # int64 [N]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[MaskedExample]], pad: int) -> Self:
-        """Lay the examples of each row one behind the other; `pad` fills the rows."""
+    def of(
+        cls, rows: Sequence[Sequence[MaskedExample]], pad: int, max_length: int | None = None
+    ) -> Self:
+        """Lay the examples of each row one behind the other; `pad` fills the rows.
+
+        max_length: tokens that rounding does not exceed.
+        """
+        length = _row_length(max(map(_tokens, rows)), max_length)
         unpacked = all(len(row) == 1 for row in rows)
         canvases = [[example.canvas for example in row] for row in rows]
         if unpacked:
-            batch = Batch.of([row[0] for row in canvases], pad)
+            batch = Batch.of([row[0] for row in canvases], pad, length)
         else:
-            batch = Batch.packed(canvases, pad)
+            batch = Batch.packed(canvases, pad, length)
         masked = torch.zeros(batch.ids.shape, dtype=torch.bool)
         for number, row in enumerate(rows):
             row_mask = torch.cat([example.masked for example in row])
@@ -146,6 +155,7 @@ class MicroBatch:
         return cls(
             batch,
             masked,
+            _filled_up(masked),
             torch.cat([example.targets for example in examples]),
             torch.cat([example.weights for example in examples]),
             torch.tensor([example.group for example in examples]).repeat_interleave(counts),
@@ -159,7 +169,7 @@ class MicroBatch:
         ids, none = torch.full((1, 2), pad), torch.zeros(0, dtype=torch.int64)
         return cls(
             Batch(ids, None, ()),
-            torch.zeros(1, 2, dtype=torch.bool),
+            *[torch.zeros(1, 2, dtype=torch.bool)] * 2,
             none,
             none.float(),
             *[none] * 3,
@@ -169,7 +179,7 @@ class MicroBatch:
         """The micro-batch on another device."""
         if device.type == "cpu":
             return self
-        names = ("masked", "targets", "weights", "group", "kind", "bucket")
+        names = ("masked", "queried", "targets", "weights", "group", "kind", "bucket")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return replace(self, batch=self.batch.to(device), **moved)
 
@@ -192,18 +202,19 @@ def micro_batches(
     else:
         together = [[list(row) for row in pack(examples, max_length)]] if examples else []
     for rows in together:
-        yield from (MicroBatch.of(part, pad) for part in _split(rows, max_tokens))
+        for part in _split(rows, max_tokens, max_length):
+            yield MicroBatch.of(part, pad, max_length)
 
 
 def _split(
-    rows: list[list[MaskedExample]], max_tokens: int | None
+    rows: list[list[MaskedExample]], max_tokens: int | None, max_length: int | None
 ) -> Iterator[list[list[MaskedExample]]]:
     """Split rows into runs of at most `max_tokens`, padded to the longest row of the run."""
     run: list[list[MaskedExample]] = []
     longest = 0
     for row in rows:
-        length = sum(example.length for example in row)
-        padded = max(longest, length) * (len(run) + 1)
+        length = _tokens(row)
+        padded = _row_length(max(longest, length), max_length) * (len(run) + 1)
         if run and max_tokens is not None and padded > max_tokens:
             yield run
             run, longest = [], 0
@@ -211,3 +222,21 @@ def _split(
         longest = max(longest, length)
     if run:
         yield run
+
+
+def _tokens(row: Sequence[MaskedExample]) -> int:
+    return sum(example.length for example in row)
+
+
+def _row_length(longest: int, max_length: int | None) -> int:
+    """Tokens of the rows of a micro-batch, rounded, but at most `max_length`."""
+    return rounded(longest) if max_length is None else min(rounded(longest), max_length)
+
+
+def _filled_up(masked: Tensor) -> Tensor:
+    """`masked` [B, L] and the first other positions, as many as rounding needs."""
+    count = int(masked.sum())
+    free = (~masked).flatten().nonzero()[: rounded(count) - count, 0]
+    queried = masked.flatten().clone()
+    queried[free] = True
+    return queried.view_as(masked)

@@ -236,7 +236,7 @@ class DenoisingObjective:
         work = Work(
             micro.batch.ids.numel(),
             micro.batch.ids.shape[1],
-            len(micro.targets),
+            int(micro.queried.sum()),
             sum(len(slot.frames) for _, slot in micro.batch.slots),
         )
         backbone = self.backbone
@@ -255,12 +255,15 @@ class DenoisingObjective:
         reduced = self.config.precision == "bfloat16" and not is_sharded(self.backbone)
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=reduced):
             logits = self.backbone(
-                batch.ids, slots=batch.slots, segments=batch.segments, logits_at=micro.masked
+                batch.ids, slots=batch.slots, segments=batch.segments, logits_at=micro.queried
             )
-        losses = token_losses(logits, micro.targets)
+        counted = micro.masked[micro.queried]
+        targets = torch.zeros_like(counted, dtype=torch.int64)
+        targets[counted] = micro.targets
+        losses = token_losses(logits, targets)[counted]
         weighted = losses * micro.weights
         loss = (weighted * factors.float().to(losses.device)[micro.group]).sum()
-        correct = (logits.detach().argmax(-1) == micro.targets).double()
+        correct = (logits.detach().argmax(-1)[counted] == micro.targets).double()
         parts = [
             _sum_by(micro.group, weighted, len(factors)),
             _sum_by(micro.group, correct, len(factors)),
