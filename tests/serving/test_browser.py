@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from tests.serving.conftest import Brake
 
 from omni_diffusion.demo.jobs import DEMO_JOBS, INPUTS, with_gaps
 from omni_diffusion.engine.ask import Inputs, ask
@@ -41,7 +42,7 @@ FLAGS = (
     " --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 ).split()
 PENGUIN, HOUSES = INPUTS / "penguin-cow.png", INPUTS / "houses.png"
-PATIENCE = 60_000  # milliseconds for an answer on a busy machine
+PATIENCE = 600_000  # milliseconds for an event on a busy machine
 
 
 class Running:
@@ -371,13 +372,18 @@ def test_a_mask_can_be_marked_without_a_mouse(view: Callable[..., Any]) -> None:
     answered(page)
 
 
-def test_the_canvas_fills_live_and_is_replayed(view: Callable[..., Any], model: OmniModel) -> None:
+def test_the_canvas_fills_live_and_is_replayed(
+    view: Callable[..., Any], model: OmniModel, brake: Brake
+) -> None:
     page = view()
     ready(page)
     settings(page, steps=16, seed=3)
     page.fill("#text", "a dog on a blue background")
+    brake.hold_after(12)
     page.keyboard.press("Enter")
-    page.locator(".frame canvas").wait_for()  # a picture while it forms
+    page.locator(".card.busy .frame canvas").wait_for()  # a picture while it forms
+    page.locator(".card.busy .grid .cell.now").first.wait_for()
+    brake.release()
     card = answered(page)
     assert "seed 3" in card.locator("header").inner_text()
     image = Picture.read(content(answer(card).locator("img").get_attribute("src")))
@@ -414,21 +420,21 @@ def test_a_spoken_answer_is_drawn_and_heard(view: Callable[..., Any]) -> None:
     assert len(sound.locator("path").first.get_attribute("d")) > 1000
     sound.locator("button").click()
     heard = sound.locator("clipPath rect")
-    for _ in range(100):
-        if float(heard.get_attribute("width")) > 0.02:
-            break
-        page.wait_for_timeout(100)
-    assert float(heard.get_attribute("width")) > 0.02
+    played = "rect => Number(rect.getAttribute('width')) > 0.02"
+    page.wait_for_function(played, arg=heard.element_handle())
     page.click("#session >> text=Use the sound")
     page.locator("#given .sound").wait_for()
     assert page.locator("#tasks input").count() == 3
 
 
-def test_stop_ends_the_work_of_the_server(view: Callable[..., Any], server: Running) -> None:
+def test_stop_ends_the_work_of_the_server(
+    view: Callable[..., Any], server: Running, brake: Brake
+) -> None:
     page = view()
     ready(page)
     for stop in (lambda: page.click("text=Stop"), lambda: page.keyboard.press("Escape")):
         page.fill("#text", "a dog on a blue background")
+        brake.hold_after(4)
         with page.expect_response(lambda got: got.request.method == "POST") as caught:
             page.keyboard.press("Enter")
         job = caught.value.json()["id"]
@@ -438,11 +444,12 @@ def test_stop_ends_the_work_of_the_server(view: Callable[..., Any], server: Runn
         assert card.locator("header .quiet").inner_text() == "stopped"
         with urlopen(f"{server.url}v1/jobs/{job}") as got:
             assert json.load(got)["status"] == "cancelled"
+        brake.release()
         page.click("text=Clear the session")
         assert page.locator("#session .card").count() == 0
 
 
-def test_the_session_outlives_a_reload(view: Callable[..., Any]) -> None:
+def test_the_session_outlives_a_reload(view: Callable[..., Any], brake: Brake) -> None:
     page = view()
     ready(page)
     page.fill("#text", "what is a cake?")
@@ -450,9 +457,11 @@ def test_the_session_outlives_a_reload(view: Callable[..., Any]) -> None:
     said = answer(answered(page)).locator(".said").inner_text()
     settings(page, steps=32)
     page.fill("#text", "a dog on a blue background")
+    brake.hold_after(4)
     page.keyboard.press("Enter")
     page.locator(".card.busy .cell.now").first.wait_for()
     page.reload()
+    brake.release()
     answered(page, 2)
     cards = page.locator("#session .card")
     assert answer(cards.nth(0)).locator("img").is_visible()
@@ -482,17 +491,19 @@ def test_a_refusal_names_its_field_and_keeps_the_request(view: Callable[..., Any
 
 
 def test_a_broken_line_is_taken_up_where_it_broke(
-    view: Callable[..., Any], server: Running
+    view: Callable[..., Any], server: Running, brake: Brake
 ) -> None:
     line = Line(server)
     page = view(line)
     ready(page)
     page.fill("#text", "a dog on a blue background")
+    brake.hold_after(4)
     page.keyboard.press("Enter")
     page.locator(".card.busy .cell.now").first.wait_for()
     line.cut()
     page.locator("#away:visible").wait_for()
     line.mend()
+    brake.release()
     page.locator("#away").wait_for(state="hidden")
     card = answered(page)
     assert answer(card).locator("img").is_visible()

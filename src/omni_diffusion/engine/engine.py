@@ -173,6 +173,18 @@ class Engine:
         self._results.pop(id, None)
         return known
 
+    def finish(self, id: str) -> bool:
+        """Take no further step for a request that runs; False for any other.
+
+        Its masked positions become pads, so text and speech end before the first of them.
+        """
+        state = self._running.get(id)
+        if state is None or state.denoised:
+            return False
+        masked = state.active.canvas.blank.nonzero().flatten()
+        state.active.close(masked, self.model.vocabulary.pad)
+        return True
+
     def look(self, id: str) -> stream.PartialResult | None:
         """What is committed of a request that runs; None before and after."""
         state = self._running.get(id)

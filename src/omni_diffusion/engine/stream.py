@@ -18,6 +18,7 @@ from omni_diffusion.codecs.base import TokenCodec
 from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.media import Picture
 from omni_diffusion.tasks.layout import SegmentSpan
+from omni_diffusion.tasks.read import speech_ids, text_ids
 from omni_diffusion.tasks.render import Model
 from omni_diffusion.vocab import Kind, Vocabulary
 
@@ -68,9 +69,12 @@ def committed_span(canvas: Canvas, segment: SegmentSpan, vocabulary: Vocabulary)
     if segment.kind == "image":
         codes = torch.where(inside, ids - span.start, -1)
         return CommittedSpan("image", codes, not bool(blank.any()))
-    stop = _first(~inside)
-    whole = not bool(blank[stop : stop + 1].any())
-    return CommittedSpan(segment.kind, span.lower(ids[:stop]), whole)
+    known = ids[: _first(blank)]
+    codes = text_ids if segment.kind == "text" else speech_ids
+    ended = torch.isin(known, _ends(segment.kind, vocabulary))
+    return CommittedSpan(
+        segment.kind, codes(known, vocabulary), len(known) == len(ids) or bool(ended.any())
+    )
 
 
 def behind_ends(canvas: Canvas, spans: Sequence[SegmentSpan], vocabulary: Vocabulary) -> Tensor:
@@ -83,10 +87,8 @@ def behind_ends(canvas: Canvas, spans: Sequence[SegmentSpan], vocabulary: Vocabu
     for span in spans:
         if span.kind == "image":
             continue
-        ends = torch.tensor([vocabulary.im_end, vocabulary.pad, vocabulary.end_of_audio])
-        ends = ends if span.kind == "speech" else ends[:2]
         ids, blank = canvas.ids[span.start : span.stop], canvas.blank[span.start : span.stop]
-        end = _first(torch.isin(ids, ends))
+        end = _first(torch.isin(ids, _ends(span.kind, vocabulary)))
         if end < len(ids) and not bool(blank[:end].any()):
             found.append(blank[end:].nonzero().flatten() + span.start + end)
     return torch.cat(found)
@@ -131,6 +133,12 @@ def certainty(confidence: float, measure: Measure) -> float:
     """A confidence as a number from 0 to 1; of minus the entropy H it is exp(-H)."""
     sure = math.exp(confidence) if measure == "entropy" else confidence
     return min(max(sure, 0.0), 1.0)
+
+
+def _ends(kind: Kind, vocabulary: Vocabulary) -> Tensor:
+    """The ids that end a text or a speech."""
+    ends = [vocabulary.im_end, vocabulary.pad, vocabulary.end_of_audio]
+    return torch.tensor(ends if kind == "speech" else ends[:2])
 
 
 def _first(mask: Tensor) -> int:

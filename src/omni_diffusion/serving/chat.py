@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +42,7 @@ from omni_diffusion.vocab import Kind
 VOICE_NAMES = (  # OpenAI's names; all are the one voice of the model
     "default alloy ash ballad coral echo fable nova onyx sage shimmer verse marin cedar"
 ).split()
+LONGEST_WORD = 48  # characters; languages without spaces would otherwise never be sent
 CHAT_PARAMS = {
     "text": "messages",
     "image": "messages",
@@ -151,7 +153,11 @@ class Reply:
 
 
 class TextGate:
-    """Passes text on until a stop text or the most tokens; `reason` says why it ended."""
+    """Passes text on until a stop text or the most tokens; `reason` says why it ended.
+
+    Of several stop texts, the one that is complete first ends it. Whether the text comes whole or
+    in pieces makes no difference.
+    """
 
     def __init__(self, stops: Sequence[str], most: int | None, model: OmniModel) -> None:
         self.stops, self.most, self.model = stops, most, model
@@ -161,16 +167,21 @@ class TextGate:
         self._sent = 0
 
     def pass_on(self, delta: str, *, last: bool = False) -> str:
-        """What may be sent now; the beginning of what may become a stop text is held back."""
+        """What may be sent now.
+
+        Held back: the beginning of what may become a stop text, and, where tokens are counted, the
+        last word, which may become other tokens with the next letters.
+        """
         if self.closed:
             return ""
         self._text += delta
         text, ready = self._text, len(self._text)
-        found = min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=None)
-        if found is not None:
-            ready, self.closed = found, True
+        found = [(at + len(stop), at) for stop in self.stops if (at := text.find(stop)) >= 0]
+        if found:
+            ready, self.closed = min(found)[1], True
         elif not last:
             ready -= max((_overlap(text, stop) for stop in self.stops), default=0)
+            ready = ready if self.most is None else min(ready, _whole_words(text))
         cut = self._cut(text[:ready])
         if cut is not None:
             ready, self.closed, self.reason = cut, True, "length"
@@ -187,6 +198,22 @@ class TextGate:
             return None
         kept = self.model.codecs.text.decode(ids[: self.most]).rstrip("\ufffd")
         return len(kept)
+
+
+def decided(body: ChatBody, asked: ChatPlan, model: OmniModel) -> Callable[[str], bool] | None:
+    """Whether the settled text of an answer already has all that the body asks for.
+
+    None where only the end of the answer decides: without a limit, or with other media in it.
+    """
+    if asked.task.answer != ("text",) or not (body.stops or body.most_tokens):
+        return None
+
+    def enough(text: str) -> bool:
+        gate = TextGate(body.stops, body.most_tokens, model)
+        gate.pass_on(text)
+        return gate.closed
+
+    return enough
 
 
 def usage_of(results: Sequence[Result], model: OmniModel) -> dict[str, Any]:
@@ -296,6 +323,12 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
 
 def _chat(wanted: Kind) -> Task:
     return conversation_task(("text",) if wanted == "text" else ("image",))
+
+
+def _whole_words(text: str) -> int:
+    """Where the last word and the white space before it begin; a long one counts as whole."""
+    start = max(0, *(text.rfind(space) for space in string.whitespace))
+    return len(text[:start].rstrip()) if len(text) - start <= LONGEST_WORD else len(text)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -20,6 +20,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; a connection whose client takes no byte for long is dropped by the system."""
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # of Linux; connections inherit it
+        for each in sockets or [] if option is not None else []:
+            each.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self.service.limits.stall))
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what runs; what takes longer than the limit is cancelled, and says so."""
         self.service.worker.draining = True

@@ -124,13 +124,17 @@ class Service:
         return Inputs(text, picture, speech, hole)
 
     async def answers(
-        self, http: Request, requests: Sequence[EngineRequest], params: dict[str, str]
+        self,
+        http: Request,
+        requests: Sequence[EngineRequest],
+        params: dict[str, str],
+        enough: Callable[[str], bool] | None = None,
     ) -> list[Result]:
-        """The results of requests; a client that leaves ends them."""
+        """The results of requests; a client that leaves ends them. enough: see `worker.Ticket`."""
         tickets: list[Ticket] = []
         try:
             for request in requests:
-                tickets.append(await self.worker.submit(request))
+                tickets.append(await self.worker.submit(request, enough=enough))
             return await while_connected(http, asyncio.gather(*(t.result() for t in tickets)))
         except Exception as error:
             raise api_error(error, params) from error
@@ -140,11 +144,15 @@ class Service:
 
     @asynccontextmanager
     async def following(
-        self, request: EngineRequest, *, every: bool = False
+        self,
+        request: EngineRequest,
+        *,
+        every: bool = False,
+        enough: Callable[[str], bool] | None = None,
     ) -> AsyncIterator[tuple[Ticket, Feed]]:
-        """A request and its updates; leaving ends it."""
+        """A request and its updates; leaving ends it. enough: see `worker.Ticket`."""
         feed = Feed(every=every)
-        ticket = await self.worker.submit(request, feed)
+        ticket = await self.worker.submit(request, feed, enough)
         try:
             yield ticket, feed
         finally:

@@ -24,6 +24,7 @@ from omni_diffusion.errors import OmniError
 from omni_diffusion.models.omni import OmniModel
 from omni_diffusion.serving import faults
 from omni_diffusion.serving.admission import Admission, lane_of
+from omni_diffusion.serving.deltas import settled_text
 from omni_diffusion.serving.faults import LOG
 from omni_diffusion.serving.feed import Feed, last_update, update_of
 from omni_diffusion.serving.limits import Limits
@@ -40,13 +41,15 @@ Found = TypeVar("Found")
 class Ticket:
     """A request that was accepted; `future` gives its result, and cancelling it ends the request.
 
-    passages: a long text is several requests of the engine, any other request is one.
+    passages: a long text is several requests of the engine, any other request is one. enough:
+    whether the settled text of the answer is all that will be sent; no further step is then taken.
     """
 
     request: Request
     passages: Sequence[Request]
     lane: Kind
     feed: Feed | None
+    enough: Callable[[str], bool] | None = None
     began: float = field(default_factory=time.perf_counter)
     future: Future[Result] = field(default_factory=Future)
     results: dict[int, Result] = field(default_factory=dict)
@@ -131,8 +134,16 @@ class Worker:
         """Requests beyond those that the batch holds."""
         return max(0, self._accepted - self._slots)
 
-    async def submit(self, request: Request, feed: Feed | None = None) -> Ticket:
-        """Queue a request. Raises ApiError: 429 when the queue is full, 503 when draining."""
+    async def submit(
+        self,
+        request: Request,
+        feed: Feed | None = None,
+        enough: Callable[[str], bool] | None = None,
+    ) -> Ticket:
+        """Queue a request. Raises ApiError: 429 when the queue is full, 503 when draining.
+
+        enough: see `Ticket`.
+        """
         task = resolve_task(request).answering(self.model.generation.answers)
         kinds = task.answer or ((task.partial,) if task.partial else ())
         passages = [request]
@@ -145,7 +156,7 @@ class Worker:
             if waiting >= self.limits.queue:
                 raise faults.busy(waiting, self._seconds * waiting / self._slots)
             self._accepted += 1
-        ticket = Ticket(request, passages, lane_of(kinds), feed)
+        ticket = Ticket(request, passages, lane_of(kinds), feed, enough)
         ticket.future.add_done_callback(lambda _: self._ended(ticket))
         self._commands.put(partial(self._enter, ticket))
         return ticket
@@ -255,10 +266,17 @@ class Worker:
             work.ticket.feed.put(update)
             work.seen = len(state.trace)
         work.step = steps
+        if moved and work.ticket.enough is not None:
+            self._end_if_enough(work, work.ticket.enough)
         if state.decoding is not None and work.phase == "denoise":
             self._phase(work, "decode")
             self._free(work)
         return moved
+
+    def _end_if_enough(self, work: QueuedWork, enough: Callable[[str], bool]) -> None:
+        seen = self._engine.look(work.id)
+        if seen is not None and enough(settled_text(seen.spans, self.model)):
+            self._engine.finish(work.id)
 
     def _finish(self, work: QueuedWork, result: Result) -> None:
         ticket = work.ticket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from secrets import token_hex
 from typing import Any
 
@@ -20,6 +20,7 @@ from omni_diffusion.serving.chat import (
     Reply,
     TextGate,
     chat_plan,
+    decided,
     requests,
     speaking,
     usage_of,
@@ -53,7 +54,9 @@ def chat_routes(service: Service) -> APIRouter:
         wanted = requests(body, asked, service)
         if body.stream:
             return EventStream(await started(http, _stream(service, body, asked, wanted)))
-        results = await service.answers(http, wanted, CHAT_PARAMS)
+        results = await service.answers(
+            http, wanted, CHAT_PARAMS, decided(body, asked, service.model)
+        )
         spoken = await _spoken(http, service, body, asked, results)
         answer = await service.worker.off_loop(_answer, service, body, asked, results, spoken)
         return JSONResponse(answer)
@@ -161,7 +164,7 @@ class _Choice:
         head: dict[str, Any],
         with_usage: bool,
     ) -> None:
-        self.service, self.asked, self.index = service, asked, index
+        self.service, self.body, self.asked, self.index = service, body, asked, index
         self.head = {**head, "usage": None} if with_usage else head
         self.gate = TextGate(body.stops, body.most_tokens, service.model)
         self.audio_id = f"audio_{token_hex(12)}"
@@ -174,7 +177,8 @@ class _Choice:
         content = None if self.asked.audio else ""
         role: bytes | None = self._chunk({"role": "assistant", "content": content})
         with self._writer:
-            async for chunk in self._follow(request, sound=self.asked.audio):
+            enough = decided(self.body, self.asked, self.service.model)
+            async for chunk in self._follow(request, self.asked.audio, enough):
                 if role is not None:
                     yield role
                     role = None
@@ -183,7 +187,7 @@ class _Choice:
                 yield role
             if self.asked.spoken_after and self._text:
                 request = speaking(self._text, self.service)
-                async for chunk in self._follow(request, sound=True):
+                async for chunk in self._follow(request, True):
                     yield chunk
             if self._writer.begun:
                 rest = base64_of(self._writer.finish())
@@ -192,10 +196,12 @@ class _Choice:
                 yield self._chunk({"audio": end})
         yield self._chunk({}, self.gate.reason)
 
-    async def _follow(self, request: Request, *, sound: bool) -> AsyncIterator[bytes]:
+    async def _follow(
+        self, request: Request, sound: bool, enough: Callable[[str], bool] | None = None
+    ) -> AsyncIterator[bytes]:
         service = self.service
         deltas = Deltas(service.model, sound=sound)
-        async with service.following(request) as (ticket, feed):
+        async with service.following(request, enough=enough) as (ticket, feed):
             async for update, found in service.news(ticket, feed, deltas):
                 for delta in found:
                     if isinstance(delta, TextDelta):
