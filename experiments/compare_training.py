@@ -22,6 +22,7 @@ from statistics import mean, stdev
 import torch
 
 from omni_diffusion import Message, OmniModel, Text
+from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.conversation import Image, Part, Speech
@@ -93,7 +94,7 @@ class Comparison:
 
     def run(self, way: Way, seed: int, work: Path) -> dict[str, object]:
         """Train and judge; the result as JSON holds it."""
-        backbone = self.backbone(seed)
+        backbone = new_backbone(self.model, self.config.backbone, seed)
         start = time.process_time()
         loss = None
         for number, times in enumerate((way.first, way.joint)):
@@ -116,19 +117,6 @@ class Comparison:
                 task: score["details"]["background"]["value"] for task, score in scores.items()
             },
         }
-
-    def backbone(self, seed: int) -> Dream:
-        """A new one, whose rows of codes begin as in the small model's recipe."""
-        torch.manual_seed(seed)
-        backbone = Dream(self.config.backbone)
-        image, book = self.model.codecs.image, self.model.codecs.speech.tokenizer.codebook.weight
-        every = torch.arange(image.config.codes)[None]
-        signs = image.codes_of(every, (1, image.config.codes))[0, :, 0].T
-        generator = torch.Generator().manual_seed(seed)
-        vocabulary = self.model.vocabulary
-        init_code_embeddings(backbone, vocabulary.image, signs, scale=0.05, generator=generator)
-        init_code_embeddings(backbone, vocabulary.speech, book, scale=0.05, generator=generator)
-        return backbone
 
     def train(
         self,
@@ -158,6 +146,20 @@ class Comparison:
         return round(json.loads(rows[-1])["loss"], 4)
 
 
+def new_backbone(model: OmniModel, config: DreamConfig, seed: int) -> Dream:
+    """A new one, whose rows of codes begin as in the small model's recipe."""
+    torch.manual_seed(seed)
+    backbone = Dream(config)
+    image, book = model.codecs.image, model.codecs.speech.tokenizer.codebook.weight
+    every = torch.arange(image.config.codes)[None]
+    signs = image.codes_of(every, (1, image.config.codes))[0, :, 0].T
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = model.vocabulary
+    init_code_embeddings(backbone, vocabulary.image, signs, scale=0.05, generator=generator)
+    init_code_embeddings(backbone, vocabulary.speech, book, scale=0.05, generator=generator)
+    return backbone
+
+
 def held_out(model: OmniModel, seed: int = 0) -> Iterator[tuple[str, list[Canvas]]]:
     """By task, canvases whose answer is given, of held-out scenes and recordings."""
     rng = random.Random(seed)
@@ -178,10 +180,10 @@ def held_out(model: OmniModel, seed: int = 0) -> Iterator[tuple[str, list[Canvas
         "tts": [((Text(r.text),), Speech(r.waveform)) for r in said],
     }
     for name, both in pairs.items():
-        yield name, [_laid(name, user, answer, model) for user, answer in both]
+        yield name, [laid(name, user, answer, model) for user, answer in both]
 
 
-def _laid(name: str, user: Sequence[Part], answer: Part, model: OmniModel) -> Canvas:
+def laid(name: str, user: Sequence[Part], answer: Part, model: OmniModel) -> Canvas:
     """A sample with as many places for its answer as inference would give."""
     task, text = catalog.task(name), model.codecs.text
     turns = encode((Message("user", tuple(user)), Message("assistant", (answer,))), model.codecs)

@@ -1,10 +1,10 @@
-"""lmms-eval answers a tiny task with the shipped model, found by its entry point.
+"""lmms-eval runs two tiny tasks with the shipped model, found by its entry point.
 
     python scripts/lmms_eval_check.py OUT.json
 
-Needs lmms-eval and this package in one environment. A task of questions about scenes is written to
-a temporary folder and run by lmms-eval's own evaluator; OUT.json gets its scores, such as
-scripts/results/lmms-eval.json.
+Needs lmms-eval and this package in one environment. Questions about scenes, to be answered and to
+be chosen by likelihood among four options, are written to a temporary folder and run by lmms-eval's
+own evaluator; OUT.json gets its scores, such as scripts/results/lmms-eval.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from lmms_eval.tasks import TaskManager
 from omni_diffusion.mini import scenes
 
 SAMPLES = 12
-NAME = "omni_scenes"
 TASK = """\
 task: {name}
 dataset_path: parquet
@@ -49,6 +48,17 @@ metric_list:
     aggregation: mean
     higher_is_better: true
 """
+CHOSEN = """\
+doc_to_choice: options
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+"""
+TASKS = {  # by name, the kind of request and what is scored
+    "omni_scenes": ("generate_until", GENERATED),
+    "omni_scenes_choice": ("multiple_choice", CHOSEN),
+}
 FUNCTIONS = '''\
 """What the tasks need beside their tables."""
 
@@ -62,8 +72,8 @@ def right(doc, results):
 '''
 
 
-def write_task(folder: Path) -> None:
-    """The task and its table of questions."""
+def write_tasks(folder: Path) -> None:
+    """The tasks and their table of questions."""
     rng, rows = random.Random(0), []
     for _ in range(SAMPLES):
         scene = scenes.sample_scene(rng, split="test")
@@ -71,32 +81,35 @@ def write_task(folder: Path) -> None:
         out = io.BytesIO()
         scenes.render_scene(scene).to_pil().save(out, format="PNG")
         image = {"bytes": out.getvalue(), "path": None}
-        rows.append({"image": image, "question": question.text, "answer": question.answer})
+        options = rng.sample([c for c in scenes.BACKGROUNDS if c != question.answer], 3)
+        options.insert(rng.randrange(4), question.answer)
+        row = {"image": image, "question": question.text, "answer": question.answer}
+        rows.append({**row, "options": options})
     features = datasets.Features(
         {
             "image": datasets.Image(),
             "question": datasets.Value("string"),
             "answer": datasets.Value("string"),
+            "options": datasets.Sequence(datasets.Value("string")),
         }
     )
     table = datasets.Dataset.from_list(rows, features=features)
     table.to_parquet(folder / "test.parquet")
     (folder / "functions.py").write_text(FUNCTIONS)
-    text = TASK.format(
-        name=NAME, data=folder / "test.parquet", kind="generate_until", more=GENERATED
-    )
-    (folder / f"{NAME}.yaml").write_text(text)
+    for name, (kind, more) in TASKS.items():
+        text = TASK.format(name=name, data=folder / "test.parquet", kind=kind, more=more)
+        (folder / f"{name}.yaml").write_text(text)
 
 
 def main() -> None:
-    """Run the task and write the scores."""
+    """Run the tasks and write the scores."""
     with tempfile.TemporaryDirectory() as folder:
-        write_task(Path(folder))
+        write_tasks(Path(folder))
         manager = TaskManager(include_path=folder)
         found = evaluator.simple_evaluate(
             model="omni_diffusion",
             model_args="",
-            tasks=[NAME],
+            tasks=list(TASKS),
             task_manager=manager,
             batch_size=8,
             device="cpu",

@@ -105,8 +105,8 @@ Trainable = Annotated[
 Masking = Annotated[
     str | None,
     typer.Option(
-        help="Mask ratios: uniform (the paper), antithetic, cosine, or per_token (the published"
-        " code)."
+        help="Mask ratios: uniform (the paper), antithetic, cosine, bell, or per_token (the"
+        " published code)."
     ),
 ]
 Gamma = Annotated[

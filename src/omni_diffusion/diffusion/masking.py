@@ -16,7 +16,8 @@ from torch import Tensor
 from omni_diffusion.diffusion.schedule import masked_fraction
 from omni_diffusion.errors import ConfigError
 
-Variant = Literal["uniform", "cosine", "per_token", "antithetic"]
+Variant = Literal["uniform", "cosine", "per_token", "antithetic", "bell"]
+BELL = 4  # uniform draws whose mean is a ratio of "bell"; its standard deviation is 0.144
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class MaskingConfig:
 
     variant: "uniform", one t ~ U[0, 1] for a sequence (the paper); "cosine", t = cos(pi u / 2),
     biased to high ratios; "antithetic", the t of a batch stratified over [0, 1], each one uniform;
-    "per_token", one t for each token, so half of every sequence (the published code).
+    "per_token", one t for each token, so half of every sequence (the published code); "bell", the
+    mean of four uniform draws, so around a half, but wider than "per_token".
     gamma: padding is masked at gamma times the ratio (attenuated tail-pad masking).
     epsilon: the ratio runs over [epsilon, 1].
     full: fraction of sequences whose ratio is 1, where decoding starts. The paper has none.
@@ -129,6 +131,8 @@ def ratios(
         offset = torch.rand((), generator=generator, device=device)
         rungs = torch.randperm(count, generator=generator, device=device) / count
         t = (offset + rungs) % 1
+    elif config.variant == "bell":
+        t = torch.rand(count, BELL, generator=generator, device=device).mean(dim=1)
     else:
         u = torch.rand(count, generator=generator, device=device)
         t = masked_fraction(u, "cosine" if config.variant == "cosine" else "linear")

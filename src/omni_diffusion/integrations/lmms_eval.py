@@ -70,10 +70,12 @@ class OmniDiffusionLmms(lmms):
         return texts
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Minus the bound on -log p of each continuation, in nats.
+        """The bound on -log p of each continuation, in nats of a token, see `evaluation.likelihood`.
 
-        A lower bound of log p, see `evaluation.likelihood`. The second value, whether greedy
-        decoding would give the continuation, is not known from a bound and always False.
+        A loss in spite of the name: lmms-eval's own models return the mean loss of the
+        continuation's tokens, and its multiple choice takes the option with the lowest. The second
+        value, whether greedy decoding would give the continuation, is not known from a bound and
+        always False.
         """
         found = []
         for request in requests:
@@ -87,7 +89,7 @@ class OmniDiffusionLmms(lmms):
             inputs = Inputs(context, picture)
             canvas = answer_canvas(self.model, "vqa" if parts else "chat", inputs, text.strip())
             bound = sequence_bound(self.model, canvas, samples=self.samples)
-            found.append((-bound.total.nats, False))
+            found.append((bound.total.per_token, False))
         return found
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:

@@ -1,0 +1,313 @@
+"""How answers are masked and padded in training, compared at a small size.
+
+    python -m experiments.ablate_training --mini runs/mini [--study masks] [--steps 400] [--seeds 2]
+
+Every arm trains a new backbone on the same samples and differs in one thing. `masks`: how the mask
+ratio is drawn; judged on held-out scenes by the bound on -log p of the answers and by what greedy
+decoding gets right. `pads`: what fills an answer behind its end, and how often that is masked;
+judged by the length of decoded answers where the canvas has as many tokens as in training, twice
+and four times as many. An arm whose result is in the file is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from experiments.compare_training import LR, SIZES, WARMUP, bound, laid, new_backbone
+
+from omni_diffusion import OmniModel, Text
+from omni_diffusion.backbone.dream import Dream
+from omni_diffusion.canvas import Canvas
+from omni_diffusion.conversation import Image, text_of
+from omni_diffusion.data.mixture import TaskGroup, TaskShare
+from omni_diffusion.diffusion.masking import MaskingConfig
+from omni_diffusion.engine.engine import Engine
+from omni_diffusion.engine.request import Request
+from omni_diffusion.evaluation.scoring import aggregate, correct
+from omni_diffusion.io import files, weights
+from omni_diffusion.mini import scenes
+from omni_diffusion.mini.benchmarks import user
+from omni_diffusion.mini.encoded import SceneCodes
+from omni_diffusion.mini.evaluate import evaluate
+from omni_diffusion.mini.mixture import SceneMixture
+from omni_diffusion.mini.recipe import LENGTHS
+from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
+from omni_diffusion.training.optim import OptimConfig
+from omni_diffusion.training.trainer import LoopConfig, Trainer
+from omni_diffusion.vocab import Vocabulary
+
+RESULT = Path("experiments/results/ablate-training.json")
+SHARES = {  # samples of a step
+    "masks": {"t2i": 5, "caption": 5, "vqa": 3},
+    "pads": {"caption": 8, "vqa": 5, "chat": 2},
+}
+HELD_OUT, ANSWERS, DECODING_STEPS = 32, 60, 10
+ROOM = (1, 2, 4)  # tokens of a decoded answer, in units of the trained length
+RAINBOW = (  # tokens that nothing else uses, in turns (arXiv 2510.03680 takes seven too)
+    *("quad_start", "quad_end", "box_start", "box_end"),
+    *("object_ref_start", "object_ref_end", "fim_middle"),
+)
+
+Pads = Literal["void", "end", "rainbow"]
+Study = Literal["masks", "pads"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a training differs from the paper's.
+
+    masking: the forward process. half: of every second sample, another one. pads: "void", a token
+    of its own (the published vocabulary); "end", the token that ends an answer, again and again;
+    "rainbow", seven tokens in turns.
+    """
+
+    study: Study
+    name: str
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    half: MaskingConfig | None = None
+    pads: Pads = "void"
+
+
+BELL, HIGH = MaskingConfig("bell"), MaskingConfig("cosine", full=0.5)
+ARMS = (
+    Arm("masks", "uniform"),
+    Arm("masks", "per_token", MaskingConfig("per_token")),
+    Arm("masks", "bell", BELL),
+    Arm("masks", "high", HIGH),
+    Arm("masks", "mixed", BELL, HIGH),
+    Arm("pads", "void, gamma 0.6"),
+    Arm("pads", "void, gamma 1", MaskingConfig(gamma=1.0)),
+    Arm("pads", "void, gamma 0.3", MaskingConfig(gamma=0.3)),
+    Arm("pads", "end token", pads="end"),
+    Arm("pads", "rainbow", pads="rainbow"),
+)
+
+
+class ArmMixture:
+    """The samples of scenes, padded and divided as an arm says."""
+
+    def __init__(self, arm: Arm, inner: SceneMixture, vocabulary: Vocabulary) -> None:
+        self.arm, self.inner, self.vocabulary = arm, inner, vocabulary
+
+    def draw(self, step: int, generator: torch.Generator) -> list[TaskGroup]:
+        """The groups of a step; with two ways of masking, every task's in two halves."""
+        groups = [self._padded(group) for group in self.inner.draw(step, generator)]
+        if self.arm.half is None:
+            return groups
+        return [half for group in groups for half in _halves(group) if half.total]
+
+    def _padded(self, group: TaskGroup) -> TaskGroup:
+        drawn = [
+            replace(each, canvas=padded(each.canvas, self.arm.pads, self.vocabulary))
+            for each in group.drawn
+        ]
+        return replace(group, drawn=drawn)
+
+
+def _halves(group: TaskGroup) -> tuple[TaskGroup, TaskGroup]:
+    """The samples of even and of odd number, as groups of their own."""
+    first, second = (
+        [replace(each, number=each.number // 2) for each in group.drawn if each.number % 2 == odd]
+        for odd in (0, 1)
+    )
+    share = group.weight / max(1, group.total)
+    return (
+        TaskGroup(group.name, share * len(first), len(first), first),
+        TaskGroup(f"{group.name} half", share * len(second), len(second), second),
+    )
+
+
+def pad_ids(pads: Pads, vocabulary: Vocabulary) -> torch.Tensor:
+    """The ids that fill an answer in turns."""
+    names = {"void": ("endoftext",), "end": ("im_end",), "rainbow": RAINBOW}[pads]
+    return torch.tensor([vocabulary.id(name) for name in names])
+
+
+def padded(canvas: Canvas, pads: Pads, vocabulary: Vocabulary) -> Canvas:
+    """The canvas with other tokens behind the end of its answer."""
+    start, stop = canvas.answer
+    where = torch.zeros(canvas.length, dtype=torch.bool)
+    where[start:stop] = canvas.ids[start:stop] == vocabulary.pad
+    turns = pad_ids(pads, vocabulary)
+    ids = canvas.ids.clone()
+    ids[where] = turns[torch.arange(int(where.sum())) % len(turns)]
+    return replace(canvas, ids=ids)
+
+
+class Ablation:
+    """What all arms share: the codecs, the encoded scenes and what is asked."""
+
+    def __init__(self, mini: Path, steps: int) -> None:
+        self.steps = steps
+        self.model = OmniModel.open()
+        self.scenes = SceneCodes.open(mini / "scenes.safetensors")
+        sizes = {**SIZES, "intermediate_size": 3 * SIZES["hidden_size"]}
+        self.config = replace(
+            self.model.config, backbone=replace(self.model.config.backbone, **sizes)
+        )
+        rng = random.Random(0)
+        self.asked = [scenes.sample_scene(rng, split="test") for _ in range(ANSWERS)]
+
+    def run(self, arm: Arm, seed: int, work: Path) -> dict[str, object]:
+        """Train an arm and judge it."""
+        backbone = new_backbone(self.model, self.config.backbone, seed)
+        began = time.process_time()
+        self.train(backbone, arm, seed, work)
+        seconds = time.process_time() - began
+        model = OmniModel(self.config, self.model.codecs, backbone.eval())
+        judged = self.masks(model) if arm.study == "masks" else self.pads(model, arm)
+        return {"seconds": round(seconds, 1), **judged}
+
+    def train(self, backbone: Dream, arm: Arm, seed: int, folder: Path) -> None:
+        """Train the backbone in place; a training that was stopped goes on."""
+        vocabulary = self.model.vocabulary
+        shares = tuple(TaskShare(task, n) for task, n in SHARES[arm.study].items())
+        scene_mixture = SceneMixture(
+            shares, vocabulary, self.model.codecs.text, self.scenes, lengths=LENGTHS
+        )
+        halves = {} if arm.half is None else {f"{share.task} half": arm.half for share in shares}
+        objective = DenoisingObjective(
+            backbone,
+            vocabulary,
+            ArmMixture(arm, scene_mixture, vocabulary),
+            DenoisingConfig(arm.masking, by_task=halves),
+        )
+        loop = LoopConfig(
+            self.steps, seed, OptimConfig(LR, WARMUP, floor=0.1), ema_decay=0.99,
+            log_every=max(1, self.steps // 10),
+        )  # fmt: skip
+        trainer = Trainer(objective, loop, folder)
+        trainer.resume()
+        trainer.fit()
+        weights.load_into(backbone, trainer.weights(), where="the trained weights")
+
+    def masks(self, model: OmniModel) -> dict[str, object]:
+        """The bound by task, and what greedy decoding gets right."""
+        scores = evaluate(model, 0, ANSWERS, ("caption", "vqa", "t2i"), DECODING_STEPS)
+        right = {task: score["value"] for task, score in scores.items()}
+        right["t2i, background"] = scores["t2i"]["details"]["background"]["value"]
+        return {
+            "nats": {
+                task: bound(model.backbone, canvases, model)
+                for task, canvases in self.held_out().items()
+            },
+            "right": right,
+        }
+
+    def held_out(self) -> dict[str, list[Canvas]]:
+        """By task, canvases whose answer is given, of scenes that no training shows."""
+        chosen = self.asked[:HELD_OUT]
+        rng = random.Random(1)
+        pairs = {
+            "t2i": [((Text(rng.choice(scenes.captions(s))),), _picture(s)) for s in chosen],
+            "caption": [((_picture(s),), Text(scenes.caption(s))) for s in chosen],
+            "vqa": [
+                ((Text(q.text), _picture(s)), Text(q.answer))
+                for s in chosen
+                for q in [rng.choice(scenes.questions(s, rng))]
+            ],
+        }
+        return {
+            task: [laid(task, asked, answer, self.model) for asked, answer in both]
+            for task, both in pairs.items()
+        }
+
+    def pads(self, model: OmniModel, arm: Arm) -> dict[str, object]:
+        """Of captions in several rooms: how many are right, and how their lengths err."""
+        return {f"room {room}": self._lengths(model, arm, room) for room in ROOM}
+
+    def _lengths(self, model: OmniModel, arm: Arm, room: int) -> dict[str, object]:
+        length = room * LENGTHS["caption"][1]
+        results = Engine(model, max_batch=16).run(
+            [Request("caption", user(_picture(scene)), max_tokens=length) for scene in self.asked]
+        )
+        vocabulary, text = model.vocabulary, model.codecs.text
+        fills = pad_ids(arm.pads, vocabulary)
+        rows = []
+        for scene, result in zip(self.asked, results, strict=True):
+            assert result.canvas is not None
+            ids = result.canvas.ids[slice(*result.canvas.answer)]
+            ends = (ids == vocabulary.im_end).nonzero().flatten().tolist()
+            end = ends[0] if ends else len(ids)
+            expected = len(text.encode(scenes.caption(scene)))
+            behind = ids[end + 2 :]  # after the end and a line end
+            rows.append(
+                {
+                    "right": float(scenes.parse(text_of(result.parts)) == scene),
+                    "ended": float(bool(ends)),
+                    "length_error": end - expected,
+                    "pads": float(torch.isin(behind, fills).double().mean())
+                    if len(behind)
+                    else 1.0,
+                    "early_pads": float(torch.isin(ids[:end], fills).sum()),
+                }
+            )
+        return {
+            "right": aggregate([correct(row["right"] == 1) for row in rows]),
+            **{
+                name: sum(row[name] for row in rows) / len(rows)
+                for name in ("ended", "length_error", "pads", "early_pads")
+            },
+            "absolute_length_error": sum(abs(row["length_error"]) for row in rows) / len(rows),
+        }
+
+
+def _picture(scene: scenes.Scene) -> Image:
+    return Image(scenes.render_scene(scene))
+
+
+def settings(steps: int) -> dict[str, object]:
+    """What all runs of a result have in common."""
+    return {
+        "steps": steps, "sizes": SIZES, "shares": SHARES, "lr": LR, "warmup": WARMUP,
+        "held_out": HELD_OUT, "answers": ANSWERS, "decoding_steps": DECODING_STEPS,
+    }  # fmt: skip
+
+
+def missing(
+    runs: Sequence[Mapping[str, object]], studies: Sequence[str], seeds: int
+) -> list[tuple[Arm, int]]:
+    """The arms and seeds that have no result yet, seed by seed."""
+    made = {(run["study"], run["name"], run["seed"]) for run in runs}
+    return [
+        (arm, seed)
+        for seed in range(seeds)
+        for arm in ARMS
+        if arm.study in studies and (arm.study, arm.name, seed) not in made
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mini", type=Path, default=Path("runs/mini"), help="the encoded scenes")
+    parser.add_argument("--study", choices=("masks", "pads"), help="default: both")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("runs/ablate-training"))
+    parser.add_argument("--json", type=Path, default=RESULT)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    told = settings(given.steps)
+    made = json.loads(given.json.read_text()) if given.json.exists() else {"settings": told}
+    if made["settings"] != told:
+        parser.error(f"{given.json} was made with {made['settings']}, not {told}; move it")
+    runs = made.setdefault("runs", [])
+    studies = (given.study,) if given.study else ("masks", "pads")
+    ablation = Ablation(given.mini, given.steps)
+    for arm, seed in missing(runs, studies, given.seeds):
+        work = given.work / f"{arm.study}-{arm.name.replace(' ', '-')}-{seed}"
+        runs.append({"seed": seed, **asdict(arm), **ablation.run(arm, seed, work)})
+        files.write_text(given.json, json.dumps(made, indent=1) + "\n")
+        print(runs[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
