@@ -30,7 +30,7 @@ from omni_diffusion.engine import prepare
 from omni_diffusion.engine.request import Request
 from omni_diffusion.evaluation.predictions import Prediction
 from omni_diffusion.evaluation.results import EvaluationSettings, kept_predictions
-from omni_diffusion.evaluation.scoring import Score, aggregate, capped
+from omni_diffusion.evaluation.scoring import Score, aggregate, bootstrap, capped, ratio
 from omni_diffusion.evaluation.session import EvaluationSession, Judges
 from omni_diffusion.io import files
 from omni_diffusion.mini.benchmarks import EvalContext, SceneBenchmark
@@ -48,9 +48,10 @@ DRAWN = 100  # samples of a benchmark; a shorter run takes the first of them
 SPOKEN = 30  # most samples of a cell whose answers Whisper has to hear
 HEAD = 25  # of 64 positions, as the paper leaves alone 100 of the 256 of its pictures
 SPEECH = ("utterance_wer", "svqa")  # benchmarks whose answers are spoken
-PICTURE = {"steps": 8, "guidance": 0.0}  # 8 of 64 codes a step, one forward pass
-CAPTION = {"steps": 6}  # 4 tokens a step
-HEARD = {"steps": 8}  # of a transcript of about 30 tokens
+# Few steps, since the order and the rules matter only where many tokens are committed at once.
+PICTURE = {"steps": 4, "guidance": 0.0}  # 16 of 64 codes a step, one forward pass
+CAPTION = {"steps": 2}  # 12 of 24 tokens a step
+HEARD = {"steps": 4}  # of a transcript of about 30 tokens
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,13 @@ class Cell:
         return {"length": self.length, "head": self.head, "speech_at": self.speech_at}
 
 
-def order_cells(benchmark: str, base: Mapping[str, Any], *measures: str) -> Iterator[Cell]:
+def order_cells(
+    benchmark: str, base: Mapping[str, Any], *measures: str, name: str = "order"
+) -> Iterator[Cell]:
     """Which tokens are committed first."""
     for measure in measures:
         overrides = {**base, "confidence": measure}
-        yield Cell("order", measure, benchmark, overrides, reference=measure == "entropy")
+        yield Cell(name, measure, benchmark, overrides, reference=measure == "entropy")
 
 
 def sweep(
@@ -138,11 +141,14 @@ def speech_at_cells() -> Iterator[Cell]:
 MEASURES = ("entropy", "margin", "max_probability", "random")
 TALK = {"steps": 32}  # of 75 to 150 codes
 CELLS: tuple[Cell, ...] = (
+    *order_cells("caption", {"steps": 6}, *MEASURES, name="order in more steps"),
+    *order_cells("t2i", {"steps": 8, "guidance": 0.0}, *MEASURES[:3], name="order in more steps"),
     *order_cells("caption", CAPTION, *MEASURES),
     *order_cells("t2i", PICTURE, *MEASURES, "halton"),
     *penalty_cells("t2i", PICTURE),
-    *sweep("guidance", "t2i", PICTURE, "guidance", (0.0, 1.0, 2.0, 4.0), 0.0),
-    *sweep("steps", "caption", {}, "steps", (1, 2, 3, 6, 12, 24), 6),
+    *sweep("guidance", "t2i", PICTURE, "guidance", (0.0, 0.5, 1.0, 2.0, 4.0), 0.0),
+    *sweep("steps", "t2i", PICTURE, "steps", (1, 2, 4, 8, 16), 4),
+    *sweep("steps", "caption", {}, "steps", (1, 2, 3, 6, 12), 2),
     *length_cells("caption", CAPTION),
     *constraint_cells("caption", CAPTION),
     *constraint_cells("t2i", PICTURE),
@@ -155,8 +161,7 @@ CELLS: tuple[Cell, ...] = (
     *length_cells("utterance_wer", TALK),
     *sweep("repetition", "utterance_wer", TALK, "repetition_penalty", (1.0, 1.2), 1.0),
     *order_cells("utterance_wer", TALK, *MEASURES),
-    *sweep("steps", "t2i", PICTURE, "steps", (2, 4, 8, 16, 32), 8),
-    *sweep("steps", "asr_wer", {}, "steps", (2, 4, 8, 16), 8),
+    *sweep("steps", "asr_wer", {}, "steps", (1, 2, 4, 8, 16), 4),
     *constraint_cells("utterance_wer", TALK),
     *order_cells("s2i", {"steps": 22}, *MEASURES),
 )
@@ -304,6 +309,60 @@ def read_free(canvas: Canvas, prepared: Prepared, model: Model) -> Answer:
     return read(canvas, replace(prepared, spans=tuple(spans)), model)
 
 
+# ---------------------------------------------------------------------------------------- results
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their difference to the reference of their ablation, on the same samples."""
+    references = {(r["ablation"], r["benchmark"]): r for r in rows if r["reference"]}
+    found = []
+    for row in rows:
+        known = references.get((row["ablation"], row["benchmark"]))
+        row = {name: value for name, value in row.items() if name != "difference"}
+        if known is not None and not row["reference"]:
+            pairs = list(zip(row["scores"], known["scores"], strict=False))  # the shorter run's
+            row["difference"] = bootstrap(pairs, _difference)
+        found.append(row)
+    return found
+
+
+def _difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The ratio of the first scores minus that of the second."""
+    first, second = ([Score(*pair[i]) for pair in pairs] for i in (0, 1))
+    return ratio(first) - ratio(second)
+
+
+def tables(made: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By ablation, the lines of its table in Markdown."""
+    found: dict[str, list[str]] = {}
+    for row in made["rows"]:
+        lines = found.setdefault(row["ablation"], [HEAD_LINE, "| --- | --- | --- | --- | --- |"])
+        gap = row.get("difference")
+        cells = (
+            TITLES[row["benchmark"]],
+            row["variant"],
+            _percent(row),
+            "" if gap is None else _percent(gap, signed=True),
+            str(row["n"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return found
+
+
+def _percent(metric: Mapping[str, Any], *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{100 * metric['value']:{sign}.1f} % ± {100 * metric['stderr']:.1f} %"
+
+
+HEAD_LINE = "| what | setting | value | difference | n |"
+TITLES = {
+    "caption": "caption, right",
+    "t2i": "t2i, right",
+    "asr_wer": "asr, word errors",
+    "utterance_wer": "tts, word errors",
+    "svqa": "svqa, spoken word errors",
+    "s2i": "s2i, right",
+}
+
+
 # ---------------------------------------------------------------------------------------- running
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -313,7 +372,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/ablate"), help="keeps the answers")
     parser.add_argument("--json", type=Path, default=RESULT)
+    parser.add_argument("--tables", action="store_true", help="print the tables, run nothing")
     given = parser.parse_args()
+    if given.tables:
+        for name, lines in tables(json.loads(given.json.read_text())).items():
+            print(f"## {name}\n", *lines, "", sep="\n")
+        return
     torch.set_num_threads(1)
     chosen = [c for c in CELLS if given.only is None or c.ablation in given.only.split(",")]
     model = OmniModel.open(given.model) if given.model else OmniModel.open()
@@ -329,7 +393,7 @@ def main() -> None:
         if cell.name in rows and rows[cell.name]["n"] >= wanted:
             continue
         rows[cell.name] = ablation.run(cell, given.samples)
-        made["rows"] = list(rows.values())
+        made["rows"] = compared([rows[c.name] for c in CELLS if c.name in rows])
         files.write_text(given.json, json.dumps(made) + "\n")
         row = rows[cell.name]
         print(

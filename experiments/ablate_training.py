@@ -18,7 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from statistics import mean, stdev
+from typing import Any, Literal
 
 import torch
 from experiments.compare_training import LR, SIZES, WARMUP, bound, laid, new_backbone
@@ -102,7 +103,7 @@ class ArmMixture:
         groups = [self._padded(group) for group in self.inner.draw(step, generator)]
         if self.arm.half is None:
             return groups
-        return [half for group in groups for half in _halves(group) if half.total]
+        return [half for group in groups for half in halves(group) if half.total]
 
     def _padded(self, group: TaskGroup) -> TaskGroup:
         drawn = [
@@ -112,7 +113,7 @@ class ArmMixture:
         return replace(group, drawn=drawn)
 
 
-def _halves(group: TaskGroup) -> tuple[TaskGroup, TaskGroup]:
+def halves(group: TaskGroup) -> tuple[TaskGroup, TaskGroup]:
     """The samples of even and of odd number, as groups of their own."""
     first, second = (
         [replace(each, number=each.number // 2) for each in group.drawn if each.number % 2 == odd]
@@ -173,12 +174,12 @@ class Ablation:
         scene_mixture = SceneMixture(
             shares, vocabulary, self.model.codecs.text, self.scenes, lengths=LENGTHS
         )
-        halves = {} if arm.half is None else {f"{share.task} half": arm.half for share in shares}
+        by_half = {} if arm.half is None else {f"{share.task} half": arm.half for share in shares}
         objective = DenoisingObjective(
             backbone,
             vocabulary,
             ArmMixture(arm, scene_mixture, vocabulary),
-            DenoisingConfig(arm.masking, by_task=halves),
+            DenoisingConfig(arm.masking, by_task=by_half),
         )
         loop = LoopConfig(
             self.steps, seed, OptimConfig(LR, WARMUP, floor=0.1), ema_decay=0.99,
@@ -264,6 +265,83 @@ def _picture(scene: scenes.Scene) -> Image:
     return Image(scenes.render_scene(scene))
 
 
+# ---------------------------------------------------------------------------------------- results
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds with its standard error; of one seed that of the answers, 0 if unknown."""
+
+    mean: float
+    error: float = 0.0
+
+
+def columns(run: Mapping[str, Any]) -> dict[str, Mean]:
+    """What is told of a run, by the heading of its column."""
+    if run["study"] == "masks":
+        found = {f"{task}, nats": Mean(nats) for task, nats in run["nats"].items()}
+        return found | {f"{name}, right": _share(value) for name, value in run["right"].items()}
+    found = {}
+    for room in ROOM:
+        judged = run[f"room {room}"]
+        right = judged["right"]
+        found[f"x{room}: right"] = Mean(right["value"], right["stderr"])
+        found[f"x{room}: ended"] = _share(judged["ended"])
+        found[f"x{room}: pads"] = _share(judged["pads"])
+        found[f"x{room}: length error"] = Mean(judged["absolute_length_error"])
+    return found
+
+
+def averaged(runs: Sequence[Mapping[str, Any]], study: str) -> dict[str, dict[str, Mean]]:
+    """By arm and column, the mean over its seeds."""
+    arms: dict[str, list[dict[str, Mean]]] = {}
+    for run in runs:
+        if run["study"] == study:
+            arms.setdefault(run["name"], []).append(columns(run))
+    return {
+        name: {column: _over([each[column] for each in seeds]) for column in seeds[0]}
+        for name, seeds in arms.items()
+    }
+
+
+def table(made: Mapping[str, Any], study: str) -> list[str]:
+    """The lines of a study's table in Markdown."""
+    arms = averaged(made["runs"], study)
+    headings = list(next(iter(arms.values()))) if arms else []
+    lines = ["| arm | " + " | ".join(headings) + " |", "| --- " * (len(headings) + 1) + "|"]
+    for name, row in arms.items():
+        cells = [_told(column, row[column]) for column in headings]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def shares(made: Mapping[str, Any]) -> dict[str, dict[str, Mean]]:
+    """By title of a plot, the mean of every arm, for what is a share of the answers."""
+    found: dict[str, dict[str, Mean]] = {}
+    for study in SHARES:
+        for arm, row in averaged(made["runs"], study).items():
+            for column, value in row.items():
+                if column.endswith(("right", "ended")):
+                    found.setdefault(f"{study}: {column}", {})[arm] = value
+    return found
+
+
+def _share(value: float) -> Mean:
+    return Mean(value, (value * (1 - value) / ANSWERS) ** 0.5)
+
+
+def _over(values: Sequence[Mean]) -> Mean:
+    if len(values) == 1:
+        return values[0]
+    means = [value.mean for value in values]
+    return Mean(mean(means), stdev(means) / len(means) ** 0.5)
+
+
+def _told(column: str, value: Mean) -> str:
+    if column.endswith(("nats", "length error")):
+        return f"{value.mean:.2f}" + (f" ± {value.error:.2f}" if value.error else "")
+    return f"{100 * value.mean:.0f} % ± {100 * value.error:.0f} %"
+
+
+# ---------------------------------------------------------------------------------------- running
 def settings(steps: int) -> dict[str, object]:
     """What all runs of a result have in common."""
     return {
@@ -293,7 +371,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/ablate-training"))
     parser.add_argument("--json", type=Path, default=RESULT)
+    parser.add_argument("--tables", action="store_true", help="print the tables, train nothing")
     given = parser.parse_args()
+    if given.tables:
+        for study in SHARES:
+            print(f"## {study}\n", *table(json.loads(given.json.read_text()), study), "", sep="\n")
+        return
     torch.set_num_threads(1)
     told = settings(given.steps)
     made = json.loads(given.json.read_text()) if given.json.exists() else {"settings": told}

@@ -54,7 +54,7 @@ def test_one_ratio_for_a_sequence(variant, mean, std):
     assert answer.mean() == pytest.approx(mean, abs=0.01)
     assert answer.std() == pytest.approx((std**2 + 0.1 / ANSWER) ** 0.5, abs=0.01)
     assert pads.mean() == pytest.approx(0.6 * mean, abs=0.01)
-    assert torch.corrcoef(torch.stack([answer, pads]))[0, 1] > 0.7
+    assert torch.corrcoef(torch.stack([answer, pads]))[0, 1] > 0.5  # of the same ratio
 
 
 def test_a_share_of_the_sequences_is_masked_whole():

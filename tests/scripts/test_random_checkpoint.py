@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from scripts import random_checkpoint
+from tests.evaluation.suites.miniature import MINIATURES, Deaf, Miniature
 from tests.io.test_weights import private_bytes
 
 from omni_diffusion import Engine, Image, Inputs, OmniModel, ask
 from omni_diffusion.codecs.text import TextCodec
+from omni_diffusion.evaluation import speech
+from omni_diffusion.evaluation.runner import run_benchmark
 from omni_diffusion.models.omni import convert
 from omni_diffusion.models.upstream import read_configs
 from omni_diffusion.vocab import Vocabulary
@@ -80,3 +83,21 @@ def test_it_answers(ours: Path) -> None:
     [part] = result.parts
     assert isinstance(part, Image)
     assert (part.picture.width, part.picture.height) == (256, 256)
+
+
+@pytest.fixture(scope="module")
+def engine(ours: Path) -> Engine:
+    return Engine(OmniModel.open(ours), max_batch=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(speech.missing(*speech.SCORING_PACKAGES)), reason="needs extra eval")
+@pytest.mark.parametrize("miniature", MINIATURES, ids=lambda m: m.name)
+def test_one_sample_of_each_benchmark_end_to_end(
+    miniature: Miniature, engine: Engine, tmp_path: Path
+) -> None:
+    miniature.write(tmp_path)
+    benchmark = miniature.open(tmp_path, overrides={"steps": 2}, transcriber=Deaf)
+    result = run_benchmark(benchmark, engine, limit=1)
+    assert "failed" not in result["details"]
+    assert result["n"] == 1

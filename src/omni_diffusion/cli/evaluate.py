@@ -220,7 +220,14 @@ def sampling_efficiency(
 
 @eval_app.command("paper")
 def evaluate_paper(
-    samples: Annotated[int, typer.Option("--limit", help="Samples of each benchmark.")] = 60,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples",
+            "--limit",
+            help="Samples of each benchmark; costly ones take half of them.",
+        ),
+    ] = 40,
     only: Annotated[
         str | None,
         typer.Option(help="Run only these benchmarks, separated by commas: t2i,infill."),

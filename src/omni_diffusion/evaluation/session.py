@@ -16,11 +16,13 @@ from omni_diffusion.evaluation.benchmark import Benchmark, S
 from omni_diffusion.evaluation.clip import CLIP, ClipJudge, PictureJudge
 from omni_diffusion.evaluation.predictions import PredictionStore
 from omni_diffusion.evaluation.results import (
+    RECORD,
     EvaluationRecord,
     EvaluationSettings,
     environment,
     kept_predictions,
     model_digest,
+    read_record,
 )
 from omni_diffusion.evaluation.runner import (
     ReportProgress,
@@ -97,6 +99,15 @@ class EvaluationSession:
             known["digest"] += f"-{model.quantization}"
         engine, chosen = Engine(model, max_batch=batch), judges or Judges()
         return cls(engine, known, out, batch, chosen, str(model.device), progress)
+
+    def finished(self, settings: EvaluationSettings) -> EvaluationRecord | None:
+        """The record of a run that has its result already; only where settings name all samples."""
+        record = EvaluationRecord(settings, dict(self.model), environment(self.device), self.batch)
+        folder = record.folder(self.out)
+        if not (folder / RECORD).is_file():
+            return None
+        known = read_record(folder)
+        return None if known.result is None else known
 
     def run(
         self,

@@ -70,7 +70,7 @@ class OmniDiffusionLmms(lmms):
         return texts
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """The bound on -log p of each continuation, in nats of a token, see `evaluation.likelihood`.
+        """The bound on -log p of each continuation, nats of a token; see `evaluation.likelihood`.
 
         A loss in spite of the name: lmms-eval's own models return the mean loss of the
         continuation's tokens, and its multiple choice takes the option with the lowest. The second
