@@ -117,6 +117,7 @@ def test_a_long_text_is_spoken_in_passages(call: Call) -> None:
         assert "shorten it" in said.err
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_speech(call: Call) -> None:
     for out in ("a.wav", "b.wav"):
         said = call("run", "tts", "hello there", "--seed", "7", "--out", out)

@@ -18,6 +18,7 @@ def quiet() -> Console:
     return Console(file=io.StringIO(), width=120)
 
 
+@pytest.mark.slow
 def test_every_job_has_its_files_its_card_and_its_line(model: OmniModel, tmp_path: Path) -> None:
     console = quiet()
     cards = present(model, DEMO_JOBS, tmp_path / "new" / "folder", steps=2, console=console)

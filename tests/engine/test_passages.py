@@ -31,6 +31,7 @@ def speak(text: str, **options: object) -> Request:
     return Request("tts", (Message("user", (Text(text),)),), params, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_sound_is_that_of_all_passages_in_order(model: OmniModel) -> None:
     engine = Engine(model, max_batch=1)
     passages = spoken_passages(TEXT, model, max_positions=150)

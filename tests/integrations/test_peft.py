@@ -117,6 +117,7 @@ def test_new_rows_and_the_adapter_are_trained_whole(
         assert not bool(changed[: image.start].any())
 
 
+@pytest.mark.slow
 def test_an_adapted_model_generates(
     omni: OmniModel, folder: Path, processor: OmniDiffusionProcessor
 ) -> None:

@@ -137,6 +137,7 @@ def test_two_banks_as_one() -> None:
     assert both.where("caption", "train", with_codes=True) == [3, 7]
 
 
+@pytest.mark.slow
 # ------------------------------------------------------------------------------------- sentences
 def test_texts_hold_every_word_of_the_world() -> None:
     def words(texts: list[str]) -> set[str]:

@@ -329,6 +329,7 @@ def test_distortion_changes_what_is_heard_and_nothing_else() -> None:
     assert 5 < sum(flat) < 20  # a gap longer than a frame, in some
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t2i", "s2i"])
 def test_some_pictures_are_drawn_for_no_words(name: str) -> None:
     mix, rng = mixture(name, null=0.1), random.Random(0)

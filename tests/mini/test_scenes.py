@@ -62,6 +62,7 @@ def union(chosen: Iterable[Scene]) -> set[tuple[str, ...]]:
     return set().union(*map(combinations, chosen))
 
 
+@pytest.mark.slow
 def test_every_test_scene_holds_what_no_training_scene_does() -> None:
     shown = union(scene for scene in EVERY if not scenes.held_out(scene))
     assert all((combinations(scene) <= shown) != scenes.held_out(scene) for scene in EVERY)

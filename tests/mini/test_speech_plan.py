@@ -107,6 +107,7 @@ def test_the_beginning_of_a_plan_is_a_sample_of_all_of_it() -> None:
         assert first[role] / 200 == pytest.approx(whole[role] / len(SHUFFLED), abs=0.12)
 
 
+@pytest.mark.slow
 def test_every_noun_follows_in_every_voice_singular_and_plural() -> None:
     said = Counter[tuple[str, bool, str]]()
     for line in NOUNS:

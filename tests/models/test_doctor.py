@@ -45,6 +45,7 @@ def test_the_published_parts_are_counted_without_weights(official: ModelSize) ->
     assert (size.understanding_tokens, size.generation_tokens) == (1024, 256)
 
 
+@pytest.mark.slow
 def test_a_folder_is_counted_as_it_opens() -> None:
     size, model = doctor.folder_size(), OmniModel.open()
 

@@ -86,6 +86,7 @@ def test_what_config_json_says_computes(folders: Path, door: str, name: str) -> 
     assert {p.dtype for p in asked.backbone.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_smaller_weights_compute_in_what_config_json_says(tmp_path: Path) -> None:
     tiny_model().save(tmp_path, torch.float16)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"

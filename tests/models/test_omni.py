@@ -63,6 +63,7 @@ def test_its_own_lengths_and_sampling_come_back(tmp_path: Path) -> None:
     assert again.generation.sampling["t2i"].guidance == 1.5
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model() -> None:
     one, two, other = tiny_model(), tiny_model(), tiny_model(1)
     assert torch.equal(one.backbone.lm_head.weight, two.backbone.lm_head.weight)

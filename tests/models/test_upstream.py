@@ -79,6 +79,7 @@ def same(one: OmniModel, two: OmniModel) -> None:
 # -- opened ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sound_is_resampled_as_for_the_published_tokenizer(made: PublishedFolders) -> None:
     assert made.open().codecs.speech.tokenizer.config.resampling == "sinc"
 
@@ -158,6 +159,7 @@ def options(made: PublishedFolders, sizes: Path) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "float32"])
 def test_converted_and_opened_again(
     made: PublishedFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
@@ -215,6 +217,7 @@ def test_the_backbone_is_not_in_memory_while_it_is_converted(
     )
 
 
+@pytest.mark.slow
 def test_a_conversion_without_room_or_cut_short_leaves_nothing(
     made: PublishedFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +258,7 @@ def test_mistakes_of_convert_are_one_line(
 # -- Dream-7B ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dream_grows_to_the_whole_vocabulary(made: PublishedFolders) -> None:
     opened, again = made.open(made.dream), made.open(made.dream)
     vocabulary = opened.vocabulary
@@ -372,6 +376,7 @@ def test_one_table_of_all_names(own: PublishedFolders) -> None:
         own.open()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "file"),
     [

@@ -65,6 +65,7 @@ def said(client: openai.OpenAI, text: str, **asked: Any) -> tuple[str, str | Non
     return "".join(each.delta.content or "" for each in choices), choices[-1].finish_reason
 
 
+@pytest.mark.slow
 def test_what_is_decided_ends_the_steps() -> None:
     with serving(left_to_right()) as running, running.openai() as client:
         for stream in (False, True):

@@ -69,6 +69,7 @@ def test_it_learns(plan: Plan, tmp_path: Path) -> None:
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
 
 
+@pytest.mark.slow
 def test_another_plan_is_refused(plan: Plan, tmp_path: Path) -> None:
     build_trainer(plan, tmp_path, options=QUIET)
     with pytest.raises(TrainingError, match="batch_size 4, not 5") as error:
@@ -76,6 +77,7 @@ def test_another_plan_is_refused(plan: Plan, tmp_path: Path) -> None:
     assert (error.value.field, error.value.value) == ("batch_size", 5)
 
 
+@pytest.mark.slow
 def test_shards_of_another_models_codecs_are_refused(plan: Plan, tmp_path: Path) -> None:
     tiny_model(seed=1).save(tmp_path / "other")
     with pytest.raises(DataError, match="other codecs than those of tiny"):

@@ -71,6 +71,7 @@ def trained(folder: Path, asked: Sequence[Request]) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_training_with_samples_is_the_same_training(tmp_path: Path) -> None:
     without, with_them = trained(tmp_path / "a", ()), trained(tmp_path / "b", requests())
     assert without.keys() == with_them.keys()

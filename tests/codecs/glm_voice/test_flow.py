@@ -33,6 +33,7 @@ def spoken(flow: Flow, numbers: dict[str, Tensor], case: str, **options: object)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "steps"), CASES)
 def test_sampled_mel(flow: Flow, numbers: dict[str, Tensor], case: str, steps: int) -> None:
     wanted = numbers[f"{case}.mel"]

@@ -24,6 +24,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Randomness, "draw", silent)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
 def test_blocks_as_published(flow: Flow, hift: HiFT, decoded: dict[str, Tensor]) -> None:
     ids = decoded["tokens"][0]
@@ -36,6 +37,7 @@ def test_blocks_as_published(flow: Flow, hift: HiFT, decoded: dict[str, Tensor])
     torch.testing.assert_close(whole, decoded["stream.wav"], atol=CLOSE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
 def test_without_the_flaw_no_frame_is_lost(
     flow: Flow, hift: HiFT, decoded: dict[str, Tensor]

@@ -140,6 +140,7 @@ def test_windows_of_thirty_seconds_know_nothing_of_one_another() -> None:
     assert torch.equal(codes[375:], small.encode(sound(long[480_000:])))
 
 
+@pytest.mark.slow
 def test_seventy_seconds_are_three_windows_one_by_one_or_in_any_batch() -> None:
     config = SpeechTokenizerConfig(
         d_model=8, heads=2, ffn=8, layers=1, n_mels=16, max_positions=1500, codebook_size=64

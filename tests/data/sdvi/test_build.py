@@ -344,6 +344,7 @@ SCRIPT = shlex.join(
 )
 
 
+@pytest.mark.slow
 def test_a_text_that_a_command_fails_at_is_rejected_with_its_error(
     builder: SdviBuilder, tmp_path: Path
 ) -> None:

@@ -200,6 +200,7 @@ def test_in_the_end_codes_stay_and_the_decoder_alone_learns() -> None:
     assert bool(one.codec.decoder.conv_out.weight.grad.any())
 
 
+@pytest.mark.slow
 def test_a_few_pictures_are_learned() -> None:
     one = objective(batch=4)
     optimizer = torch.optim.Adam(one.module.parameters(), lr=5e-3)

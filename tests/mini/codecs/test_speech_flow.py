@@ -87,6 +87,7 @@ def test_a_batch_pads_codes_and_mels() -> None:
     assert n_frames.tolist() == [13, 6]
 
 
+@pytest.mark.slow
 def test_the_prior_ignores_padding() -> None:
     speak = objective()
     clips = sorted(speak.clips, key=lambda clip: len(clip.codes))
