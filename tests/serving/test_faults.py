@@ -1,21 +1,30 @@
 """What clients and networks do: leave, stall, send too much, or what is no medium at all."""
 
 import base64
+import contextlib
+import errno
 import io
 import json
+import resource
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import PIL.Image
 import pytest
+import soundfile
 import torch
-from tests.serving.conftest import KEY, LIMITS, Running, serving
+from tests.serving.conftest import KEY, LIMITS, Brake, Running, left_to_right, serving
 from tests.tiny import checkers, tiny_model, tone
 
 from omni_diffusion.media import Picture, Waveform
+from omni_diffusion.models.omni import OmniModel
 
 LONG = {"task": "chat", "text": "two dogs", "max_tokens": 900}
 CHAT = {"model": "mini", "messages": [{"role": "user", "content": "two dogs"}]}
@@ -26,10 +35,19 @@ def uri(data: bytes, kind: str = "image/png") -> str:
 
 
 def until_idle(running: Running) -> None:
-    until = time.monotonic() + 20
-    while running.service.worker._accepted:
-        assert time.monotonic() < until
+    until(lambda: not running.service.worker._accepted)
+
+
+def until(found: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def count(running: Running, name: str, **labels: str) -> float:
+    registry = running.service.metrics.registry
+    return registry.get_sample_value(f"omni_diffusion_{name}", labels) or 0.0
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -63,6 +81,94 @@ def test_a_client_that_leaves_ends_its_request(tiny: Running, path: str, body: A
     until_idle(tiny)
 
 
+@pytest.fixture(scope="module")
+def steady() -> Iterator[Running]:
+    with serving(left_to_right()) as running:
+        yield running
+
+
+def multipart(**parts: bytes) -> dict[str, Any]:
+    return {"files": {name: (name, data) for name, data in parts.items()}}
+
+
+def opaque_but(box: tuple[int, int, int, int]) -> bytes:
+    mask, out = PIL.Image.new("L", (8, 8)), io.BytesIO()
+    mask.paste(255, box)
+    mask.save(out, "PNG")
+    return out.getvalue()
+
+
+PICTURE = {
+    "prompt": "a tree", "stream": True, "partial_images": 3, "num_inference_steps": 16
+}  # fmt: skip
+SPEECH = {"model": "mini", "voice": "alloy", "input": "two dogs to the left of a tree " * 4,
+          "temperature": 1, "seed": 2}  # fmt: skip
+STREAMS: dict[str, tuple[str, dict[str, Any], int]] = {  # path, body, steps until the first bytes
+    "text": (
+        "/v1/chat/completions", {"json": {**CHAT, "stream": True, "answer_tokens": 300}}, 60
+    ),
+    "spoken text": (
+        "/v1/chat/completions",
+        {"json": {**CHAT, "stream": True, "answer_tokens": 300, "modalities": ["text", "audio"],
+                  "audio": {"voice": "alloy", "format": "pcm16"}}},
+        60,
+    ),
+    "picture": ("/v1/images/generations", {"json": PICTURE}, 8),
+    "repainted picture": (
+        "/v1/images/edits",
+        {"data": {name: str(value).lower() for name, value in PICTURE.items()},
+         **multipart(image=checkers(8).png_bytes(), mask=opaque_but((0, 0, 8, 6)))},
+        8,
+    ),
+    "speech": ("/v1/audio/speech", {"json": {**SPEECH, "response_format": "pcm"}}, 40),
+    "speech events": (
+        "/v1/audio/speech",
+        {"json": {**SPEECH, "response_format": "pcm", "stream_format": "sse"}},
+        40,
+    ),
+    "transcript": (
+        "/v1/audio/transcriptions",
+        {"data": {"model": "mini", "stream": "true"}, **multipart(file=tone(9.0).wav_bytes())},
+        5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_client_that_leaves_in_the_middle_of_a_stream(
+    steady: Running, brake: Brake, name: str
+) -> None:
+    """The steps are held after the first bytes, so that there is a middle to leave in."""
+    path, options, steps = STREAMS[name]
+    before = cancelled(steady)
+    brake.hold_after(steps)
+    with steady.http() as http:
+        with http.stream("POST", path, **options) as answer:
+            assert answer.is_success, answer.read()
+            first = next(answer.iter_raw(64))
+            assert steady.service.worker._accepted == 1, first
+        until_idle(steady)
+        until(lambda: cancelled(steady) > before)
+        brake.release()
+        assert http.get("/health").is_success
+
+
+def cancelled(running: Running) -> float:
+    (tasks,) = (m for m in running.service.metrics.registry.collect() if m.name.endswith("_tasks"))
+    return sum(
+        sample.value
+        for sample in tasks.samples
+        if sample.name.endswith("_total") and sample.labels["outcome"] == "cancelled"
+    )
+
+
+def test_a_reader_that_leaves_a_job_does_not_end_it(http: httpx.Client) -> None:
+    job = http.post("/v1/jobs", json={**LONG, "max_tokens": 60}).json()
+    with http.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
+        assert next(answer.iter_raw(64))
+    assert read(http, job["id"])[-1][1] == "done"
+
+
 def test_a_slow_body_is_given_up(tiny: Running) -> None:
     head = f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
     with socket.create_connection(("127.0.0.1", tiny.port)) as client:
@@ -72,19 +178,22 @@ def test_a_slow_body_is_given_up(tiny: Running) -> None:
         assert b"408" in client.recv(4096).split(b"\r\n")[0]
 
 
-def test_a_client_that_reads_nothing_is_left(tiny: Running, http: httpx.Client) -> None:
+def test_a_client_that_reads_nothing_is_dropped() -> None:
     """Its answer is larger than what the network holds; the server does not wait for ever."""
-    job = http.post(
-        "/v1/jobs", json={"task": "t2i", "text": "a tree", "stream": {"every": 1}}
-    ).json()
-    while http.get(f"/v1/jobs/{job['id']}").json()["status"] != "done":
-        time.sleep(0.02)
-    with socket.create_connection(("127.0.0.1", tiny.port)) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        ask = f"GET /v1/jobs/{job['id']}/events HTTP/1.1\r\nHost: localhost\r\n"
-        client.sendall(f"{ask}Authorization: Bearer {KEY}\r\n\r\n".encode())
-        time.sleep(0.1)
-        assert http.get("/health").status_code == 200
+    asked = {"prompt": "a tree", "size": "1024x1024", "n": 3, "num_inference_steps": 1}
+    body = json.dumps(asked).encode()
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
+    head += f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+    with serving(tiny_model(), send_buffer=4096) as running, running.http() as http:
+        assert len(http.post("/v1/images/generations", json=asked).content) > 300_000
+        route = {"route": "/v1/images/generations", "status": "200"}
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", running.port))
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            until(lambda: count(running, "requests_total", **route) == 2)
+            assert http.get("/health").status_code == 200
+            until(lambda: len(running.server.server_state.connections) <= 1)  # that of `http`
 
 
 # ------------------------------------------------------------------------------------- too much
@@ -109,6 +218,21 @@ def test_a_body_without_a_length_is_counted(http: httpx.Client) -> None:
     except (httpx.WriteError, httpx.ReadError):  # refused while it was sent
         return
     assert answer.status_code == 413
+
+
+def test_two_hundred_megabytes_are_not_taken(tiny: Running, http: httpx.Client) -> None:
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+    piece, sent = b"10000\r\n" + b"x" * 2**16 + b"\r\n", 0
+    with socket.create_connection(("127.0.0.1", tiny.port)) as client:
+        client.sendall(f"{head}Content-Type: application/json\r\n".encode())
+        client.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while sent < 200 * 2**20:
+                client.sendall(piece)
+                sent += len(piece)
+    assert sent < 20 * 2**20  # the limit of these servers is 1 MiB; the rest is in buffers
+    assert http.get("/health").is_success
+    assert tiny.service.worker._accepted == 0
 
 
 def test_ten_thousand_headers_are_refused(tiny: Running, http: httpx.Client) -> None:
@@ -346,6 +470,79 @@ def test_any_mix_of_parts_is_filled(http: httpx.Client) -> None:
     assert kinds == ["text", "image"]
     body["messages"] = body["messages"][:1]  # type: ignore[index]
     assert error_of(http.post("/v1/infill", json=body))["param"] == "messages"
+
+
+# ------------------------------------------------------------------------------------------ disk
+def one_of_each(http: httpx.Client) -> list[Any]:
+    """What every kind of request is answered, without what differs between two calls."""
+    quick = {"num_inference_steps": 2}
+    made = http.post("/v1/images/generations", json={"prompt": "a tree", **quick})
+    edit = STREAMS["repainted picture"][1]["files"]
+    edited = http.post("/v1/images/edits", data={"prompt": "a tree", **quick}, files=edit)
+    heard = http.post("/v1/audio/transcriptions", **STREAMS["transcript"][1])
+    spoken = http.post("/v1/audio/speech", json={**SPEECH, "response_format": "wav", **quick})
+    said = http.post("/v1/chat/completions", json={**CHAT, **quick})
+    job = http.post("/v1/jobs", json={"text": "two dogs", "params": {"steps": 2}}).json()
+    answers = [made, edited, heard, spoken, said]
+    assert all(answer.is_success for answer in answers), [answer.text for answer in answers]
+    assert http.get("/").is_success
+    return [
+        made.json()["data"],
+        edited.json()["data"],
+        heard.text,
+        spoken.content,
+        said.json()["choices"],
+        read(http, job["id"])[-1][2]["parts"],
+    ]
+
+
+def test_the_folder_of_the_model_may_go(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tiny_model().save(folder)
+    with serving(OmniModel.open(folder)) as running, running.http() as http:
+        before = one_of_each(http)
+        shutil.rmtree(folder)
+        assert one_of_each(http) == before
+        assert http.get("/ready").is_success
+
+
+def test_a_full_disk_is_not_noticed(http: httpx.Client, tmp_path: Path) -> None:
+    """Nothing is written: neither bodies nor jobs. Any write to a file fails in this test."""
+    before = one_of_each(http)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            (tmp_path / "file").write_bytes(b"x")
+        assert one_of_each(http) == before
+        large = {"file": ("a.wav", tone(19.0, 24_000).wav_bytes())}  # 0.9 MB
+        answer = http.post("/v1/audio/transcriptions", data={"model": "mini"}, files=large)
+        assert answer.is_success, answer.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_request_that_the_system_fails_is_one_line(
+    tiny: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def full(*_: object, **__: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    job = http.post("/v1/jobs", json={"text": "two dogs", "params": {"steps": 2}}).json()
+    read(http, job["id"])
+    with monkeypatch.context() as patched:
+        patched.setattr(soundfile.SoundFile, "write", full)
+        answer = http.post("/v1/audio/speech", json={**SPEECH, "response_format": "wav"})
+        assert answer.status_code == 500
+        assert error_of(answer)["code"] == "internal_error"
+        failed = http.post("/v1/jobs", json={"task": "tts", "text": "two dogs"}).json()
+        name, data = read(http, failed["id"])[-1][1:]
+        assert name == "error"
+        assert data["error"]["message"].count("\n") == 0
+        assert http.get(f"/v1/jobs/{job['id']}").json()["status"] == "done"
+    one_of_each(http)
+    assert len(caplog.records) == 2
 
 
 # -------------------------------------------------------------------------------------------- end

@@ -24,7 +24,7 @@ from omni_diffusion.serving.routes.audio import audio_routes
 from omni_diffusion.serving.routes.chat import chat_routes
 from omni_diffusion.serving.routes.files import page_routes
 from omni_diffusion.serving.routes.images import image_routes
-from omni_diffusion.serving.routes.native import native_routes
+from omni_diffusion.serving.routes.native import job_routes, native_routes
 from omni_diffusion.serving.routes.status import status_routes
 from omni_diffusion.serving.service import Service
 from omni_diffusion.serving.worker import Worker
@@ -64,10 +64,12 @@ def create_app(
     key: str | None = None,
     origins: tuple[str, ...] = (),
     local: bool = False,
+    jobs: bool = True,
 ) -> ASGIApp:
     """The app of a service; when it shuts down, what runs is finished and the thread ends.
 
-    key, origins, local: see `Gate`.
+    key, origins, local: see `Gate`. jobs: with jobs, and the page, which watches them; False where
+    several processes answer under one address, since a job lives in one.
     """
 
     @asynccontextmanager
@@ -80,9 +82,11 @@ def create_app(
     app = FastAPI(
         title="omni-diffusion", lifespan=life, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    app.include_router(page_routes())
     for routes in (status_routes, chat_routes, image_routes, audio_routes, native_routes):
         app.include_router(routes(service))
+    if jobs:
+        app.include_router(page_routes())
+        app.include_router(job_routes(service))
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]

@@ -56,13 +56,35 @@ DELAY = 3.0  # seconds after which a reader of events connects again
 
 def native_routes(service: Service) -> APIRouter:
     """The routes of one service."""
-    routes, jobs = APIRouter(), Jobs(service)
+    routes = APIRouter()
 
     @routes.get("/v1/tasks")
     async def tasks() -> list[dict[str, Any]]:
         """The tasks, with inputs that work."""
         answers = service.model.generation.answers
         return [_task(task.answering(answers), service) for task in catalog.TASKS]
+
+    @routes.post("/v1/infill")
+    async def infill(http: Request) -> dict[str, Any]:
+        """Fill the masked parts of a conversation."""
+        body = parse_body(InfillBody, await json_body(http, service))
+        request = await service.worker.off_loop(_infill_request, body, service)
+        (result,) = await service.answers(http, [request], NAMES)
+        return {
+            "object": "infill",
+            "model": service.name,
+            "parts": [native_part(part) for part in result.parts],
+            "steps": result.steps,
+            "seconds": round(result.seconds, 3),
+            "notes": list(result.notes),
+        }
+
+    return routes
+
+
+def job_routes(service: Service) -> APIRouter:
+    """Jobs of one service; they live in its process."""
+    routes, jobs = APIRouter(), Jobs(service)
 
     @routes.post("/v1/jobs", status_code=202)
     async def start(http: Request) -> JSONResponse:
@@ -87,21 +109,6 @@ def native_routes(service: Service) -> APIRouter:
         after = http.headers.get("last-event-id", "-1")
         last = int(after) if after.removeprefix("-").isdecimal() else -1
         return EventStream(_job_events(jobs.get(id), last))
-
-    @routes.post("/v1/infill")
-    async def infill(http: Request) -> dict[str, Any]:
-        """Fill the masked parts of a conversation."""
-        body = parse_body(InfillBody, await json_body(http, service))
-        request = await service.worker.off_loop(_infill_request, body, service)
-        (result,) = await service.answers(http, [request], NAMES)
-        return {
-            "object": "infill",
-            "model": service.name,
-            "parts": [native_part(part) for part in result.parts],
-            "steps": result.steps,
-            "seconds": round(result.seconds, 3),
-            "notes": list(result.notes),
-        }
 
     return routes
 
