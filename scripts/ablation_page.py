@@ -110,14 +110,17 @@ def training_panels(made: dict[str, Any]) -> list[Panel]:
 
 
 def all_tables() -> dict[str, list[str]]:
-    """By name, the lines of every table of the committed results."""
+    """By name, the lines of every table of the committed results, and which result it is."""
     found: dict[str, list[str]] = {}
-    if ablate_inference.RESULT.is_file():
-        found |= ablate_inference.tables(json.loads(ablate_inference.RESULT.read_text()))
-    if ablate_training.RESULT.is_file():
-        made = json.loads(ablate_training.RESULT.read_text())
-        studies = {run["study"] for run in made["runs"]}
-        found |= {study: ablate_training.table(made, study) for study in sorted(studies)}
+    source = ablate_inference.RESULT
+    if source.is_file():
+        for name, lines in ablate_inference.tables(json.loads(source.read_text())).items():
+            found[name] = [*lines, "", f"Source: `{source}`."]
+    source = ablate_training.RESULT
+    if source.is_file():
+        made = json.loads(source.read_text())
+        for study in sorted({run["study"] for run in made["runs"]}):
+            found[study] = [*ablate_training.table(made, study), "", f"Source: `{source}`."]
     return found
 
 

@@ -18,7 +18,10 @@ RESULT = re.compile(r"(?:benchmarks|experiments|scripts)/results/[\w.-]+\.json")
 PERCENTAGE = re.compile(r"(?<![\w.])(\d+(?:\.(\d+))?) %")
 DECIMAL = re.compile(r"(?<![\w.])(\d+\.(\d+))(?![\w.])")
 SCALES = (1, 100, 1e3, 1e-3, 1 / 60, 1e-6, 1e-9, 2**-20, 2**-30)  # units of the tables
-DERIVED = ("experiments/results/training.json",)  # their tables print means over seeds
+DERIVED = (
+    "experiments/results/training.json",
+    "experiments/results/ablate-training.json",
+)  # their tables print means over seeds
 NOT_KEPT = "not kept"  # a paragraph that says so has figures of no result
 EARLIER = "the version before"
 
@@ -53,7 +56,7 @@ def unfounded(
     figures: list[tuple[str, str]], known: list[float], scales: tuple[float, ...] = (1, 100)
 ) -> list[str]:
     """The figures, given with their decimals, that are no rounding of a known number."""
-    scaled = [scale * number for number in known for scale in scales]
+    scaled = [scale * abs(number) for number in known for scale in scales]
     return [f for f, part in figures if f not in {f"{n:.{len(part)}f}" for n in scaled}]
 
 
