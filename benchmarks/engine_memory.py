@@ -15,13 +15,17 @@ Every reading is written at once, so a run that is stopped leaves what it saw.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import random
 import resource
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 
@@ -47,8 +51,8 @@ BATCH = 8
 READINGS = 20
 
 
-def requests(count: int, seed: int) -> list[Request]:
-    """Requests of all tasks, drawn with a seed."""
+def requests(count: int, seed: int) -> Iterator[Request]:
+    """Requests of all tasks, drawn with a seed, one by one: none is kept."""
     rng = random.Random(seed)
     pictures = [Picture.read(path) for path in sorted(INPUTS.glob("*.png"))]
     sounds = [Waveform.read(path) for path in sorted(INPUTS.glob("*.ogg"))]
@@ -61,7 +65,6 @@ def requests(count: int, seed: int) -> list[Request]:
         samples = int(whole.rate * rng.uniform(0.3, 4.0))
         return Speech(Waveform(whole.samples[:samples], whole.rate))
 
-    drawn = []
     for number in range(count):
         task = MADE[number // RARE % 2] if number % RARE == 0 else rng.choice(TASKS)
         parts: tuple[Any, ...] = (text(20 if task == "tts" else 60),)
@@ -73,26 +76,25 @@ def requests(count: int, seed: int) -> list[Request]:
             parts = (text(), Image(rng.choice(pictures)))
         length = None if task in MADE else rng.randint(8, 90)
         steps = {"steps": rng.randint(1, 3), "seed": number}
-        drawn.append(Request(task, (Message("user", parts),), steps, max_tokens=length))
-    return drawn
+        yield Request(task, (Message("user", parts),), steps, max_tokens=length)
 
 
 def measure(model: OmniModel, count: int, keep: Callable[[dict[str, Any]], None]) -> None:
     """Answer `count` requests; passes what is known on after every twentieth of them."""
     engine = Engine(model, max_batch=BATCH)
     began = time.process_time()
-    finished, failed, readings = 0, 0, list[float]()
+    finished, failed, readings, in_use = 0, 0, list[float](), list[float]()
     warm = count // 10
-    waiting = [*requests(warm, seed=1), *requests(count, seed=0)]
     marks = {warm + count * i // READINGS for i in range(READINGS + 1)}
-    for request in waiting:
+    for number, request in enumerate(chain(requests(warm, seed=1), requests(count, seed=0)), 1):
         engine.add(request)
-        while engine.pending >= 2 * BATCH or (request is waiting[-1] and engine.pending):
+        while engine.pending >= 2 * BATCH or (number == warm + count and engine.pending):
             for id in engine.step():
                 failed += engine.result(id).error is not None
                 finished += 1
                 if finished in marks:
                     readings.append(round(resident() / 1e6, 1))
+                    in_use.append(round(heap_in_use() / 1e6, 1))
                     keep(
                         {
                             "finished": finished - warm,
@@ -100,6 +102,7 @@ def measure(model: OmniModel, count: int, keep: Callable[[dict[str, Any]], None]
                             "warm_up_requests": warm,
                             "megabytes_after_the_warm_up": readings[0],
                             "megabytes_at_every_twentieth": readings[1:],
+                            "in_use_of_the_c_heap_megabytes": in_use,
                             "processor_seconds": round(time.process_time() - began),
                         }
                     )
@@ -109,6 +112,23 @@ def resident() -> int:
     """Bytes of this process in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+def heap_in_use() -> int:
+    """Bytes that are allocated in all arenas of glibc, without what is free between them.
+
+    It tells a leak from a heap that only has holes.
+    """
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    with tempfile.NamedTemporaryFile() as file:
+        stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+        libc.malloc_info(0, stream)
+        libc.fclose(stream)
+        whole = ElementTree.fromstring(Path(file.name).read_text())
+    total = {part.get("type"): int(part.get("size", 0)) for part in whole.findall("total")}
+    system = {part.get("type"): int(part.get("size", 0)) for part in whole.findall("system")}
+    return system["current"] + total["mmap"] - total["fast"] - total["rest"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

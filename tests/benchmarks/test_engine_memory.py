@@ -16,7 +16,7 @@ def test_every_request_is_answered_and_memory_is_read_at_every_twentieth() -> No
 
 
 def test_requests_are_of_all_tasks_and_follow_from_the_seed() -> None:
-    first, again = requests(200, seed=3), requests(200, seed=3)
+    first, again = [*requests(200, seed=3)], [*requests(200, seed=3)]
     assert {one.task_name for one in first} == {"chat", "caption", "vqa", "asr", "t2i", "tts"}
     assert [(a.task_name, a.max_tokens) for a in first] == [
         (b.task_name, b.max_tokens) for b in again
