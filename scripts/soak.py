@@ -35,6 +35,7 @@ from omni_diffusion.io import files
 
 INPUTS = Path(__file__).resolve().parent.parent / "src" / "omni_diffusion" / "demo" / "inputs"
 CANCELLED, MALFORMED = 0.10, 0.05
+BUSY, ROUNDS, GAP = 8, 3, 0.5  # pictures at first, rounds after them, seconds between requests
 PATIENCE = 600.0  # seconds after which a request counts as stuck
 
 
@@ -206,6 +207,37 @@ def first_parts(url: str) -> dict[str, dict[str, float]]:
     return found
 
 
+def staggered(url: str) -> dict[str, Any]:
+    """Seconds in the queue where requests come one after the other while pictures are drawn.
+
+    Pictures of many steps fill the batch but for one slot and wait for more; then a chat, a picture
+    and a sentence to speak come in turn, `GAP` seconds apart.
+    """
+    drawn = {"prompt": "a red ball", "num_inference_steps": 16}
+    asked = [("/v1/images/generations", drawn)] * BUSY
+    for _ in range(ROUNDS):
+        asked += [
+            ("/v1/chat/completions", chat("what is a cake?")),
+            ("/v1/images/generations", {**drawn, "num_inference_steps": 4}),
+            ("/v1/audio/speech", {"model": "mini", "voice": "alloy", "input": "a dog",
+                                  "num_inference_steps": 4}),
+        ]  # fmt: skip
+    before = httpx.get(f"{url}/metrics").text
+    threads = []
+    for number, (path, body) in enumerate(asked):
+        threads.append(threading.Thread(target=_post, args=(url + path, body)))
+        threads[-1].start()
+        time.sleep(GAP if number >= BUSY else 0)
+    for thread in threads:
+        thread.join()
+    return {"requests": len(asked), "gap": GAP,
+            "lanes": _admission(httpx.get(f"{url}/metrics").text, before)}  # fmt: skip
+
+
+def _post(url: str, body: dict[str, Any]) -> None:
+    httpx.post(url, json=body, timeout=PATIENCE).raise_for_status()
+
+
 def memory(pid: int) -> float:
     """Resident MiB of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -242,7 +274,8 @@ def soak(url: str, pid: int, clients: int, seconds: float, seed: int) -> dict[st
             answer = http.post(kind.path, **kind.options())
             answer.raise_for_status()
             alone[kind.name] = kind.answer(answer)
-    first, until, sizes = first_parts(url), time.monotonic() + seconds, [memory(pid)]
+    first, apart = first_parts(url), staggered(url)
+    until, sizes = time.monotonic() + seconds, [memory(pid)]
     threads = [
         threading.Thread(target=client, args=(url, until, seed + n, mix, alone, tally))
         for n in range(clients)
@@ -260,6 +293,7 @@ def soak(url: str, pid: int, clients: int, seconds: float, seed: int) -> dict[st
         "other_than_alone": tally.wrong,
         "routes": {name: _quantiles(found) for name, found in sorted(tally.seconds.items())},
         "admission": _admission(metrics),
+        "staggered": apart,
         "first_alone": first,
         "waiting_at_the_end": _waiting(metrics),
         "memory_mib": {
@@ -283,14 +317,28 @@ def _numbers(metrics: str, name: str) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-def _admission(metrics: str) -> dict[str, Any]:
-    """Seconds in the queue: the mean, and how many waited at most so long, by lane and all."""
-    shown = {}
+def _admission(metrics: str, before: str = "") -> dict[str, Any]:
+    """Seconds in the queue by lane, since `before`: the mean, and bounds of the quantiles.
+
+    p50 and p95 are the upper edges of the histogram's buckets that they fall into; None is beyond
+    the last.
+    """
+    shown: dict[str, dict[str, float | None]] = {}
     for lane in ("text", "speech", "image"):
-        head = f'omni_diffusion_admission_seconds_%s{{lane="{lane}"}}'
-        count = sum(_numbers(metrics, head % "count").values())
-        total = sum(_numbers(metrics, head % "sum").values())
-        shown[lane] = {"n": int(count), "mean": round(total / count, 3) if count else None}
+        head = f'omni_diffusion_admission_seconds_%s{{lane="{lane}"'
+        count, total, buckets = (
+            {key: value - _numbers(before, name).get(key, 0.0)
+             for key, value in _numbers(metrics, name).items()}
+            for name in (head % "count", head % "sum", head % "bucket")
+        )  # fmt: skip
+        requests = sum(count.values())
+        if not requests:
+            continue
+        shown[lane] = {"n": int(requests), "mean": round(sum(total.values()) / requests, 3)}
+        for name, part in (("p50", 0.5), ("p95", 0.95)):
+            edges = (key for key, value in buckets.items() if value >= part * requests)
+            edge = next(edges).partition('le="')[2].partition('"')[0]
+            shown[lane][name] = None if edge == "+Inf" else float(edge)
     return shown
 
 

@@ -25,6 +25,7 @@ from omni_diffusion.serving.schema import parse_body
 from omni_diffusion.serving.service import EventStream, Service, event, json_body, started
 from omni_diffusion.tasks.infer import direct_task, partial_task
 
+PUBLISHED_SIZES = ("1024x1024", "1024x1536", "1536x1024")
 IMAGE_PARAMS = {"text": "prompt", "image": "image", "mask": "mask"}
 
 
@@ -90,7 +91,7 @@ def _answer(service: Service, body: ImageBody, results: list[Result]) -> dict[st
     data = []
     for picture in pictures:
         encoded = _encoded(picture, body)
-        shown: dict[str, Any] = {"revised_prompt": None}
+        shown = {}
         if body.response_format == "url":
             shown["url"] = data_uri(encoded, f"image/{body.output_format or 'png'}")
         else:
@@ -99,7 +100,7 @@ def _answer(service: Service, body: ImageBody, results: list[Result]) -> dict[st
     return {
         "created": int(time.time()),
         "data": data,
-        **_facts(pictures[0], body),
+        **_published(_facts(pictures[0], body)),
         "usage": _usage(results, service),
     }
 
@@ -137,6 +138,15 @@ def _event(name: str, picture: Picture, body: ImageBody, more: dict[str, Any]) -
         **more,
     }
     return event(shown, name)
+
+
+def _published(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts without those that OpenAI's description allows no such value for."""
+    return {
+        name: value
+        for name, value in facts.items()
+        if name != "quality" and (name != "size" or value in PUBLISHED_SIZES)
+    }
 
 
 def _facts(picture: Picture, body: ImageBody) -> dict[str, Any]:
