@@ -70,10 +70,10 @@ def committed_span(canvas: Canvas, segment: SegmentSpan, vocabulary: Vocabulary)
         codes = torch.where(inside, ids - span.start, -1)
         return CommittedSpan("image", codes, not bool(blank.any()))
     known = ids[: _first(blank)]
-    codes = text_ids if segment.kind == "text" else speech_ids
+    readable = text_ids if segment.kind == "text" else speech_ids
     ended = torch.isin(known, _ends(segment.kind, vocabulary))
     return CommittedSpan(
-        segment.kind, codes(known, vocabulary), len(known) == len(ids) or bool(ended.any())
+        segment.kind, readable(known, vocabulary), len(known) == len(ids) or bool(ended.any())
     )
 
 

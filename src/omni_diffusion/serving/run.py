@@ -22,9 +22,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; a connection whose client takes no byte for long is dropped by the system."""
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # of Linux; connections inherit it
-        for each in sockets or [] if option is not None else []:
-            each.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self.service.limits.stall))
+        option: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # only Linux has it
+        if option is not None:
+            for each in sockets or []:  # connections inherit it
+                each.setsockopt(socket.IPPROTO_TCP, option, round(1000 * self.service.limits.stall))
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
