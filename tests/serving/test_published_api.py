@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from tests.serving.conftest import KEY, Running
 from tests.tiny import checkers, tone
+
+from omni_diffusion.media import Picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # theirs, not ours
 with warnings.catch_warnings():
@@ -66,7 +69,8 @@ def fit(label: str, body: Any) -> dict[str, Any]:
     if "transcriptions" in label:
         return {**kept, "file": tone().wav_bytes()}
     if "edits" in label:
-        kept["image"] = checkers(8).png_bytes()
+        white = torch.full((8, 8, 3), 255, dtype=torch.uint8)
+        kept |= {"image": checkers(8).png_bytes(), "mask": Picture(white).png_bytes()}
     return {**kept, "prompt": "a red apple", "num_inference_steps": 2}
 
 

@@ -114,7 +114,6 @@ def _head(kind: str, service: Service) -> dict[str, Any]:
         "object": kind,
         "created": int(time.time()),
         "model": service.name,
-        "system_fingerprint": None,
     }
 
 
