@@ -124,7 +124,7 @@ STREAMS: dict[str, tuple[str, dict[str, Any], int]] = {  # path, body, steps unt
     "speech events": (
         "/v1/audio/speech",
         {"json": {**SPEECH, "response_format": "pcm", "stream_format": "sse"}},
-        40,
+        20,
     ),
     "transcript": (
         "/v1/audio/transcriptions",
@@ -145,8 +145,8 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream(
     with steady.http() as http:
         with http.stream("POST", path, **options) as answer:
             assert answer.is_success, answer.read()
-            first = next(answer.iter_raw(64))
-            assert steady.service.worker._accepted == 1, first
+            assert next(answer.iter_raw(64))
+            until(lambda: steady.service.worker._accepted == 1)  # it may be sent before
         until_idle(steady)
         until(lambda: cancelled(steady) > before)
         brake.release()
