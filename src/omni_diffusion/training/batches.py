@@ -167,9 +167,11 @@ class MicroBatch:
     def empty(cls, pad: int) -> Self:
         """A row without masked tokens, for a process with fewer micro-batches than the others."""
         ids, none = torch.full((1, 2), pad), torch.zeros(0, dtype=torch.int64)
+        nowhere = torch.zeros(1, 2, dtype=torch.bool)
         return cls(
             Batch(ids, None, ()),
-            *[torch.zeros(1, 2, dtype=torch.bool)] * 2,
+            nowhere,
+            nowhere,
             none,
             none.float(),
             *[none] * 3,
