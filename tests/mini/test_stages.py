@@ -1,8 +1,15 @@
+import shutil
+from pathlib import Path
+
+import torch
+
 from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.io.config import from_dict, to_dict
+from omni_diffusion.io.weights import write_tensors
 from omni_diffusion.mini import recipe
 from omni_diffusion.mini.mixture import PRESENCE
 from omni_diffusion.mini.recipe import MiniStage, make_stage
+from omni_diffusion.models.omni import SMALL_MODEL, OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
 
 STAGES = recipe.stages()
@@ -42,3 +49,16 @@ def test_every_stage_has_a_name_and_tasks_that_exist() -> None:
 def test_a_stage_is_data() -> None:
     for one in STAGES:
         assert from_dict(MiniStage, to_dict(one)) == one
+
+
+def test_the_shipped_weights_are_the_mean_of_two_stages(tmp_path: Path) -> None:
+    shutil.copy(SMALL_MODEL / "tokenizer.json", tmp_path)
+    shipped = OmniModel.open().backbone.state_dict()
+    for factor, name in zip((1.0, 3.0), recipe.AVERAGED, strict=True):
+        tensors = {key: factor * tensor for key, tensor in shipped.items()}
+        (tmp_path / name).mkdir()
+        write_tensors(tensors, tmp_path / name / "weights.safetensors")
+    assert set(recipe.AVERAGED) <= {one.name for one in STAGES}
+    mean = recipe.Mini(tmp_path, tmp_path).averaged(recipe.AVERAGED).state_dict()
+    for key, tensor in shipped.items():
+        torch.testing.assert_close(mean[key], 2 * tensor)

@@ -89,6 +89,7 @@ LENGTHS: dict[str, tuple[float, int]] = {
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
 SPEAKING = "speaking"  # the stage whose speech has one sequence of codes for each text
+AVERAGED = ("listening", SPEAKING)  # stages whose mean is shipped
 CLARITY_EVERY = 50  # takes between two savings of their clarity
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
@@ -476,6 +477,18 @@ class Mini:
         self._run(one.name, objective, backbone, one.loop)
         return backbone.eval()
 
+    def averaged(self, names: Sequence[str]) -> Dream:
+        """The mean of the weights of some stages.
+
+        A stage that learns one thing forgets part of the others; the mean of the weights before and
+        after keeps most of both (Wortsman et al. 2022, arXiv 2109.01903).
+        """
+        every = [weights.read_tensors(self.out / name / "weights.safetensors") for name in names]
+        mean = {k: torch.stack([each[k].float() for each in every]).mean(0) for k in every[0]}
+        backbone = self._new(lambda: Dream(self._sizes(self._vocabulary(self.text()))))
+        weights.load_into(backbone, mean, where=f"the mean of {' and '.join(names)}")
+        return backbone.eval()
+
     def assemble(self) -> OmniModel:
         """Write all parts as one model folder, out/model, in float16."""
         text, image, encoder = self.text(), self.image(), self.speech_encoder()
@@ -490,7 +503,7 @@ class Mini:
             suite.config,
             GenerationConfig(LENGTHS, SAMPLING, ANSWERS, LONGEST),
         )
-        model = OmniModel(config, suite, self.stage(len(stages()) - 1))
+        model = OmniModel(config, suite, self.averaged(AVERAGED))
         model.save(self.out / "model", torch.float16)
         return model
 
