@@ -267,6 +267,7 @@ def test_the_table_of_corpora_is_whole() -> None:
 def test_the_figures_of_the_small_model_are_those_of_the_committed_file(page: str) -> None:
     rows = [line for line in PAGES[page].splitlines() if line.startswith("|")]
     for task, score in json.loads(RESULTS.read_text(encoding="utf-8")).items():
+        score = score.get("details", {}).get("capped", score)  # the rare tail is told below
         value = f"{100 * score['value']:.1f}"
         shown = [row for row in rows if row.startswith(f"| `{task}` ")]
         assert any(value in row for row in shown), f"{task}: the file says {value} %, not {shown}"
