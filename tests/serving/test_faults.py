@@ -105,13 +105,13 @@ SPEECH = {"model": "mini", "voice": "alloy", "input": "two dogs to the left of a
           "temperature": 1, "seed": 2}  # fmt: skip
 STREAMS: dict[str, tuple[str, dict[str, Any], int]] = {  # path, body, steps until the first bytes
     "text": (
-        "/v1/chat/completions", {"json": {**CHAT, "stream": True, "answer_tokens": 300}}, 60
+        "/v1/chat/completions", {"json": {**CHAT, "stream": True, "answer_tokens": 300}}, 5
     ),
     "spoken text": (
         "/v1/chat/completions",
         {"json": {**CHAT, "stream": True, "answer_tokens": 300, "modalities": ["text", "audio"],
                   "audio": {"voice": "alloy", "format": "pcm16"}}},
-        60,
+        5,
     ),
     "picture": ("/v1/images/generations", {"json": PICTURE}, 8),
     "repainted picture": (
