@@ -121,11 +121,6 @@ STREAMS: dict[str, tuple[str, dict[str, Any], int]] = {  # path, body, steps unt
         8,
     ),
     "speech": ("/v1/audio/speech", {"json": {**SPEECH, "response_format": "pcm"}}, 40),
-    "speech events": (
-        "/v1/audio/speech",
-        {"json": {**SPEECH, "response_format": "pcm", "stream_format": "sse"}},
-        20,
-    ),
     "transcript": (
         "/v1/audio/transcriptions",
         {"data": {"model": "mini", "stream": "true"}, **multipart(file=tone(9.0).wav_bytes())},
