@@ -41,20 +41,20 @@ def test_per_token_has_the_published_statistics(parity_dir: Path):
 
 
 @pytest.mark.parametrize(
-    ("variant", "mean", "std"),
+    ("variant", "mean", "std", "correlation"),
     [
-        ("uniform", 0.5005, 0.289),
-        ("antithetic", 0.5005, 0.289),
-        ("cosine", 0.6369, 0.308),
-        ("bell", 0.5005, 0.144),
+        ("uniform", 0.5005, 0.289, 0.7),
+        ("antithetic", 0.5005, 0.289, 0.7),
+        ("cosine", 0.6369, 0.308, 0.7),
+        ("bell", 0.5005, 0.144, 0.5),  # narrower ratios, so the draws of tokens weigh more
     ],
 )
-def test_one_ratio_for_a_sequence(variant, mean, std):
+def test_one_ratio_for_a_sequence(variant, mean, std, correlation):
     answer, pads = rates(MaskingConfig(variant))
     assert answer.mean() == pytest.approx(mean, abs=0.01)
     assert answer.std() == pytest.approx((std**2 + 0.1 / ANSWER) ** 0.5, abs=0.01)
     assert pads.mean() == pytest.approx(0.6 * mean, abs=0.01)
-    assert torch.corrcoef(torch.stack([answer, pads]))[0, 1] > 0.5  # of the same ratio
+    assert torch.corrcoef(torch.stack([answer, pads]))[0, 1] > correlation
 
 
 def test_a_share_of_the_sequences_is_masked_whole():

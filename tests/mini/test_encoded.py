@@ -137,8 +137,8 @@ def test_two_banks_as_one() -> None:
     assert both.where("caption", "train", with_codes=True) == [3, 7]
 
 
-@pytest.mark.slow
 # ------------------------------------------------------------------------------------- sentences
+@pytest.mark.slow
 def test_texts_hold_every_word_of_the_world() -> None:
     def words(texts: list[str]) -> set[str]:
         return {word for text in texts for word in re.findall(r"\w+|\W", text)}

@@ -424,8 +424,8 @@ def test_a_canvas_that_is_longer_than_a_row_is_told() -> None:
         one.loss(0, torch.Generator())
 
 
-@pytest.mark.slow
 # ---------------------------------------------------------------------------------------- learning
+@pytest.mark.slow
 def test_four_canvases_are_learned_by_heart(tmp_path: Path) -> None:
     four = [canvas(4, 6, 2, seed=seed) for seed in range(4)]
     one = objective(backbone(), TaskGroup.of("t", 1.0, four * 4))

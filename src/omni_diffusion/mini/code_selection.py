@@ -10,7 +10,6 @@ clarity as the target cost).
 from __future__ import annotations
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ import torch
 from torch import Tensor
 
 from omni_diffusion.errors import DataError
-from omni_diffusion.io import files
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.speech_plan import Utterance
-from omni_diffusion.mini.unit_selection import EDGE, split_words
+from omni_diffusion.mini.unit_selection import EDGE, load_by_word, save_by_word, split_words
 
 CODES_A_SECOND = 25
 PHRASES = 4  # most phrases that one recording gives at once
@@ -207,14 +205,9 @@ def word_clarity(
 
 def save_clarity(clarity: Clarity, path: Path) -> None:
     """Write the clarity of each line as a JSON line."""
-    rows = (json.dumps([i, *(round(c, 3) for c in clarity[i])]) for i in sorted(clarity))
-    files.write_text(path, "".join(row + "\n" for row in rows))
+    save_by_word(clarity, path, digits=3)
 
 
 def load_clarity(path: Path) -> dict[int, list[float]]:
     """Read what `save_clarity` wrote. Raises DataError for another file."""
-    try:
-        rows = [json.loads(row) for row in files.text_lines(path)]
-        return {int(index): [float(c) for c in row] for index, *row in rows}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} has no clarity ({error}); delete it", value=path) from error
+    return load_by_word(path, "clarity", "delete it")

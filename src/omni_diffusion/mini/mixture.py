@@ -97,7 +97,7 @@ class SceneMixture:
         speech = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence")
         if spoken is None and any(share.task in speech for share in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
-        self._facts = scenes.facts()
+        self._facts, self._sentences = scenes.facts(), speech_plan.answers()
         if spoken is not None:
             self._index(spoken)
             self._check_bank()
@@ -245,9 +245,8 @@ class SceneMixture:
         if self.selector:
             for _ in range(TRIES):
                 scene = scenes.sample_scene(rng)
-                text = rng.choice(
-                    scenes.captions(scene) if rng.random() < CAPTIONS else speech_plan.answers()
-                )
+                captions = rng.random() < CAPTIONS
+                text = rng.choice(scenes.captions(scene) if captions else self._sentences)
                 codes = self.selector.codes(text)
                 if codes is not None:
                     return [Text(text)], [Codes("speech", codes)]

@@ -88,8 +88,7 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "s2i": (0.0, 24),
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
-SPEAKING = "speaking"  # the stage whose speech has one sequence of codes for each text
-AVERAGED = ("listening", SPEAKING)  # stages whose mean is shipped
+AVERAGED = ("listening", "speaking")  # stages whose mean is shipped
 CLARITY_EVERY = 50  # takes between two savings of their clarity
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
@@ -111,12 +110,16 @@ SAMPLING: dict[str, SamplingParams] = {
 
 @dataclass(frozen=True)
 class MiniStage:
-    """A training stage of the small model: the tasks of a step, the loop and the objective."""
+    """A training stage of the small model: the tasks of a step, the loop and the objective.
+
+    selected_codes: what is spoken has one sequence of codes for each text (`Mini.selector`).
+    """
 
     name: str
     shares: tuple[TaskShare, ...]
     loop: LoopConfig
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    selected_codes: bool = False
 
 
 def make_stage(
@@ -203,7 +206,10 @@ def stages() -> tuple[MiniStage, ...]:
         make_stage("interaction", interaction, steps=2000, lr=1e-3, seed=3, warmup=50),
         make_stage("listening", listening, steps=700, lr=8e-4, seed=13, warmup=30),
         make_stage("presence", presence, steps=500, lr=8e-4, seed=21, warmup=30),
-        make_stage(SPEAKING, speaking, steps=700, lr=1.2e-3, seed=21, warmup=30),
+        replace(
+            make_stage("speaking", speaking, steps=700, lr=1.2e-3, seed=21, warmup=30),
+            selected_codes=True,
+        ),
     )
 
 
@@ -470,7 +476,7 @@ class Mini:
                 lengths=LENGTHS,
                 answers=ANSWERS,
                 augment=True,
-                selector=self.selector() if one.name == SPEAKING else None,
+                selector=self.selector() if one.selected_codes else None,
             )
             return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
 
