@@ -38,12 +38,12 @@ from omni_diffusion.backbone.attention import AttentionMask
 from omni_diffusion.backbone.config import DreamConfig
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Canvas
+from omni_diffusion.demo.jobs import INPUTS
 from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.engine import runner
 from omni_diffusion.engine.runner import GuidedCanvas
 
 RESULT = Path(__file__).parent / "results" / "denoising-step.json"
-INPUTS = Path(__file__).parent.parent / "src" / "omni_diffusion" / "demo" / "inputs"
 SIZES = DreamConfig(
     vocab_size=176_264,
     hidden_size=512,

@@ -40,9 +40,9 @@ from omni_diffusion import (
     Text,
     Waveform,
 )
+from omni_diffusion.demo.jobs import INPUTS
 
 RESULT = Path(__file__).parent / "results" / "engine-memory.json"
-INPUTS = Path(__file__).parent.parent / "src" / "omni_diffusion" / "demo" / "inputs"
 WORDS = ("a", "dog", "and", "two", "cats", "blue", "what", "is", "on")
 TASKS = ("chat", "caption", "vqa", "asr")
 MADE = ("t2i", "tts")  # their decoders take longer than all else, so they are rare

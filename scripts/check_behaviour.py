@@ -43,6 +43,7 @@ from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.data.pretokenize import Pretokenizer
 from omni_diffusion.data.shard_mixture import ShardMixture
 from omni_diffusion.data.shard_store import Shards
+from omni_diffusion.demo.jobs import INPUTS
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
 from omni_diffusion.mini.mixture import SceneMixture
@@ -52,7 +53,6 @@ from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjectiv
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
 
-SHIPPED_INPUTS = Path(__file__).parent.parent / "src" / "omni_diffusion" / "demo" / "inputs"
 GUIDED = ("t2i", "caption", "asr", "tts", "inpaint")
 STEPS = 10
 ROUNDING = 1e-4  # relative; sums may be taken in another order
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("record", type=Path, help="the JSON file")
     parser.add_argument("--record", action="store_true", dest="write", help="write it")
     parser.add_argument("--model", type=Path, help="a model folder; default: the small one shipped")
-    parser.add_argument("--inputs", type=Path, default=SHIPPED_INPUTS, help="the demo's inputs")
+    parser.add_argument("--inputs", type=Path, default=INPUTS, help="the demo's inputs")
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = OmniModel.open(given.model)

@@ -15,7 +15,9 @@ import json
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 from lmms_eval import evaluator
@@ -50,6 +52,7 @@ metric_list:
 """
 CHOSEN = """\
 doc_to_choice: options
+process_results: !function functions.chosen
 metric_list:
   - metric: acc
     aggregation: mean
@@ -69,35 +72,46 @@ def picture(doc):
 
 def right(doc, results):
     return {"right": float(results[0].strip() == doc["answer"])}
+
+
+def chosen(doc, results):
+    """lmms-eval 0.7.3 makes text of each (loss, greedy), which its own scorer cannot read."""
+    losses = [float(str(result).strip("()").split(",")[0]) for result in results]
+    return {"acc": float(doc["options"][losses.index(min(losses))] == doc["answer"])}
 '''
+
+
+def question_about(rng: random.Random, number: int) -> dict[str, Any]:
+    """A held-out scene as a PNG file, and one of the questions about it with its answer."""
+    scene = scenes.sample_scene(rng, split="test")
+    question = scenes.questions(scene, rng)[number]
+    out = io.BytesIO()
+    scenes.render_scene(scene).to_pil().save(out, format="PNG")
+    image = {"bytes": out.getvalue(), "path": None}
+    return {"image": image, "question": question.text, "answer": question.answer}
+
+
+def write_table(rows: Sequence[dict[str, Any]], folder: Path, **more: Any) -> Path:
+    """The questions as a table, with what the tasks need beside it. more: further columns."""
+    words = datasets.Value("string")
+    columns = {"image": datasets.Image(), "question": words, "answer": words, **more}
+    table = datasets.Dataset.from_list(list(rows), features=datasets.Features(columns))
+    table.to_parquet(folder / "test.parquet")
+    (folder / "functions.py").write_text(FUNCTIONS)
+    return folder / "test.parquet"
 
 
 def write_tasks(folder: Path) -> None:
     """The tasks and their table of questions."""
     rng, rows = random.Random(0), []
     for _ in range(SAMPLES):
-        scene = scenes.sample_scene(rng, split="test")
-        question = scenes.questions(scene, rng)[0]  # the colour of the background
-        out = io.BytesIO()
-        scenes.render_scene(scene).to_pil().save(out, format="PNG")
-        image = {"bytes": out.getvalue(), "path": None}
-        options = rng.sample([c for c in scenes.BACKGROUNDS if c != question.answer], 3)
-        options.insert(rng.randrange(4), question.answer)
-        row = {"image": image, "question": question.text, "answer": question.answer}
+        row = question_about(rng, 0)  # the colour of the background
+        options = rng.sample([c for c in scenes.BACKGROUNDS if c != row["answer"]], 3)
+        options.insert(rng.randrange(4), row["answer"])
         rows.append({**row, "options": options})
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "question": datasets.Value("string"),
-            "answer": datasets.Value("string"),
-            "options": datasets.Sequence(datasets.Value("string")),
-        }
-    )
-    table = datasets.Dataset.from_list(rows, features=features)
-    table.to_parquet(folder / "test.parquet")
-    (folder / "functions.py").write_text(FUNCTIONS)
+    data = write_table(rows, folder, options=datasets.Sequence(datasets.Value("string")))
     for name, (kind, more) in TASKS.items():
-        text = TASK.format(name=name, data=folder / "test.parquet", kind=kind, more=more)
+        text = TASK.format(name=name, data=data, kind=kind, more=more)
         (folder / f"{name}.yaml").write_text(text)
 
 

@@ -11,7 +11,6 @@ gets its scores and answers, such as scripts/results/lmms-eval-http.json.
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import json
 import random
 import sys
@@ -20,12 +19,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import datasets
 from lmms_eval import evaluator
 from lmms_eval.tasks import TaskManager
+from scripts.lmms_eval_check import question_about, write_table
 from scripts.soak import free_port, start
-
-from omni_diffusion.mini import scenes
 
 SAMPLES = 12
 NAME = "omni_presence"
@@ -51,36 +48,13 @@ metric_list:
 metadata:
   - version: 0.0
 """
-FUNCTIONS = '''\
-"""What the task needs beside its table."""
-
-
-def picture(doc):
-    return [doc["image"].convert("RGB")]
-
-
-def right(doc, results):
-    return {"right": float(results[0].strip() == doc["answer"])}
-'''
 
 
 def write_task(folder: Path) -> None:
     """The task and its table of questions."""
-    rng, rows = random.Random(0), []
-    for _ in range(SAMPLES):
-        scene = scenes.sample_scene(rng, split="test")
-        question = scenes.questions(scene, rng)[PRESENCE]
-        out = io.BytesIO()
-        scenes.render_scene(scene).to_pil().save(out, format="PNG")
-        image = {"bytes": out.getvalue(), "path": None}
-        rows.append({"image": image, "question": question.text, "answer": question.answer})
-    words = datasets.Value("string")
-    features = {"image": datasets.Image(), "question": words, "answer": words}
-    table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
-    table.to_parquet(folder / "test.parquet")
-    (folder / "functions.py").write_text(FUNCTIONS)
-    task = TASK.format(name=NAME, table=folder / "test.parquet")
-    (folder / f"{NAME}.yaml").write_text(task)
+    rng = random.Random(0)
+    table = write_table([question_about(rng, PRESENCE) for _ in range(SAMPLES)], folder)
+    (folder / f"{NAME}.yaml").write_text(TASK.format(name=NAME, table=table))
 
 
 def evaluated(address: str) -> dict[str, Any]:

@@ -31,9 +31,9 @@ from typing import Any
 
 import httpx
 
+from omni_diffusion.demo.jobs import INPUTS
 from omni_diffusion.io import files
 
-INPUTS = Path(__file__).resolve().parent.parent / "src" / "omni_diffusion" / "demo" / "inputs"
 CANCELLED, MALFORMED = 0.10, 0.05
 BUSY, ROUNDS, GAP = 8, 3, 0.5  # pictures at first, rounds after them, seconds between requests
 PATIENCE = 600.0  # seconds after which a request counts as stuck
