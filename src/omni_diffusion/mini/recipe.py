@@ -161,23 +161,13 @@ def stages() -> tuple[MiniStage, ...]:
         *(TaskShare("presence", 4), TaskShare("chat", 2, 0.1)),
     )
     joint = (
-        *(
-            TaskShare("t2i", 10),
-            TaskShare("caption", 8),
-            TaskShare("vqa", 5),
-            TaskShare("presence", 3),
-            TaskShare("chat", 2, 0.1),
-        ),
+        *(TaskShare("t2i", 10), TaskShare("caption", 8), TaskShare("vqa", 5)),
+        *(TaskShare("presence", 3), TaskShare("chat", 2, 0.1)),
         *(TaskShare("asr", 10), TaskShare("tts", 12)),
     )
     interaction = (
-        *(
-            TaskShare("t2i", 3),
-            TaskShare("caption", 14, 2.0),
-            TaskShare("vqa", 4),
-            TaskShare("presence", 3),
-            TaskShare("chat", 1, 0.1),
-        ),
+        *(TaskShare("t2i", 3), TaskShare("caption", 14, 2.0), TaskShare("vqa", 4)),
+        *(TaskShare("presence", 3), TaskShare("chat", 1, 0.1)),
         *(TaskShare("asr", 12, 1.5), TaskShare("tts", 18, 2.0), TaskShare("s2i", 8, 1.5)),
         *(TaskShare("sqa", 1, 0.3), TaskShare("svqa", 6), TaskShare("spoken_presence", 2)),
     )
