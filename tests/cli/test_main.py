@@ -352,8 +352,8 @@ HEARD = ("run", "asr", "--speech", "it.wav")
         (no_bytes, HEARD, "it.wav is empty", "give a complete file"),
         (no_samples, HEARD, "it.wav has no samples", "some length"),
         (silence, HEARD, "it.wav is silent", "record it louder"),
-        (ten_minutes, HEARD, "lasts 600 s", "cut it"),
-        (eleven_minutes, HEARD, "too long", "cut it to 600 s"),
+        pytest.param(ten_minutes, HEARD, "lasts 600 s", "cut it", marks=pytest.mark.slow),
+        pytest.param(eleven_minutes, HEARD, "too long", "cut it to 600 s", marks=pytest.mark.slow),
         (nothing, ("run", "t2i", "apple " * 20_000), "the model has 1024", "shorten it"),
         (nothing, ("run", "t2i", " "), "text is empty", "give some words"),
         (nothing, ("run", "captoin"), "no task is called 'captoin'", "did you mean caption"),
@@ -429,6 +429,8 @@ TOO_LONG = [
     ("run", "t2i", "a", "--trace", LONG),
     ("run", "t2i", "a", "--model", LONG),
     ("run", "inpaint", "--image", "it.png", "--mask", LONG),
+]
+MORE_TOO_LONG = [
     ("run", "caption", "--image", LONG),
     ("run", "asr", "--speech", f"{LONG}/{LONG}"),
     ("demo", "--out", LONG),
@@ -445,7 +447,11 @@ TOO_LONG = [
 ]
 
 
-@pytest.mark.parametrize("words", TOO_LONG, ids=lambda words: " ".join(words)[:40])
+@pytest.mark.parametrize(
+    "words",
+    [*TOO_LONG, *(pytest.param(words, marks=pytest.mark.slow) for words in MORE_TOO_LONG)],
+    ids=lambda words: " ".join(words)[:40],
+)
 def test_a_name_that_is_too_long_is_one_line(call: Call, words: tuple[str, ...]) -> None:
     checkers().write("it.png")
     said = call(*words)

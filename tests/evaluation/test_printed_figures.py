@@ -5,7 +5,7 @@ So no figure can be printed that nobody measured, and none stays when its result
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,18 @@ def numbers(value: Any) -> Iterator[float]:
         yield float(value)
 
 
-def measured(text: str, root: Path) -> list[float]:
+def measured(text: str, root: Path) -> set[float]:
     """All numbers of the results that a text names."""
-    return [
+    return {
         number
         for name in set(RESULT.findall(text))
         if (root / name).is_file()
         for number in numbers(json.loads((root / name).read_text(encoding="utf-8")))
-    ]
+    }
 
 
 def unfounded(
-    figures: list[tuple[str, str]], known: list[float], scales: tuple[float, ...] = (1, 100)
+    figures: list[tuple[str, str]], known: Collection[float], scales: tuple[float, ...] = (1, 100)
 ) -> list[str]:
     """The figures, given with their decimals, that are no rounding of a known number."""
     scaled = [scale * abs(number) for number in known for scale in scales]

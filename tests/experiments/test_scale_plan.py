@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("peft")
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_plan_are_those_of_the_committed_file() -> None:
+    pytest.importorskip("peft")  # here, since its import takes seconds
     from experiments.scale_plan import tables
 
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")

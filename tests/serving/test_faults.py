@@ -26,6 +26,8 @@ from tests.tiny import checkers, tiny_model, tone
 from omni_diffusion.media import Picture, Waveform
 from omni_diffusion.models.omni import OmniModel
 
+pytestmark = pytest.mark.slow  # clients that stall take their time
+
 LONG = {"task": "chat", "text": "two dogs", "max_tokens": 900}
 CHAT = {"model": "mini", "messages": [{"role": "user", "content": "two dogs"}]}
 

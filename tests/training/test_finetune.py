@@ -188,7 +188,15 @@ def test_a_stage_sets_rate_mix_and_mean(plan: Plan, tmp_path: Path) -> None:
         build_trainer(replace(plan, task_weights={"tts": 1.0}), tmp_path / "none", options=QUIET)
 
 
-@pytest.mark.parametrize(("stage", "batch_size"), [(None, 32), (1, 128), (2, 128), (3, 128)])
+@pytest.mark.parametrize(
+    ("stage", "batch_size"),
+    [
+        (None, 32),
+        (2, 128),
+        pytest.param(1, 128, marks=pytest.mark.slow),
+        pytest.param(3, 128, marks=pytest.mark.slow),
+    ],
+)
 def test_the_batch_size_is_the_stages(
     plan: Plan, tmp_path: Path, stage: int | None, batch_size: int
 ) -> None:

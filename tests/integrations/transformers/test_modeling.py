@@ -55,6 +55,7 @@ def test_a_folder_of_ours_opens_as_a_config_and_a_model(omni: OmniModel, folder:
         assert torch.equal(model(IDS).logits, omni.backbone(IDS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "files"), [("1GB", 1), ("60KB", 3)])
 def test_saved_by_transformers_and_opened_by_us(
     omni: OmniModel, folder: Path, tmp_path: Path, size: str, files: int
