@@ -89,6 +89,7 @@ def test_a_picture_goes_to_a_file_of_the_tasks_name(call: Call) -> None:
     assert Picture.read("t2i.png").width == 8
 
 
+@pytest.mark.slow
 def test_the_suffix_of_out_chooses_the_format_and_a_folder_takes_the_name(call: Call) -> None:
     Path("answers").mkdir()
     assert call("run", "t2i", "--text", "a red apple", "--out", "apple.jpg").code == 0
@@ -105,6 +106,7 @@ def test_words_go_to_stdout_alone(call: Call) -> None:
     assert left() == {"hum.wav"}
 
 
+@pytest.mark.slow
 def test_a_long_text_is_spoken_in_passages(call: Call) -> None:
     text = " ".join(f"Here are {n} more words to be read aloud." for n in range(40))
     part = text[: len(text) // 4]
@@ -137,6 +139,7 @@ def test_a_trace_tells_every_step(call: Call) -> None:
         assert len(step["confidences"]) == len(step["positions"])
 
 
+@pytest.mark.slow
 def test_guidance_is_heard(call: Call) -> None:
     for weight in ("0", "9"):
         call("run", "t2i", "a red apple", "--guidance", weight, "--out", f"{weight}.png")
@@ -190,6 +193,7 @@ def test_an_answer_without_words_has_a_note(
     assert "note: the answer has no text: the model wrote no word" in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--trace", "full/t.json"), ("--out", "full/s.wav")])
 def test_an_error_of_one_file_costs_neither_the_other_nor_the_words(
     call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
@@ -479,6 +483,7 @@ def test_a_truncated_model_names_the_file(
     assert not Path("t2i.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("run", "t2i", "a"), ("demo", "--out", "shown", "--steps", "1")])
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
@@ -516,6 +521,7 @@ def test_an_answer_without_its_sound_is_a_note_and_code_1(
 
 
 # -------------------------------------------------------------------------------- other commands
+@pytest.mark.slow
 def test_the_demo_takes_ones_own_inputs(call: Call) -> None:
     checkers().write("it.png")
     said = call("demo", "--out", "shown", "--steps", "1", "--image", "it.png", "--text", "a dog")

@@ -307,3 +307,16 @@ def test_weights_of_a_file_are_not_copied_when_they_are_loaded(tmp_path: Path) -
     with torch.no_grad():
         owned.weight.zero_()
     assert bool(given["weight"].all())
+
+
+def test_an_empty_module_has_shapes_and_draws_nothing() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    with weights.empty_modules():
+        module = nn.Sequential(nn.Linear(2, 3), nn.Embedding(4, 5), nn.Conv1d(2, 3, 1))
+        nn.init.normal_(tensor=module[0].weight)
+    assert torch.equal(torch.rand(1), expected)
+    assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
+    assert module[1].weight.shape == (4, 5)
+    assert not nn.Linear(2, 3).weight.is_meta  # outside, all is as ever

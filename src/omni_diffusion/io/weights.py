@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import json
 import pickle
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from omni_diffusion.errors import WeightsError
 from omni_diffusion.io import files
@@ -152,8 +153,34 @@ def module_for(make: Callable[[], M], source: object) -> M:
     """
     if not isinstance(source, (str, Path)):
         return make()
-    with torch.device("meta"):
+    with empty_modules():
         return make()
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves tensors as they are where torch.nn.init would fill them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def empty_modules() -> Iterator[None]:
+    """Modules made inside are on the meta device: they have shapes and dtypes, and no values.
+
+    Initialization is left out too: it changes nothing there and takes most of the time.
+    """
+    with torch.device("meta"), _NoInit():
+        yield
 
 
 def load_into(

@@ -128,7 +128,7 @@ class OmniModel:
         dtype = compute_dtype(dtype, stated)
         memory.check(_needed_bytes(folder, config, dtype, device, quantization), folder, device)
         codecs = CodecSuite.open(folder, config.codecs, device)
-        with torch.device("meta"):  # no random start, and no memory for a second copy
+        with weights.empty_modules():  # the tensors of the files become the weights
             backbone = Dream(config.backbone).to(dtype)
         tensors = weights.read_tensors(folder / BACKBONE_FILE)
         where = f"the weights at {folder / BACKBONE_FILE}"

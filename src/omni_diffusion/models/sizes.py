@@ -27,6 +27,7 @@ from omni_diffusion.codecs.glm_voice.vocoder import HiFT, HiFTConfig
 from omni_diffusion.codecs.magvit2 import Magvit2
 from omni_diffusion.codecs.sensevoice import SenseVoice
 from omni_diffusion.codecs.suite import SuiteConfig
+from omni_diffusion.io.weights import empty_modules
 
 MAX_TRAINING_LENGTH = 3072  # tokens of a row in the paper's training
 LORA_RANK = 16
@@ -99,7 +100,7 @@ def parameter_counts(
     backbone: DreamConfig, codecs: SuiteConfig, voice: GlmVoiceConfig
 ) -> dict[str, int]:
     """Parameters of each component, by its name. Griffin-Lim has none and is not listed."""
-    with torch.device("meta"):
+    with empty_modules():
         dream = Dream(backbone)
         modules: dict[str, nn.Module] = {
             "image": Magvit2(codecs.image),
@@ -124,7 +125,7 @@ def mapped_bytes(backbone: DreamConfig, dtype: torch.dtype, *, extended: bool) -
 
     extended: embeddings and head get more rows, so they are in memory.
     """
-    with torch.device("meta"):
+    with empty_modules():
         count = count_parameters(Dream(backbone))
     tables = 2 * backbone.vocab_size * backbone.hidden_size if extended else 0
     return (count - tables) * dtype.itemsize

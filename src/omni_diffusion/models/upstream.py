@@ -399,7 +399,7 @@ def _voice_config(tokenizer: Path, sizes: CodecConfigs) -> GlmVoiceConfig:
 def _load_backbone(
     tensors: Mapping[str, Tensor], config: DreamConfig, dtype: torch.dtype, folder: Path
 ) -> Dream:
-    with torch.device("meta"):  # no random start; the tensors of the files become the weights
+    with weights.empty_modules():  # the tensors of the files become the weights
         backbone = Dream(config).to(dtype)
     where = f"the weights at {folder}"
     weights.load_into(backbone, tensors, rename=dream.dream_name, where=where)

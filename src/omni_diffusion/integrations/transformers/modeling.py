@@ -206,7 +206,7 @@ class OmniDiffusionModel(PreTrainedModel):
                 fix="open it without, or use the OmniModel itself",
             )
         config = OmniDiffusionConfig.of(omni.config)
-        with torch.device("meta"):
+        with weights.empty_modules():
             model = cls(config)
         model.backbone = omni.backbone
         model.config.dtype = model.dtype
