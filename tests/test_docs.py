@@ -52,6 +52,12 @@ FILE = re.compile(r"\w+\.(?:json|jsonl|tsv|png|wav|jpg|txt|safetensors)")
 SCRIPT = re.compile(r"^python (?:-m )?((?:benchmarks|experiments|scripts)[\w./]+)", re.MULTILINE)
 
 
+@cache
+def command_line() -> Any:
+    """All commands; made once, since that takes a tenth of a second."""
+    return typer.main.get_command(app)
+
+
 def code(text: str) -> list[str]:
     """The spans between backticks, without fenced blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
@@ -150,7 +156,7 @@ def command_lines() -> list[str]:
 @pytest.mark.parametrize("line", command_lines())
 def test_command_lines_can_be_typed(line: str) -> None:
     _, *words = shlex.split(line, comments=True)
-    command: Any = typer.main.get_command(app)
+    command: Any = command_line()
     while hasattr(command, "commands"):  # data and train have subcommands
         name, *words = words
         command = command.commands[name]
@@ -171,7 +177,7 @@ def options(command: Any) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_options_are_there(page: str) -> None:
-    known = options(typer.main.get_command(app))
+    known = options(command_line())
     for span in code(PAGES[page]):
         if span.startswith("--"):
             assert span.split()[0] in known, span

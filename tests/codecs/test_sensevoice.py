@@ -282,6 +282,7 @@ def test_dither_makes_features_differ_but_repeat_under_a_seed(cmvn: Tensor) -> N
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_mini_learns_with_ctc_quickly() -> None:
     config = SenseVoiceConfig.mini(ctc_size=12)
     waves = [wave(torch.rand(n) - 0.5) for n in (9_600, 16_000, 12_800)]

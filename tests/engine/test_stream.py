@@ -57,6 +57,7 @@ def test_a_picture_is_sure_cell_by_cell() -> None:
     assert committed_span("image", a + 3, a, a, 5) == ([3, 0, 0, -1], True)  # 5 is no picture code
 
 
+@pytest.mark.slow
 @given(st.permutations(range(12)), st.integers(0, 2**32))
 def test_what_is_sure_only_grows(order: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

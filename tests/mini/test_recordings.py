@@ -106,6 +106,7 @@ def test_what_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> None:
         Bank.open(folder)
 
 
+@pytest.mark.slow
 def test_the_selection_holds_nothing_that_training_hears() -> None:
     plan = speech_plan.plan(0)
     lines = recordings.selection(plan)

@@ -162,6 +162,7 @@ def test_a_smaller_dtype_stays(dtype: torch.dtype) -> None:
     assert faster_dtype(dtype, CPU, WIDE) == dtype
 
 
+@pytest.mark.slow
 def test_a_processor_without_bfloat16_computes_in_float32() -> None:
     about = Path("/proc/cpuinfo")
     if not about.is_file() or "bf16" in about.read_text():

@@ -233,6 +233,7 @@ def test_a_conversion_without_room_or_cut_short_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_mistakes_of_convert_are_one_line(
     made: PublishedFolders,
     tmp_path: Path,

@@ -395,6 +395,7 @@ class Counting(Sums):
         return loss, metrics | {"tokens": 100.0, "flops": 3e6}
 
 
+@pytest.mark.slow
 def test_rates_and_what_watches(tmp_path: Path) -> None:
     seen: list[int] = []
 
