@@ -1,5 +1,6 @@
 """What every test may ask for: the folder of the parity numbers and a quiet, repeatable torch."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,12 @@ import torch
 from tests.published_folders import PublishedFolders, write_published
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: the garbage collector need not walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
