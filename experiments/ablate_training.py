@@ -1,12 +1,14 @@
 """How answers are masked and padded in training, compared at a small size.
 
-    python -m experiments.ablate_training --mini runs/mini [--study masks] [--steps 400] [--seeds 2]
+    python -m experiments.ablate_training --mini runs/mini [--study masks] [--steps 800] [--seeds 2]
 
-Every arm trains a new backbone on the same samples and differs in one thing. `masks`: how the mask
+Every arm trains on the same samples and differs in one thing. `masks`: how the mask
 ratio is drawn; judged on held-out scenes by the bound on -log p of the answers and by what greedy
 decoding gets right. `pads`: what fills an answer behind its end, and how often that is masked;
 judged by the length of decoded answers where the canvas has as many tokens as in training, twice
-and four times as many. An arm whose result is in the file is not trained again.
+and four times as many. Both train a new, smaller backbone. `adapter`: where the speech adapter of
+the shipped backbone starts again when it learns recognition (an eighth of the steps); judged on
+held-out recordings. An arm whose result is in the file is not trained again.
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
 import torch
-from experiments.compare_training import LR, SIZES, WARMUP, bound, laid, new_backbone
+import torch.nn.functional as F
+from experiments.compare_training import LR, SIZES, WARMUP, bound, held_out, laid, new_backbone
+from torch import Tensor
 
 from omni_diffusion import OmniModel, Text
+from omni_diffusion.backbone.adapter import SpeechAdapter
 from omni_diffusion.backbone.dream import Dream
 from omni_diffusion.canvas import Canvas
 from omni_diffusion.conversation import Image, text_of
@@ -36,10 +42,11 @@ from omni_diffusion.evaluation.scoring import aggregate, correct
 from omni_diffusion.io import files, weights
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.benchmarks import user
-from omni_diffusion.mini.encoded import SceneCodes
+from omni_diffusion.mini.codecs.ctc import Words, ctc_loss, pad
+from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
 from omni_diffusion.mini.evaluate import evaluate
 from omni_diffusion.mini.mixture import SceneMixture
-from omni_diffusion.mini.recipe import LENGTHS
+from omni_diffusion.mini.recipe import LENGTHS, SPLICED_LINES, SPOKEN_LINES
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
@@ -49,6 +56,7 @@ RESULT = Path("experiments/results/ablate-training.json")
 SHARES = {  # samples of a step
     "masks": {"t2i": 5, "caption": 5, "vqa": 3},
     "pads": {"caption": 8, "vqa": 5, "chat": 2},
+    "adapter": {"asr": 24},
 }
 HELD_OUT, ANSWERS, DECODING_STEPS = 32, 60, 10
 ROOM = (1, 2, 4)  # tokens of a decoded answer, in units of the trained length
@@ -57,8 +65,12 @@ RAINBOW = (  # tokens that nothing else uses, in turns (arXiv 2510.03680 takes s
     *("object_ref_start", "object_ref_end", "fim_middle"),
 )
 
+PROBE_STEPS, PROBE_LINES, PROBE_LR = 300, 64, 3e-3  # of the probe, then of the adapter
+ADAPTER_LR = 8e-4  # at which the shipped backbone learned recognition
+
 Pads = Literal["void", "end", "rainbow"]
-Study = Literal["masks", "pads"]
+AdapterStart = Literal["shipped", "random", "probe"]
+Study = Literal["masks", "pads", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,8 @@ class Arm:
 
     masking: the forward process. half: of every second sample, another one. pads: "void", a token
     of its own (the published vocabulary); "end", the token that ends an answer, again and again;
-    "rainbow", seven tokens in turns.
+    "rainbow", seven tokens in turns. adapter: "probe" starts it at the embeddings of the words that
+    a linear CTC probe hears in the frames, and at zero between them.
     """
 
     study: Study
@@ -75,6 +88,7 @@ class Arm:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     half: MaskingConfig | None = None
     pads: Pads = "void"
+    adapter: AdapterStart = "shipped"
 
 
 BELL, HIGH = MaskingConfig("bell"), MaskingConfig("cosine", full=0.5)
@@ -89,6 +103,8 @@ ARMS = (
     Arm("pads", "void, gamma 0.3", MaskingConfig(gamma=0.3)),
     Arm("pads", "end token", pads="end"),
     Arm("pads", "rainbow", pads="rainbow"),
+    Arm("adapter", "random", HIGH, adapter="random"),
+    Arm("adapter", "probe", HIGH, adapter="probe"),
 )
 
 
@@ -149,6 +165,7 @@ class Ablation:
     def __init__(self, mini: Path, steps: int) -> None:
         self.steps = steps
         self.model = OmniModel.open()
+        self.mini = mini
         self.scenes = SceneCodes.open(mini / "scenes.safetensors")
         sizes = {**SIZES, "intermediate_size": 3 * SIZES["hidden_size"]}
         self.config = replace(
@@ -157,23 +174,34 @@ class Ablation:
         rng = random.Random(0)
         self.asked = [scenes.sample_scene(rng, split="test") for _ in range(ANSWERS)]
 
+    @cached_property
+    def spoken(self) -> EncodedSpeech:
+        """The recordings, and the sentences spliced from them."""
+        return EncodedSpeech.open(self.mini / SPOKEN_LINES) + EncodedSpeech.open(
+            self.mini / SPLICED_LINES
+        )
+
     def run(self, arm: Arm, seed: int, work: Path) -> dict[str, object]:
         """Train an arm and judge it."""
+        if arm.study == "adapter":
+            return self.adapter(arm, seed, work)
         backbone = new_backbone(self.model, self.config.backbone, seed)
-        began = time.process_time()
-        self.train(backbone, arm, seed, work)
-        seconds = time.process_time() - began
+        seconds = self.train(backbone, arm, seed, work, self.steps, LR)
         model = OmniModel(self.config, self.model.codecs, backbone.eval())
         judged = self.masks(model) if arm.study == "masks" else self.pads(model, arm)
-        return {"seconds": round(seconds, 1), **judged}
+        return {"seconds": seconds, **judged}
 
-    def train(self, backbone: Dream, arm: Arm, seed: int, folder: Path) -> None:
-        """Train the backbone in place; a training that was stopped goes on."""
+    def train(
+        self, backbone: Dream, arm: Arm, seed: int, folder: Path, steps: int, lr: float
+    ) -> float:
+        """Train the backbone in place; the CPU seconds. A training that was stopped goes on."""
+        began = time.process_time()
         vocabulary = self.model.vocabulary
         shares = tuple(TaskShare(task, n) for task, n in SHARES[arm.study].items())
         scene_mixture = SceneMixture(
-            shares, vocabulary, self.model.codecs.text, self.scenes, lengths=LENGTHS
-        )
+            shares, vocabulary, self.model.codecs.text, self.scenes,
+            self.spoken if arm.study == "adapter" else None, lengths=LENGTHS,
+        )  # fmt: skip
         by_half = {} if arm.half is None else {f"{share.task} half": arm.half for share in shares}
         objective = DenoisingObjective(
             backbone,
@@ -182,13 +210,34 @@ class Ablation:
             DenoisingConfig(arm.masking, by_task=by_half),
         )
         loop = LoopConfig(
-            self.steps, seed, OptimConfig(LR, WARMUP, floor=0.1), ema_decay=0.99,
-            log_every=max(1, self.steps // 10),
+            steps, seed, OptimConfig(lr, WARMUP, floor=0.1), ema_decay=0.99,
+            log_every=max(1, steps // 10),
         )  # fmt: skip
         trainer = Trainer(objective, loop, folder)
         trainer.resume()
         trainer.fit()
         weights.load_into(backbone, trainer.weights(), where="the trained weights")
+        return round(time.process_time() - began, 1)
+
+    def adapter(self, arm: Arm, seed: int, work: Path) -> dict[str, object]:
+        """Recognition by the shipped backbone with a new adapter, before and after training."""
+        backbone = Dream(self.model.config.backbone)
+        backbone.load_state_dict(
+            {k: v.float() for k, v in self.model.backbone.state_dict().items()}
+        )
+        start_adapter(backbone, arm.adapter, self.spoken, self.model, seed)
+        canvases = dict(held_out(self.model))["asr"]
+        before = bound(backbone.eval(), canvases, self.model)
+        seconds = self.train(backbone, arm, seed, work, self.steps // 8, ADAPTER_LR)
+        model = OmniModel(self.model.config, self.model.codecs, backbone.eval())
+        heard = evaluate(model, 0, ANSWERS, ("asr_wer",), DECODING_STEPS)["asr_wer"]
+        logged = (work / "metrics.jsonl").read_text().splitlines()
+        return {
+            "seconds": seconds,
+            "nats": {"before": before, "after": bound(backbone, canvases, model)},
+            "losses": {row["step"]: row["asr_loss"] for row in map(json.loads, logged)},
+            "word_errors": {"value": heard["value"], "stderr": heard["stderr"]},
+        }
 
     def masks(self, model: OmniModel) -> dict[str, object]:
         """The bound by task, and what greedy decoding gets right."""
@@ -261,6 +310,55 @@ class Ablation:
         }
 
 
+def start_adapter(
+    backbone: Dream, start: AdapterStart, spoken: EncodedSpeech, model: OmniModel, seed: int
+) -> None:
+    """Give the backbone a new speech adapter, random or fitted to what a CTC probe hears."""
+    torch.manual_seed(seed)
+    adapter = SpeechAdapter(model.config.backbone.speech_dim, model.config.backbone.hidden_size)
+    adapter.apply(backbone._init_weights)
+    backbone.model.audio_projection = adapter
+    if start == "random":
+        return
+    lines = [i for i, line in enumerate(spoken.lines) if line.split == "train"]
+    rows = [spoken.frames[i][0] for i in lines]
+    words = Words.of(spoken.lines[i].text for i in lines)
+    symbols = [words.encode(spoken.lines[i].text) for i in lines]
+    generator = torch.Generator().manual_seed(seed)
+    probe = torch.nn.Linear(adapter.width, words.size)
+    embedded = word_embeddings(backbone, words, model)
+
+    def step(optimizer: torch.optim.Optimizer, loss: Callable[[list[int]], Tensor]) -> None:
+        chosen = torch.randint(len(lines), (PROBE_LINES,), generator=generator).tolist()
+        optimizer.zero_grad()
+        loss(chosen).backward()
+        optimizer.step()
+
+    def heard(chosen: list[int]) -> Tensor:
+        padded_rows, counts = pad([rows[i] for i in chosen])
+        return ctc_loss(probe(padded_rows), counts, [symbols[i] for i in chosen])
+
+    def apart(chosen: list[int]) -> Tensor:
+        frames = torch.cat([rows[i] for i in chosen])
+        with torch.no_grad():
+            expected = embedded[probe(frames).argmax(-1)]
+        return F.mse_loss(adapter(frames), expected, reduction="sum") / len(frames)
+
+    for module, loss in ((probe, heard), (adapter, apart)):
+        optimizer = torch.optim.Adam(module.parameters(), PROBE_LR)
+        for _ in range(PROBE_STEPS):
+            step(optimizer, loss)
+
+
+@torch.no_grad()
+def word_embeddings(backbone: Dream, words: Words, model: OmniModel) -> Tensor:
+    """[symbols, hidden]: of each word the mean embedding of its tokens; of the blank, zero."""
+    vocabulary, text = model.vocabulary, model.codecs.text
+    ids = [vocabulary.text.lift(text.encode(f" {word}")) for word in words.known]
+    rows = [backbone.embed(row[None])[0].mean(0) for row in ids]
+    return torch.stack([torch.zeros_like(rows[0]), *rows])
+
+
 def _picture(scene: scenes.Scene) -> Image:
     return Image(scenes.render_scene(scene))
 
@@ -276,6 +374,13 @@ class Mean:
 
 def columns(run: Mapping[str, Any]) -> dict[str, Mean]:
     """What is told of a run, by the heading of its column."""
+    if run["study"] == "adapter":
+        errors = run["word_errors"]
+        return {
+            "untrained, nats": Mean(run["nats"]["before"]),
+            "trained, nats": Mean(run["nats"]["after"]),
+            "word errors": Mean(errors["value"], errors["stderr"]),
+        }
     if run["study"] == "masks":
         found = {f"{task}, nats": Mean(nats) for task, nats in run["nats"].items()}
         return found | {f"{name}, right": _share(value) for name, value in run["right"].items()}
@@ -347,6 +452,7 @@ def settings(steps: int) -> dict[str, object]:
     return {
         "steps": steps, "sizes": SIZES, "shares": SHARES, "lr": LR, "warmup": WARMUP,
         "held_out": HELD_OUT, "answers": ANSWERS, "decoding_steps": DECODING_STEPS,
+        "adapter_lr": ADAPTER_LR, "probe_steps": PROBE_STEPS,
     }  # fmt: skip
 
 
@@ -366,8 +472,8 @@ def missing(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mini", type=Path, default=Path("runs/mini"), help="the encoded scenes")
-    parser.add_argument("--study", choices=("masks", "pads"), help="default: both")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--study", choices=tuple(SHARES), help="default: all")
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/ablate-training"))
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -383,7 +489,7 @@ def main() -> None:
     if made["settings"] != told:
         parser.error(f"{given.json} was made with {made['settings']}, not {told}; move it")
     runs = made.setdefault("runs", [])
-    studies = (given.study,) if given.study else ("masks", "pads")
+    studies = (given.study,) if given.study else tuple(SHARES)
     ablation = Ablation(given.mini, given.steps)
     for arm, seed in missing(runs, studies, given.seeds):
         work = given.work / f"{arm.study}-{arm.name.replace(' ', '-')}-{seed}"
