@@ -115,7 +115,9 @@ def test_halves_keep_the_weight_of_a_task() -> None:
 
 def test_arms_differ() -> None:
     assert len({(arm.study, arm.name) for arm in ARMS}) == len(ARMS)
-    assert len({(arm.study, arm.masking, arm.half, arm.pads, arm.adapter) for arm in ARMS}) == len(ARMS)
+    assert len({(arm.study, arm.masking, arm.half, arm.pads, arm.adapter) for arm in ARMS}) == len(
+        ARMS
+    )
 
 
 def test_the_page_prints_the_tables_of_the_committed_results(

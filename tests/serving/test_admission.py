@@ -25,13 +25,25 @@ def test_the_lane_is_that_of_the_costliest_medium() -> None:
     assert lane_of(()) == "text"
 
 
-def test_pictures_leave_a_slot_for_others() -> None:
+def test_costlier_lanes_leave_a_slot_to_each_cheaper_one() -> None:
     admission: Admission[Ask] = Admission(4)
     for _ in range(9):
         admission.add(Ask("image"))
-    assert len(taken(admission)) == 3
-    admission.add(speech := Ask("speech"))
-    assert taken(admission) == [speech]
+    assert len(taken(admission)) == 2
+    for _ in range(9):
+        admission.add(Ask("speech"))
+    assert [ask.lane for ask in taken(admission)] == ["speech"]
+    admission.add(text := Ask("text"))
+    assert taken(admission) == [text]
+    admission.add(Ask("text"))
+    assert taken(admission) == []  # the batch is full
+
+
+def test_text_alone_takes_every_slot() -> None:
+    admission: Admission[Ask] = Admission(4)
+    for _ in range(9):
+        admission.add(Ask("text"))
+    assert len(taken(admission)) == 4
 
 
 def test_one_slot_serves_every_lane() -> None:

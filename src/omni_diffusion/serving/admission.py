@@ -2,7 +2,8 @@
 
 Requests wait in lanes, one for each medium of the answer. Lanes share admissions by stride
 scheduling: each admission advances the lane by the weight of its medium, and the lane that is least
-advanced goes first. No lane takes the last slot of the batch: a request of another lane finds one.
+advanced goes first. Costlier lanes leave a slot of the batch to each cheaper one: pictures that fill
+the batch keep neither a sentence to speak nor a text waiting, and speech keeps no text waiting.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ class Admission(Generic[W]):
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.most = max(1, slots - 1)  # slots of one lane
         self._lanes: dict[Kind, deque[W]] = {kind: deque() for kind in LANE_WEIGHTS}
         self._advanced = dict.fromkeys(LANE_WEIGHTS, 0.0)
         self._held = dict.fromkeys(LANE_WEIGHTS, 0)
@@ -67,13 +67,20 @@ class Admission(Generic[W]):
         """The request to admit now, which then holds a slot; None if none may be."""
         if sum(self._held.values()) >= self.slots:
             return None
-        ready = [k for k in LANE_WEIGHTS if self._lanes[k] and self._held[k] < self.most]
+        ready = [lane for lane in LANE_WEIGHTS if self._lanes[lane] and self._has_room(lane)]
         if not ready:
             return None
         lane = min(ready, key=self._advanced.__getitem__)
         self._advanced[lane] += LANE_WEIGHTS[lane]
         self._held[lane] += 1
         return self._lanes[lane].popleft()
+
+    def _has_room(self, lane: Kind) -> bool:
+        """Whether this lane and those above it leave a slot to each lane below."""
+        weight = LANE_WEIGHTS[lane]
+        below = sum(other < weight for other in LANE_WEIGHTS.values())
+        held = sum(n for kind, n in self._held.items() if LANE_WEIGHTS[kind] >= weight)
+        return held < max(1, self.slots - below)
 
     def release(self, request: W) -> None:
         """Free the slot of an admitted request."""
