@@ -3,7 +3,8 @@
 Requests wait in lanes, one for each medium of the answer. Lanes share admissions by stride
 scheduling: each admission advances the lane by the weight of its medium, and the lane that is least
 advanced goes first. Costlier lanes leave a slot of the batch to each cheaper one: pictures that
-fill the batch keep neither a sentence to speak nor a text waiting, and speech keeps no text waiting.
+fill the batch keep neither a sentence to speak nor a text waiting, and speech keeps no text
+waiting.
 """
 
 from __future__ import annotations
