@@ -345,6 +345,15 @@ def test_a_form_that_is_none_is_refused(http: httpx.Client) -> None:
     assert answer.status_code == 415
 
 
+def test_a_file_sent_as_text_and_text_sent_as_a_file_are_told(http: httpx.Client) -> None:
+    text = {"image": (None, b"it"), "prompt": (None, b"a dog")}
+    error = error_of(http.post("/v1/images/edits", files=text))
+    assert (error["param"], error["code"]) == ("image", "invalid_type")
+    file = {"image": ("it.png", b"it"), "prompt": ("it.txt", b"a dog")}
+    error = error_of(http.post("/v1/images/edits", files=file))
+    assert (error["param"], error["code"]) == ("prompt", "unknown_parameter")
+
+
 def test_what_is_not_there(http: httpx.Client) -> None:
     for method, path, status in (
         ("GET", "/v1/nothing", 404),

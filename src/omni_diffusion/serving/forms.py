@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -46,8 +47,8 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**40
 
 
-async def read_form(http: Request, service: Service) -> Form:
-    """The body as a form; raises ApiError for another body."""
+async def read_form(http: Request, service: Service, *expected: str) -> Form:
+    """The body as a form with files of the `expected` names; raises ApiError for another body."""
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise ApiError(
@@ -62,9 +63,18 @@ async def read_form(http: Request, service: Service) -> Form:
         parsed = await parser.parse()
     except (MultiPartException, UnicodeError, KeyError) as error:
         raise ApiError(400, f"the form cannot be read ({error})", code="invalid_form") from error
+    try:
+        return await _sorted(parsed, expected)
+    finally:
+        await parsed.close()
+
+
+async def _sorted(parsed: FormData, expected: Sequence[str]) -> Form:
     fields: dict[str, object] = {}
     files: dict[str, list[bytes]] = {}
     for name, value in parsed.multi_items():
+        if isinstance(value, UploadFile) != (name in expected):
+            raise _of_other_kind(name, expected)
         if isinstance(value, UploadFile):
             files.setdefault(name, []).append(await value.read())
         elif name.endswith("[]"):
@@ -75,5 +85,12 @@ async def read_form(http: Request, service: Service) -> Form:
             raise ApiError(400, f"'{name}' is given twice", param=name, code="invalid_value")
         else:
             fields[name] = value
-    await parsed.close()
     return Form(fields, files)
+
+
+def _of_other_kind(name: str, expected: Sequence[str]) -> ApiError:
+    if name in expected:
+        message = f"'{name}' is text; send it as a file, which has a file name"
+        return ApiError(400, message, param=name, code="invalid_type")
+    message = f"'{name}' is a file; the files here are {' and '.join(expected)}"
+    return ApiError(400, message, param=name, code="unknown_parameter")

@@ -56,7 +56,7 @@ def audio_routes(service: Service) -> APIRouter:
     @routes.post("/v1/audio/transcriptions")
     async def transcribe(http: HttpRequest) -> Response:
         """Write down what is said."""
-        form = await read_form(http, service)
+        form = await read_form(http, service, "file")
         body = parse_body(TranscriptionBody, form.fields)
         service.check_model(body.model)
         inputs = await service.inputs(audio=form.file("file"), params={"audio": "file"})

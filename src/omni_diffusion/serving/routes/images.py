@@ -43,7 +43,7 @@ def image_routes(service: Service) -> APIRouter:
     @routes.post("/v1/images/edits")
     async def edit(http: HttpRequest) -> Response:
         """Repaint the part of a picture that a mask leaves open."""
-        form = await read_form(http, service)
+        form = await read_form(http, service, "image", "image[]", "mask")
         body = parse_body(EditBody, form.fields)
         image = form.file("image", "image[]")
         if "mask" not in form.files:
