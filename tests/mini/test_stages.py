@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from omni_diffusion.data.mixture import TaskShare
@@ -30,12 +31,13 @@ def test_a_stage_says_how_it_is_run() -> None:
 
 
 def test_each_stage_adds_to_the_one_before() -> None:
-    pictures, joint, interaction, listening, presence, speaking = map(tasks, STAGES)
+    pictures, joint, interaction, listening, presence, speaking, rehearsal = map(tasks, STAGES)
     assert pictures < joint < interaction
     assert joint - pictures == {"asr", "tts"}
     assert interaction - joint == {"s2i", "sqa", "svqa", "spoken_presence"}
     assert listening == interaction
     assert presence - interaction == speaking - interaction == {"text_presence"}
+    assert rehearsal == speaking
 
 
 def test_every_stage_has_a_name_and_tasks_that_exist() -> None:
@@ -43,7 +45,7 @@ def test_every_stage_has_a_name_and_tasks_that_exist() -> None:
         assert tasks(one) <= CATALOG.keys() | PRESENCE.keys()
         assert len(tasks(one)) == len(one.shares)
         assert all(share.samples > 0 and share.weight > 0 for share in one.shares)
-    assert len({one.name for one in STAGES}) == 6
+    assert len({one.name for one in STAGES}) == 7
 
 
 def test_a_stage_is_data() -> None:
@@ -51,10 +53,10 @@ def test_a_stage_is_data() -> None:
         assert from_dict(MiniStage, to_dict(one)) == one
 
 
-def test_the_shipped_weights_are_the_mean_of_two_stages(tmp_path: Path) -> None:
+def test_the_shipped_weights_are_the_mean_of_three_stages(tmp_path: Path) -> None:
     shutil.copy(SMALL_MODEL / "tokenizer.json", tmp_path)
     shipped = OmniModel.open().backbone.state_dict()
-    for factor, name in zip((1.0, 3.0), recipe.AVERAGED, strict=True):
+    for factor, name in zip((1.0, 3.0, 2.0), recipe.AVERAGED, strict=True):
         tensors = {key: factor * tensor for key, tensor in shipped.items()}
         (tmp_path / name).mkdir()
         write_tensors(tensors, tmp_path / name / "weights.safetensors")
@@ -62,3 +64,11 @@ def test_the_shipped_weights_are_the_mean_of_two_stages(tmp_path: Path) -> None:
     mean = recipe.Mini(tmp_path, tmp_path).averaged(recipe.AVERAGED).state_dict()
     for key, tensor in shipped.items():
         torch.testing.assert_close(mean[key], 2 * tensor)
+
+
+def test_means_have_whole_shares_of_stages_before() -> None:
+    names = [one.name for one in STAGES]
+    starts = [(one.start, names[:i]) for i, one in enumerate(STAGES) if one.start]
+    for shares, before in [*starts, (recipe.AVERAGED, names)]:
+        assert set(shares) <= set(before)
+        assert sum(shares.values()) == pytest.approx(1)

@@ -88,7 +88,7 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "s2i": (0.0, 24),
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
-AVERAGED = ("listening", "speaking")  # stages whose mean is shipped
+AVERAGED = {"listening": 0.2, "speaking": 0.2, "rehearsal": 0.6}  # stages whose mean is shipped
 CLARITY_EVERY = 50  # takes between two savings of their clarity
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
@@ -113,6 +113,8 @@ class MiniStage:
     """A training stage of the small model: the tasks of a step, the loop and the objective.
 
     selected_codes: what is spoken has one sequence of codes for each text (`Mini.selector`).
+    start: the stages whose averaged weights it starts from, with their shares; none = the stage
+    before.
     """
 
     name: str
@@ -120,6 +122,7 @@ class MiniStage:
     loop: LoopConfig
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     selected_codes: bool = False
+    start: dict[str, float] = field(default_factory=dict)
 
 
 def make_stage(
@@ -150,55 +153,71 @@ def make_stage(
     )
 
 
-def stages() -> tuple[MiniStage, ...]:
-    """The paper's three stages, and the third again with more of what is learned last.
-
-    They are images and text; with speech; speech-driven visual interaction; then recognition,
-    whether an object is there, and speech with one sequence of codes for each text.
-    """
-    pictures = (
+SHARES: dict[str, tuple[TaskShare, ...]] = {  # of the samples and the loss of a step, by stage
+    "pictures": (
         *(TaskShare("t2i", 20), TaskShare("caption", 14), TaskShare("vqa", 6)),
         *(TaskShare("presence", 4), TaskShare("chat", 2, 0.1)),
-    )
-    joint = (
+    ),
+    "joint": (
         *(TaskShare("t2i", 10), TaskShare("caption", 8), TaskShare("vqa", 5)),
         *(TaskShare("presence", 3), TaskShare("chat", 2, 0.1)),
         *(TaskShare("asr", 10), TaskShare("tts", 12)),
-    )
-    interaction = (
+    ),
+    "interaction": (
         *(TaskShare("t2i", 3), TaskShare("caption", 14, 2.0), TaskShare("vqa", 4)),
         *(TaskShare("presence", 3), TaskShare("chat", 1, 0.1)),
         *(TaskShare("asr", 12, 1.5), TaskShare("tts", 18, 2.0), TaskShare("s2i", 8, 1.5)),
         *(TaskShare("sqa", 1, 0.3), TaskShare("svqa", 6), TaskShare("spoken_presence", 2)),
-    )
-    listening = (
+    ),
+    "listening": (
         *(TaskShare("t2i", 2), TaskShare("caption", 3), TaskShare("vqa", 4, 4.0)),
         *(TaskShare("presence", 10, 6.0), TaskShare("chat", 0.5, 0.1)),
         *(TaskShare("asr", 32, 3.0), TaskShare("tts", 4), TaskShare("s2i", 6, 1.5)),
         *(TaskShare("sqa", 0.5, 0.3), TaskShare("svqa", 3), TaskShare("spoken_presence", 1)),
-    )
-    presence = (
+    ),
+    "presence": (
         *(TaskShare("t2i", 2), TaskShare("caption", 3), TaskShare("vqa", 10)),
         *(TaskShare("presence", 30, 3.0), TaskShare("chat", 2, 0.2)),
         *(TaskShare("text_presence", 14, 1.3), TaskShare("asr", 3, 0.7)),
         *(TaskShare("s2i", 2, 0.7), TaskShare("svqa", 3, 0.7)),
-    )
-    speaking = (
+    ),
+    "speaking": (
         *(TaskShare("t2i", 2, 0.7), TaskShare("caption", 2, 0.7), TaskShare("vqa", 2, 0.5)),
         *(TaskShare("presence", 6, 1.0), TaskShare("chat", 0.5, 0.1)),
         *(TaskShare("text_presence", 1.5, 0.1), TaskShare("asr", 4, 0.8)),
         *(TaskShare("tts", 36, 3.5), TaskShare("s2i", 3, 0.8), TaskShare("sqa", 1, 0.3)),
         *(TaskShare("svqa", 4, 0.9), TaskShare("spoken_presence", 5, 1.1)),
-    )
+    ),
+    "rehearsal": (
+        *(TaskShare("t2i", 2, 0.7), TaskShare("caption", 6), TaskShare("vqa", 1.8, 0.36)),
+        *(TaskShare("presence", 4.2, 0.84), TaskShare("chat", 0.2, 0.02)),
+        *(TaskShare("text_presence", 0.8, 0.08), TaskShare("asr", 9, 1.3)),
+        *(TaskShare("tts", 30, 3.2), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
+        *(TaskShare("svqa", 3, 0.66), TaskShare("spoken_presence", 7, 1.54)),
+    ),
+}
+
+
+def stages() -> tuple[MiniStage, ...]:
+    """The paper's three stages, and the third again with more of what is learned last.
+
+    They are images and text; with speech; speech-driven visual interaction; then recognition,
+    whether an object is there, speech with one sequence of codes for each text, and all again.
+    """
     return (
-        make_stage("pictures", pictures, steps=2400, lr=1.5e-3, seed=1, floor=0.3),
-        make_stage("joint", joint, steps=450, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
-        make_stage("interaction", interaction, steps=2000, lr=1e-3, seed=3, warmup=50),
-        make_stage("listening", listening, steps=700, lr=8e-4, seed=13, warmup=30),
-        make_stage("presence", presence, steps=500, lr=8e-4, seed=21, warmup=30),
+        make_stage("pictures", SHARES["pictures"], steps=2400, lr=1.5e-3, seed=1, floor=0.3),
+        make_stage("joint", SHARES["joint"], steps=450, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
+        make_stage("interaction", SHARES["interaction"], steps=2000, lr=1e-3, seed=3, warmup=50),
+        make_stage("listening", SHARES["listening"], steps=700, lr=8e-4, seed=13, warmup=30),
+        make_stage("presence", SHARES["presence"], steps=500, lr=8e-4, seed=21, warmup=30),
         replace(
-            make_stage("speaking", speaking, steps=700, lr=1.2e-3, seed=21, warmup=30),
+            make_stage("speaking", SHARES["speaking"], steps=700, lr=1.2e-3, seed=21, warmup=30),
             selected_codes=True,
+        ),
+        replace(
+            make_stage("rehearsal", SHARES["rehearsal"], steps=720, lr=1.2e-3, seed=33, warmup=30),
+            selected_codes=True,
+            start={"listening": 0.5, "speaking": 0.5},
         ),
     )
 
@@ -440,11 +459,11 @@ class Mini:
 
     # -------------------------------------------------------------------------------- backbone
     def stage(self, number: int) -> Dream:
-        """Train one stage, counted from 0, starting from the weights of the stage before."""
+        """Train one stage, counted from 0, from the weights of those that it starts from."""
         text, one = self.text(), stages()[number]
         vocabulary = self._vocabulary(text)
-        backbone = self._new(lambda: Dream(self._sizes(vocabulary)))
         if number == 0:
+            backbone = self._new(lambda: Dream(self._sizes(vocabulary)))
             generator = torch.Generator().manual_seed(SEED)
             codec = Magvit2(Magvit2Config.mini())
             every = torch.arange(codec.config.codes)[None]
@@ -453,8 +472,7 @@ class Mini:
             book = self.speech_tokenizer().codebook.weight
             init_code_embeddings(backbone, vocabulary.speech, book, scale=0.05, generator=generator)
         else:
-            before = self.out / stages()[number - 1].name / "weights.safetensors"
-            weights.load_into(backbone, weights.read_tensors(before), where=str(before))
+            backbone = self.averaged(one.start or {stages()[number - 1].name: 1.0}).train()
 
         def objective() -> Objective:
             mixture = SceneMixture(
@@ -473,16 +491,20 @@ class Mini:
         self._run(one.name, objective, backbone, one.loop)
         return backbone.eval()
 
-    def averaged(self, names: Sequence[str]) -> Dream:
-        """The mean of the weights of some stages.
+    def averaged(self, stages_: Mapping[str, float]) -> Dream:
+        """The mean of the weights of some stages, by their shares, which sum to 1.
 
         A stage that learns one thing forgets part of the others; the mean of the weights before and
         after keeps most of both (Wortsman et al. 2022, arXiv 2109.01903).
         """
-        every = [weights.read_tensors(self.out / name / "weights.safetensors") for name in names]
-        mean = {k: torch.stack([each[k].float() for each in every]).mean(0) for k in every[0]}
+        mean: dict[str, Tensor] = {}
+        for name, share in stages_.items():
+            tensors = weights.read_tensors(self.out / name / "weights.safetensors")
+            for key, tensor in tensors.items():
+                part = share * tensor.float()
+                mean[key] = mean[key] + part if key in mean else part
         backbone = self._new(lambda: Dream(self._sizes(self._vocabulary(self.text()))))
-        weights.load_into(backbone, mean, where=f"the mean of {' and '.join(names)}")
+        weights.load_into(backbone, mean, where=f"the mean of {' and '.join(stages_)}")
         return backbone.eval()
 
     def assemble(self) -> OmniModel:
