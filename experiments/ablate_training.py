@@ -46,7 +46,7 @@ from omni_diffusion.mini.codecs.ctc import Words, ctc_loss, pad
 from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
 from omni_diffusion.mini.evaluate import evaluate
 from omni_diffusion.mini.mixture import SceneMixture
-from omni_diffusion.mini.recipe import LENGTHS, SPLICED_LINES, SPOKEN_LINES
+from omni_diffusion.mini.recipe import LENGTHS, Mini
 from omni_diffusion.training.denoising import DenoisingConfig, DenoisingObjective
 from omni_diffusion.training.optim import OptimConfig
 from omni_diffusion.training.trainer import LoopConfig, Trainer
@@ -177,9 +177,7 @@ class Ablation:
     @cached_property
     def spoken(self) -> EncodedSpeech:
         """The recordings, and the sentences spliced from them."""
-        return EncodedSpeech.open(self.mini / SPOKEN_LINES) + EncodedSpeech.open(
-            self.mini / SPLICED_LINES
-        )
+        return Mini(self.mini, self.mini).lines()
 
     def run(self, arm: Arm, seed: int, work: Path) -> dict[str, object]:
         """Train an arm and judge it."""

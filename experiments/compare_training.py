@@ -31,10 +31,10 @@ from omni_diffusion.diffusion.loss import Weighting, likelihood_bound
 from omni_diffusion.diffusion.masking import MaskingConfig, Variant
 from omni_diffusion.io import files, weights
 from omni_diffusion.mini import scenes
-from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
+from omni_diffusion.mini.encoded import SceneCodes
 from omni_diffusion.mini.evaluate import BANK, evaluate
 from omni_diffusion.mini.mixture import SceneMixture
-from omni_diffusion.mini.recipe import LENGTHS, SPLICED_LINES, SPOKEN_LINES, stages
+from omni_diffusion.mini.recipe import LENGTHS, Mini, stages
 from omni_diffusion.mini.recordings import Bank
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.defaults import answer_length
@@ -82,9 +82,7 @@ class Comparison:
     def __init__(self, mini: Path, steps: int) -> None:
         self.steps = steps
         self.model = OmniModel.open()
-        self.spoken = EncodedSpeech.open(mini / SPOKEN_LINES) + EncodedSpeech.open(
-            mini / SPLICED_LINES
-        )
+        self.spoken = Mini(mini, mini).lines()
         self.scenes = SceneCodes.open(mini / "scenes.safetensors")
         sizes = {**SIZES, "intermediate_size": 3 * SIZES["hidden_size"]}
         self.config = replace(
