@@ -2,9 +2,9 @@
 
 `unit_selection` joins waveforms at random, so that a model hears each word in many ways. What a
 model is to say should be the same each time: every take of a word has other codes, and a model that
-learns from all of them says a blend of them. So a text has one sequence of codes here: the phrases
-that join best and that a recognizer hears best when they are decoded (Hunt and Black 1996, with
-clarity as the target cost).
+learns from all of them says a blend of them. So a phrase has one take here, and a text one sequence
+of codes (Hunt and Black 1996, with clarity as the target cost). `audition` finds which of its takes
+a listener understands best in new sentences.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median_high
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,16 +24,14 @@ from torch import Tensor
 from omni_diffusion.errors import DataError
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.speech_plan import Utterance
-from omni_diffusion.mini.unit_selection import EDGE, load_by_word, save_by_word, split_words
+from omni_diffusion.mini.unit_selection import load_by_word, save_by_word, split_words
 
 CODES_A_SECOND = 25
-PHRASES = 4  # most phrases that one recording gives at once
+TAKES = 4  # of a phrase, the cheapest ones
+FINAL_TAKES = 2  # and those that ended a sentence: their last sound is complete
 # Costs, in nats of clarity.
-JOIN = 1.0  # two pieces meet
-OTHER_NEXT, OTHER_PREVIOUS = 0.4, 0.3  # the neighbour was another word in the recording
 EDGE_NEXT, EDGE_PREVIOUS = 1.5, 1.0  # it ended or began the recording and now does not, or reverse
 LENGTH = 0.05  # each code longer or shorter than the median take
-NO_PAUSE = 0.5  # a comma is wanted and the take has none
 CLEAR, UNCLEAR, UNHEARD = 0.1, 4.0, 1.0  # least and highest cost of a word; without a measurement
 
 FIXED = (  # phrases of the world's sentences that are never cut
@@ -81,72 +80,89 @@ class CutLine:
         return cls(line.index, tuple(words), tuple(parts), tuple(clarity))
 
 
+class Phrase(NamedTuple):
+    """Words that are never cut, and whether they begin or end their sentence."""
+
+    words: tuple[str, ...]
+    begins: bool
+    ends: bool
+
+
 @dataclass(frozen=True, eq=False)
 class _Take:
-    """Some phrases of a recorded line: codes, cost of the words, and the words beside them."""
+    """A phrase in a recorded line: its codes and the cost of its words."""
 
     codes: Tensor
     unclear: float
-    previous: str
-    next: str
+    begins: bool
+    ends: bool
 
 
 class CodeSelector:
-    """One sequence of speech codes for a text, from recorded lines of one voice."""
+    """One sequence of speech codes for a text, from recorded lines of one voice.
 
-    def __init__(self, lines: Iterable[CutLine]) -> None:
+    choices: which of its takes says a phrase; the first, where it is not chosen.
+    """
+
+    def __init__(
+        self, lines: Iterable[CutLine], choices: Mapping[Phrase, int] | None = None
+    ) -> None:
+        self.choices = dict(choices or {})
         self._takes: dict[tuple[str, ...], list[_Take]] = defaultdict(list)
         for line in sorted(lines, key=lambda line: line.index):
-            words = (EDGE, *line.words, EDGE)
             costs = [min(max(-c, CLEAR), UNCLEAR) for c in line.clarity]
             costs = costs or [UNHEARD] * len(line.words)
-            for start, stop in _runs(phrases(line.words)):
-                codes = torch.cat(line.codes[start:stop])
-                take = _Take(codes, sum(costs[start:stop]), words[start], words[stop + 1])
-                self._takes[line.words[start:stop]].append(take)
-        self._lengths = {w: median_high(len(t.codes) for t in ts) for w, ts in self._takes.items()}
-        self._best = lru_cache(maxsize=None)(self._search)
+            start = 0
+            for phrase in sentence_phrases(line.words):
+                stop = start + len(phrase.words)
+                take = _Take(
+                    torch.cat(line.codes[start:stop]),
+                    sum(costs[start:stop]),
+                    phrase.begins,
+                    phrase.ends,
+                )
+                self._takes[phrase.words].append(take)
+                start = stop
+        self.takes = lru_cache(maxsize=None)(self._cheapest)
 
     def codes(self, text: str) -> Tensor | None:
-        """Codes [n] of `text`, or None if one of its words is not recorded."""
-        words = tuple(split_words(text))
-        whole = self._joined(words, phrases(words))
-        return whole if whole is not None else self._joined(words, [1] * len(words))
+        """Codes [n] of `text`, or None if one of its phrases is not recorded."""
+        parts = []
+        for phrase in sentence_phrases(split_words(text)):
+            takes = self.takes(phrase)
+            if not takes:
+                return None
+            parts.append(takes[self.choices.get(phrase, 0)])
+        return torch.cat(parts) if parts else None
 
-    def _joined(self, words: tuple[str, ...], sizes: Sequence[int]) -> Tensor | None:
-        """The cheapest sequence of takes for words that are cut into phrases of these sizes."""
-        around = (EDGE, *words, EDGE)
-        paths: dict[int, tuple[float, list[Tensor]]] = {0: (0.0, [])}
-        for start, stop in _runs(sizes):  # in the order of their ends
-            if start not in paths:
-                continue
-            found = self._best(words[start:stop], around[start], around[stop + 1])
-            if found is None:
-                continue
-            cost, pieces = paths[start]
-            if stop not in paths or cost + found[0] < paths[stop][0]:
-                paths[stop] = cost + found[0], [*pieces, found[1]]
-        return torch.cat(paths[len(words)][1]) if words and len(words) in paths else None
-
-    def _search(
-        self, words: tuple[str, ...], previous: str, following: str
-    ) -> tuple[float, Tensor] | None:
-        """The cheapest take of some words between two others, with its cost."""
-        extra = 0.0
-        if words not in self._takes and words[-1].endswith(","):
-            words, extra = (*words[:-1], words[-1][:-1]), NO_PAUSE
-        if words not in self._takes:
-            return None
+    def _cheapest(self, phrase: Phrase) -> tuple[Tensor, ...]:
+        """Codes of the takes that can say a phrase, the cheapest first; empty if unknown."""
+        words = phrase.words
+        if words not in self._takes:  # no take has a pause behind it
+            words = (*words[:-1], words[-1].removesuffix(","))
+        takes = self._takes.get(words, [])
+        if not takes:
+            return ()
+        usual = median_high(len(take.codes) for take in takes)
 
         def cost(take: _Take) -> float:
-            total = JOIN + take.unclear + LENGTH * abs(len(take.codes) - self._lengths[words])
-            total += OTHER_NEXT * (take.next != following)
-            total += EDGE_NEXT * ((take.next == EDGE) != (following == EDGE))
-            total += OTHER_PREVIOUS * (take.previous != previous)
-            return total + EDGE_PREVIOUS * ((take.previous == EDGE) != (previous == EDGE))
+            total = take.unclear + LENGTH * abs(len(take.codes) - usual)
+            total += EDGE_NEXT * (take.ends != phrase.ends)
+            return total + EDGE_PREVIOUS * (take.begins != phrase.begins)
 
-        best = min(self._takes[words], key=cost)
-        return cost(best) + extra, best.codes
+        ordered = sorted(takes, key=cost)
+        final = [take for take in ordered[TAKES:] if take.ends]
+        return tuple(take.codes for take in (*ordered[:TAKES], *final[:FINAL_TAKES]))
+
+
+def sentence_phrases(words: Sequence[str]) -> list[Phrase]:
+    """The phrases of a sentence."""
+    found, start = [], 0
+    for size in phrases(words):
+        stop = start + size
+        found.append(Phrase(tuple(words[start:stop]), start == 0, stop == len(words)))
+        start = stop
+    return found
 
 
 def phrases(words: Sequence[str]) -> list[int]:
@@ -174,15 +190,6 @@ def _phrase(words: Sequence[str]) -> int:
     background = first in scenes.BACKGROUNDS and second == "background"
     last = first == "on" and len(words) == 2 and second in scenes.BACKGROUNDS
     return 2 if background or last or starts(2, _NOUNS) else 1
-
-
-def _runs(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Word ranges of 1 to PHRASES phrases in a row, by their ends."""
-    bounds = [0]
-    for size in sizes:
-        bounds.append(bounds[-1] + size)
-    ends = range(1, len(sizes) + 1)
-    return [(bounds[i], bounds[k]) for k in ends for i in range(max(0, k - PHRASES), k)]
 
 
 def word_clarity(

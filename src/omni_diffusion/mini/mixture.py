@@ -27,7 +27,6 @@ from omni_diffusion.tasks.task import AnswerKinds
 from omni_diffusion.vocab import Vocabulary
 
 TRIES = 1000  # scenes drawn in search of one with a recorded question
-CAPTIONS = 0.7  # fraction of captions among new sentences to speak; the others are answers
 WRITTEN = 0.5  # fraction of text-and-image answers whose text is given and the image masked
 LOST = 0.05  # fraction of speech frames that are dropped
 GAP, GAPS = 4, 0.5  # longest gap in frames, fraction of recordings with one
@@ -97,7 +96,7 @@ class SceneMixture:
         speech = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence")
         if spoken is None and any(share.task in speech for share in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
-        self._facts, self._sentences = scenes.facts(), speech_plan.answers()
+        self._facts = scenes.facts()
         if spoken is not None:
             self._index(spoken)
             self._check_bank()
@@ -244,9 +243,7 @@ class SceneMixture:
     def _tts(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         if self.selector:
             for _ in range(TRIES):
-                scene = scenes.sample_scene(rng)
-                captions = rng.random() < CAPTIONS
-                text = rng.choice(scenes.captions(scene) if captions else self._sentences)
+                text = speech_plan.sentence(rng)
                 codes = self.selector.codes(text)
                 if codes is not None:
                     return [Text(text)], [Codes("speech", codes)]

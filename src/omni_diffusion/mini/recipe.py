@@ -35,7 +35,8 @@ from omni_diffusion.evaluation.speech import WhisperJudge
 from omni_diffusion.io import files, weights
 from omni_diffusion.media import SPEECH_RATE, Waveform
 from omni_diffusion.mini import code_selection, speech_plan, unit_selection
-from omni_diffusion.mini.code_selection import CodeSelector, CutLine
+from omni_diffusion.mini.audition import Audition
+from omni_diffusion.mini.code_selection import CodeSelector, CutLine, Phrase
 from omni_diffusion.mini.codecs import ctc, speech_codec, speech_encoder, speech_flow
 from omni_diffusion.mini.codecs.ctc import Clip, Words, recorded_lines
 from omni_diffusion.mini.codecs.image_codec import ImageCodecConfig, ImageCodecObjective
@@ -90,6 +91,7 @@ LENGTHS: dict[str, tuple[float, int]] = {
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
 AVERAGED = {"listening": 0.2, "speaking": 0.2, "rehearsal": 0.6}  # stages whose mean is shipped
 CLARITY_EVERY = 50  # takes between two savings of their clarity
+WINDOWS, SAVE_EVERY = 400, 20  # of 30 s in which takes are heard; windows between two savings
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
 ENCODER_SPLICES = {"captions": 5500, "questions": 2500, "said": 1000}
@@ -366,6 +368,11 @@ class Mini:
         self._run("speech_flow", objective, flow, loop)
         return flow.eval()
 
+    def _speech(self) -> GlmVoice:
+        """The speech tokenizer with what turns its codes into sound."""
+        tokenizer = self.speech_tokenizer()
+        return GlmVoice(tokenizer, self.flow(tokenizer), GriffinLim())
+
     def encoded_speech(self, encoder: SenseVoice, tokenizer: SpeechTokenizer) -> None:
         """Encode all recordings, and the sentences spliced from their words at one speed."""
 
@@ -394,7 +401,7 @@ class Mini:
     def selector(self) -> CodeSelector:
         """Codes of any sentence of the world, from the clearest takes of the answer voice.
 
-        A take is as clear as the recognizer finds the speech that the codes are decoded to.
+        The recognizer proposes takes, and Whisper hears them in new sentences.
         """
         spoken = EncodedSpeech.open(self.out / SPOKEN_LINES)
         cuts = unit_selection.load_cuts(self.out / "cuts.jsonl")
@@ -412,9 +419,26 @@ class Mini:
             quiet = unit_selection.quiet_cuts(samples, cuts[line.index])
             lines.append((line, codes[line.index], [cut / SPEECH_RATE for cut in quiet]))
         clarity = self._clarity(lines)
-        return CodeSelector(
+        selector = CodeSelector(
             CutLine.of(line, row, starts, clarity[line.index]) for line, row, starts in lines
         )
+        selector.choices = self._auditioned(selector)
+        return selector
+
+    def _auditioned(self, selector: CodeSelector) -> dict[Phrase, int]:
+        """The take of each phrase that Whisper understands best; what was heard is continued."""
+        path = self.out / "audition.jsonl"
+        audition = Audition(selector)
+        if path.exists():
+            audition.load(path)
+        if audition.windows < WINDOWS:
+            judge, decode = WhisperJudge.open(), self._speech().decode
+        while audition.windows < WINDOWS:
+            rate = audition.listen(decode, judge, SEED)
+            if audition.windows % SAVE_EVERY == 0 or audition.windows == WINDOWS:
+                audition.save(path)
+                self._report("audition", audition.windows, WINDOWS, {"missed": rate})
+        return audition.choices()
 
     def _clarity(
         self, lines: Sequence[tuple[speech_plan.Utterance, Tensor, list[float]]]
@@ -424,9 +448,7 @@ class Mini:
         known = code_selection.load_clarity(path) if path.exists() else {}
         missing = [each for each in lines if each[0].index not in known]
         if missing:
-            words, recognizer = self._words(), self.recognizer()
-            tokenizer = self.speech_tokenizer()
-            speech = GlmVoice(tokenizer, self.flow(tokenizer), GriffinLim())
+            words, recognizer, speech = self._words(), self.recognizer(), self._speech()
         for number, (line, row, starts) in enumerate(missing, 1):
             features = speech_encoder.kaldi_log_mel(speech.decode(row))
             with torch.no_grad():
@@ -510,9 +532,7 @@ class Mini:
     def assemble(self) -> OmniModel:
         """Write all parts as one model folder, out/model, in float16."""
         text, image, encoder = self.text(), self.image(), self.speech_encoder()
-        tokenizer = self.speech_tokenizer()
-        speech = GlmVoice(tokenizer, self.flow(tokenizer), GriffinLim())
-        suite = CodecSuite(text=text, image=image.eval(), hearing=encoder, speech=speech)
+        suite = CodecSuite(text=text, image=image.eval(), hearing=encoder, speech=self._speech())
         vocabulary = self._vocabulary(text)
         config = ModelConfig(
             "mini",

@@ -19,6 +19,7 @@ from omni_diffusion.mini import scenes
 from omni_diffusion.mini.scenes import Scene
 
 ANSWER_VOICE = "af_heart"  # every spoken answer, as in the paper one fixed voice
+CAPTIONS = 0.7  # fraction of captions among new sentences to speak; the others are answers
 HELD_OUT_VOICES = ("bm_fable", "am_eric", "af_sky")
 VOICES = (
     "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nova af_river af_sarah "
@@ -69,6 +70,12 @@ def answers() -> list[str]:
             many = f"{scenes.NUMBERS[count]} {scenes.plural(noun)}"
             texts |= {f"there are {many}", f"I see {many}"}
     return sorted(texts | {q.sentence for q in scenes.facts()})
+
+
+def sentence(rng: random.Random) -> str:
+    """A sentence to speak: a caption of a training scene, or an answer."""
+    scene = scenes.sample_scene(rng)
+    return rng.choice(scenes.captions(scene) if rng.random() < CAPTIONS else answers())
 
 
 def plan(seed: int = 0, *, captions: int = 3000, rounds: int = 4) -> list[Utterance]:
