@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from omni_diffusion.evaluation.runner import RequestRunner
 from omni_diffusion.evaluation.scoring import BenchmarkResult
 from omni_diffusion.io import config as configs
 from omni_diffusion.tasks import presets
-from omni_diffusion.tasks.catalog import CATALOG, TASKS
+from omni_diffusion.tasks.catalog import TASKS
 from omni_diffusion.tasks.presets import TunedPreset, TunedSampling
+from omni_diffusion.tasks.task import Task
 
 INPUTS = Path(demo.__file__).parent / "inputs"
 
@@ -34,11 +36,13 @@ def test_the_fastest_within_one_standard_error_is_chosen() -> None:
     assert tune.fastest([points[0], point("c", 0.9, 5)], lower_is_better=False) == points[0]
 
 
+@pytest.mark.parametrize("bound", [None, 0.1, 1.0])
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_candidates_have_different_names_and_samplings(task: object) -> None:
-    known = CATALOG[task.name]  # type: ignore[attr-defined]
-    tried = tune.candidates(known, known.params)
-    assert tried[0] == tune.Candidate(tune.BASELINE, TunedSampling(known.params))
+def test_candidates_have_different_names_and_samplings(task: Task, bound: float | None) -> None:
+    params = replace(task.params, entropy_bound=bound)
+    tried = tune.candidates(task, params)
+    assert tried[0] == tune.Candidate(tune.BASELINE, TunedSampling(params))
+    assert (tune.SCHEDULED in [one.name for one in tried]) == (bound is not None)
     assert len({one.name for one in tried}) == len(tried)
     assert all(tried[i].sampling != tried[j].sampling for i in range(len(tried)) for j in range(i))
 

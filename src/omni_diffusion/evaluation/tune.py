@@ -22,6 +22,7 @@ from omni_diffusion.tasks.presets import TunedPreset, TunedSampling
 from omni_diffusion.tasks.task import Task
 
 BASELINE = "default"  # the name of the candidate that the others are compared with
+SCHEDULED = "all steps"  # and of the task's schedule, where the default commits more
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,23 @@ class TunedPoint:
 
 
 def candidates(task: Task, params: SamplingParams) -> list[Candidate]:
-    """The samplings to try for a task whose default is `params`; the default comes first."""
+    """The samplings to try for a task whose default is `params`; the default comes first.
+
+    The others start from the default's schedule, without a threshold or bound that it may have.
+    """
+    tried = [Candidate(BASELINE, TunedSampling(params))]
+    scheduled = replace(params, threshold=None, entropy_bound=None)
+    if scheduled != params:
+        tried.append(Candidate(SCHEDULED, TunedSampling(scheduled)))
     if task.answer == ("image",) or task.partial == "image":
-        return _for_pictures(params)
-    return _for_tokens(params, task.pace)
+        others = _for_pictures(scheduled)
+    else:
+        others = _for_tokens(scheduled, task.pace)
+    return tried + [one for one in others if one.sampling != tried[0].sampling]
 
 
 def _for_pictures(params: SamplingParams) -> list[Candidate]:
-    tried = {BASELINE: params}
+    tried = {}
     for steps in (32, 16, 10, 5):
         tried[f"{steps} steps"] = replace(params, steps=steps)
     for steps in (16, 10, 5):
@@ -73,8 +83,7 @@ def _for_pictures(params: SamplingParams) -> list[Candidate]:
 
 
 def _for_tokens(params: SamplingParams, pace: float) -> list[Candidate]:
-    tried = {BASELINE: TunedSampling(params)}
-    tried["end early"] = TunedSampling(replace(params, end_early=True))
+    tried = {"end early": TunedSampling(replace(params, end_early=True))}
     for part in (0.5, 0.25):
         tried[f"{part * pace:g} steps a token"] = TunedSampling(params, part * pace)
     for bound in (0.1, 0.5):

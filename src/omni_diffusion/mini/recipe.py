@@ -99,12 +99,17 @@ LONGEST = 224  # tokens of a spoken sentence with its prompt; few are longer
 # Speech to image first writes a transcript: the model learns to bind words to image tokens much
 # sooner than speech frames, which differ between speakers.
 ANSWERS: dict[str, AnswerKinds] = {"s2i": ("text", "image")}
-# Plain backgrounds and short sentences repeat tokens, so there is no repetition penalty.
+# Plain backgrounds and short sentences repeat tokens, so there is no repetition penalty. A step
+# commits all tokens that are sure (`docs/fewer-steps.md` has the curves): most answers need few
+# steps.
+SURE = 0.1  # nats, of text
+PICTURED = 1.0  # nats, of images
 SAMPLING: dict[str, SamplingParams] = {
-    "t2i": SamplingParams(guidance=1.0),
-    "inpaint": SamplingParams(),
+    **dict.fromkeys(("chat", "asr", "caption", "vqa"), SamplingParams(entropy_bound=SURE)),
+    "t2i": SamplingParams(guidance=1.0, entropy_bound=PICTURED),
+    "inpaint": SamplingParams(entropy_bound=PICTURED),
     # The first block is the text, so it is complete before the image begins.
-    "s2i": SamplingParams(block_length=LENGTHS["s2i"][1]),
+    "s2i": SamplingParams(block_length=LENGTHS["s2i"][1], entropy_bound=PICTURED),
     # Trained in blocks, so decoded in blocks.
     **dict.fromkeys(SPOKEN, SamplingParams(block_length=16)),
 }
@@ -197,6 +202,13 @@ SHARES: dict[str, tuple[TaskShare, ...]] = {  # of the samples and the loss of a
         *(TaskShare("tts", 30, 3.2), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
         *(TaskShare("svqa", 3, 0.66), TaskShare("spoken_presence", 7, 1.54)),
     ),
+    "answering": (
+        *(TaskShare("t2i", 2, 0.7), TaskShare("caption", 3, 0.7), TaskShare("vqa", 1.5, 0.3)),
+        *(TaskShare("presence", 3.5, 0.7), TaskShare("chat", 0.2, 0.02)),
+        *(TaskShare("text_presence", 0.8, 0.08), TaskShare("asr", 7, 1.2)),
+        *(TaskShare("tts", 34, 3.4), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
+        *(TaskShare("svqa", 4.2, 0.78), TaskShare("spoken_presence", 9.8, 1.82)),
+    ),
 }
 
 
@@ -204,7 +216,8 @@ def stages() -> tuple[MiniStage, ...]:
     """The paper's three stages, and the third again with more of what is learned last.
 
     They are images and text; with speech; speech-driven visual interaction; then recognition,
-    whether an object is there, speech with one sequence of codes for each text, and all again.
+    whether an object is there, speech with one sequence of codes for each text, all again, and
+    again with more speech in the answers.
     """
     return (
         make_stage("pictures", SHARES["pictures"], steps=2400, lr=1.5e-3, seed=1, floor=0.3),
@@ -220,6 +233,11 @@ def stages() -> tuple[MiniStage, ...]:
             make_stage("rehearsal", SHARES["rehearsal"], steps=720, lr=1.2e-3, seed=33, warmup=30),
             selected_codes=True,
             start={"listening": 0.5, "speaking": 0.5},
+        ),
+        replace(
+            make_stage("answering", SHARES["answering"], steps=820, lr=1.2e-3, seed=47, warmup=30),
+            selected_codes=True,
+            start={"listening": 0.2, "speaking": 0.2, "rehearsal": 0.6},
         ),
     )
 

@@ -20,6 +20,7 @@ from omni_diffusion.vocab import Kind
 MIN_TOKENS = 8  # a word or two with its closing tokens, however short the input
 MAX_FACTOR, MAX_EXTRA = 1000, 1_000_000  # of an answer's length
 FIELDS = tuple(each.name for each in fields(SamplingParams))
+SCHEDULED = ("steps", "confidence", "confidence_temperature", "rules")
 
 Overrides: TypeAlias = SamplingParams | Mapping[str, Any] | None
 """All sampling parameters, or some fields of them by name, or nothing."""
@@ -94,7 +95,9 @@ def answer_length(
 def override(params: SamplingParams, overrides: Overrides) -> SamplingParams:
     """`params` with the fields that `overrides` names; a whole SamplingParams replaces them.
 
-    Raises SamplingError for a name that is no field, or a value out of its range.
+    A threshold or entropy bound of `params` belongs to their own schedule: where `overrides` names
+    one of `SCHEDULED` it is dropped, so that 64 steps are 64 steps. Raises SamplingError for a name
+    that is no field, or a value out of its range.
     """
     if overrides is None:
         return params
@@ -108,4 +111,6 @@ def override(params: SamplingParams, overrides: Overrides) -> SamplingParams:
                 value=overrides[name],
                 fix=nearest(name, FIELDS),
             )
+    if any(overrides.get(name) is not None for name in SCHEDULED):
+        params = replace(params, threshold=None, entropy_bound=None)
     return replace(params, **overrides)
