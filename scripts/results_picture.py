@@ -2,15 +2,14 @@
 
     python scripts/results_picture.py [--seed 0] [--out docs/images/results.png]
 
-Rows: captions; the rendered scene; the model's answer
-at full steps and in ten; a spoken description's picture; and inpainting with its hole.
+Rows: captions; the rendered scene; the model's answer, a token a step and as by default; a spoken
+description's picture; and inpainting with its hole.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,13 +17,14 @@ from PIL import Image as PilImage
 from PIL import ImageDraw
 
 from omni_diffusion import Engine, Image, Message, OmniModel, Picture, Request, Speech, Text
-from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.mini import scenes
 from omni_diffusion.mini.recordings import Bank
 from omni_diffusion.models.omni import SMALL_MODEL
+from omni_diffusion.tasks.defaults import Overrides
 from omni_diffusion.tasks.infill import inpainting
 
 SIDE, COLUMNS, LABEL = 128, 7, 190
+STEPS = 64  # tokens of an image
 
 
 def main() -> None:
@@ -37,11 +37,10 @@ def main() -> None:
     engine = Engine(model)
     rng = random.Random(given.seed)
     chosen = [scenes.sample_scene(rng, split="test") for _ in range(COLUMNS)]
-    params = model.generation.sampling.get("t2i", SamplingParams())
     wanted = [scenes.render_scene(scene) for scene in chosen]
     said = [Text(scenes.caption(scene)) for scene in chosen]
-    full = paint(engine, [ask("t2i", text, params) for text in said])
-    ten = paint(engine, [ask("t2i", text, replace(params, steps=10)) for text in said])
+    full = paint(engine, [ask("t2i", text, {"steps": STEPS}) for text in said])
+    few = paint(engine, [ask("t2i", text) for text in said])
     spoken = Bank.open(SMALL_MODEL / "bank").sample("caption", given.seed, COLUMNS)
     heard = paint(engine, [ask("s2i", Speech(each.waveform)) for each in spoken])
     holes = [hole(scene) for scene in chosen]
@@ -55,8 +54,8 @@ def main() -> None:
     rows = [
         ("asked", [text.text for text in said], None),
         ("a painter's answer", None, wanted),
-        ("text to image, all steps", None, full),
-        ("text to image, 10 steps", None, ten),
+        (f"text to image, {STEPS} steps", None, full),
+        ("text to image", None, few),
         ("spoken", [each.text for each in spoken], None),
         ("speech to image", None, heard),
         ("with a hole", None, [grey(p, c) for p, c in zip(wanted, holes, strict=True)]),
@@ -66,7 +65,7 @@ def main() -> None:
     print(given.out)
 
 
-def ask(task: str, part: Text | Speech | Image, params: SamplingParams | None = None) -> Request:
+def ask(task: str, part: Text | Speech | Image, params: Overrides = None) -> Request:
     return Request(task, (Message("user", (part,)),), params)
 
 

@@ -89,7 +89,10 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "s2i": (0.0, 24),
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
-AVERAGED = {"listening": 0.2, "speaking": 0.2, "rehearsal": 0.6}  # stages whose mean is shipped
+AVERAGED = {  # stages whose mean is shipped
+    **{"listening": 0.06, "speaking": 0.06},
+    **{"rehearsal": 0.18, "answering": 0.7},
+}
 CLARITY_EVERY = 50  # takes between two savings of their clarity
 WINDOWS, SAVE_EVERY = 400, 20  # of 30 s in which takes are heard; windows between two savings
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
@@ -103,15 +106,15 @@ ANSWERS: dict[str, AnswerKinds] = {"s2i": ("text", "image")}
 # commits all tokens that are sure (`docs/fewer-steps.md` has the curves): most answers need few
 # steps.
 SURE = 0.1  # nats, of text
-PICTURED = 1.0  # nats, of images
+LIKELY = 1.0  # nats, of images and speech
 SAMPLING: dict[str, SamplingParams] = {
     **dict.fromkeys(("chat", "asr", "caption", "vqa"), SamplingParams(entropy_bound=SURE)),
-    "t2i": SamplingParams(guidance=1.0, entropy_bound=PICTURED),
-    "inpaint": SamplingParams(entropy_bound=PICTURED),
+    "t2i": SamplingParams(guidance=1.0, entropy_bound=LIKELY),
+    "inpaint": SamplingParams(entropy_bound=LIKELY),
     # The first block is the text, so it is complete before the image begins.
-    "s2i": SamplingParams(block_length=LENGTHS["s2i"][1], entropy_bound=PICTURED),
+    "s2i": SamplingParams(block_length=LENGTHS["s2i"][1], entropy_bound=LIKELY),
     # Trained in blocks, so decoded in blocks.
-    **dict.fromkeys(SPOKEN, SamplingParams(block_length=16)),
+    **dict.fromkeys(SPOKEN, SamplingParams(block_length=16, entropy_bound=LIKELY)),
 }
 
 
