@@ -62,6 +62,7 @@ def test_the_words_come_as_they_settle(client: openai.OpenAI) -> None:
         messages=[{"role": "user", "content": "what is a cake?"}],
         stream=True,
         stream_options={"include_usage": True},
+        extra_body={"num_inference_steps": 18},
     )
     chunks = list(stream)
     assert chunks[0].choices[0].delta.role == "assistant"
