@@ -42,7 +42,7 @@ def test_candidates_have_different_names_and_samplings(task: Task, bound: float 
     params = replace(task.params, entropy_bound=bound)
     tried = tune.candidates(task, params)
     assert tried[0] == tune.Candidate(tune.BASELINE, TunedSampling(params))
-    assert (tune.SCHEDULED in [one.name for one in tried]) == (bound is not None)
+    assert (tune.ALL_STEPS in [one.name for one in tried]) == (bound is not None)
     assert len({one.name for one in tried}) == len(tried)
     assert all(tried[i].sampling != tried[j].sampling for i in range(len(tried)) for j in range(i))
 

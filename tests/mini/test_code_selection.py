@@ -69,7 +69,8 @@ def test_takes_that_ended_a_sentence_are_among_those_to_choose_from() -> None:
 
 def test_choice_says_a_phrase() -> None:
     lines = [line(0, "a cat"), line(1, "a cat", first=100)]
-    selector = CodeSelector(lines, {Phrase(("a", "cat"), True, True): 1})
+    selector = CodeSelector(lines)
+    selector.choices[Phrase(("a", "cat"), True, True)] = 1
     found = selector.codes("a cat")
     assert found is not None
     assert found.tolist() == [100, 101, 102, 103]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from omni_diffusion.diffusion.confidence import Measure
 from omni_diffusion.diffusion.schedule import Schedule
@@ -96,6 +96,10 @@ class SamplingParams:
         if not 0 <= self._whole("seed") < 2**63:
             self._refuse("seed", "a whole number from 0 to 2**63 - 1")
         self._check_parallel()
+
+    def scheduled(self) -> Self:
+        """The same without a threshold or bound: a step commits what its schedule says, no more."""
+        return replace(self, threshold=None, entropy_bound=None)
 
     def _check_parallel(self) -> None:
         """Check what commits more tokens than the schedule does."""

@@ -22,7 +22,7 @@ from omni_diffusion.tasks.presets import TunedPreset, TunedSampling
 from omni_diffusion.tasks.task import Task
 
 BASELINE = "default"  # the name of the candidate that the others are compared with
-SCHEDULED = "all steps"  # and of the task's schedule, where the default commits more
+ALL_STEPS = "all steps"  # and of the task's schedule, where the default commits more
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def candidates(task: Task, params: SamplingParams) -> list[Candidate]:
     The others start from the default's schedule, without a threshold or bound that it may have.
     """
     tried = [Candidate(BASELINE, TunedSampling(params))]
-    scheduled = replace(params, threshold=None, entropy_bound=None)
+    scheduled = params.scheduled()
     if scheduled != params:
-        tried.append(Candidate(SCHEDULED, TunedSampling(scheduled)))
+        tried.append(Candidate(ALL_STEPS, TunedSampling(scheduled)))
     if task.answer == ("image",) or task.partial == "image":
         others = _for_pictures(scheduled)
     else:

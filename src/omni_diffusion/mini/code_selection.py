@@ -101,13 +101,11 @@ class _Take:
 class CodeSelector:
     """One sequence of speech codes for a text, from recorded lines of one voice.
 
-    choices: which of its takes says a phrase; the first, where it is not chosen.
+    choices: which of its takes says a phrase; the first, where none is chosen.
     """
 
-    def __init__(
-        self, lines: Iterable[CutLine], choices: Mapping[Phrase, int] | None = None
-    ) -> None:
-        self.choices = dict(choices or {})
+    def __init__(self, lines: Iterable[CutLine]) -> None:
+        self.choices: dict[Phrase, int] = {}
         self._takes: dict[tuple[str, ...], list[_Take]] = defaultdict(list)
         for line in sorted(lines, key=lambda line: line.index):
             costs = [min(max(-c, CLEAR), UNCLEAR) for c in line.clarity]

@@ -28,7 +28,7 @@ from omni_diffusion.mini.further_benchmarks import ALL_BENCHMARKS, FURTHER
 from omni_diffusion.mini.recordings import Bank
 
 HEARD = ("svqa", "tts_wer", "utterance_wer", "speech_text_speech")  # judged by Whisper
-PICTURE_STEPS = (4, 8, 16, 32)  # a picture has 64 tokens, and by default as many steps
+PICTURE_STEPS = (4, 8, 16, 32, 64)  # a picture has 64 tokens
 SPEECH_STEPS = (4, 16, 64, 256)
 HALF = ("speech_text_speech", "text_speech_image")  # two answers a sample, one of them spoken
 

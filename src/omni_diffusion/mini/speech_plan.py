@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -72,10 +73,13 @@ def answers() -> list[str]:
     return sorted(texts | {q.sentence for q in scenes.facts()})
 
 
+_answers = cache(answers)
+
+
 def sentence(rng: random.Random) -> str:
     """A sentence to speak: a caption of a training scene, or an answer."""
     scene = scenes.sample_scene(rng)
-    return rng.choice(scenes.captions(scene) if rng.random() < CAPTIONS else answers())
+    return rng.choice(scenes.captions(scene) if rng.random() < CAPTIONS else _answers())
 
 
 def plan(seed: int = 0, *, captions: int = 3000, rounds: int = 4) -> list[Utterance]:

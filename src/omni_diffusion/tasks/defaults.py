@@ -20,7 +20,8 @@ from omni_diffusion.vocab import Kind
 MIN_TOKENS = 8  # a word or two with its closing tokens, however short the input
 MAX_FACTOR, MAX_EXTRA = 1000, 1_000_000  # of an answer's length
 FIELDS = tuple(each.name for each in fields(SamplingParams))
-SCHEDULED = ("steps", "confidence", "confidence_temperature", "rules")
+# A threshold or bound was measured with these, and holds for no others.
+SCHEDULE = ("steps", "confidence", "confidence_temperature", "rules")
 
 Overrides: TypeAlias = SamplingParams | Mapping[str, Any] | None
 """All sampling parameters, or some fields of them by name, or nothing."""
@@ -96,7 +97,7 @@ def override(params: SamplingParams, overrides: Overrides) -> SamplingParams:
     """`params` with the fields that `overrides` names; a whole SamplingParams replaces them.
 
     A threshold or entropy bound of `params` belongs to their own schedule: where `overrides` names
-    one of `SCHEDULED` it is dropped, so that 64 steps are 64 steps. Raises SamplingError for a name
+    one of `SCHEDULE` it is dropped, so that 64 steps are 64 steps. Raises SamplingError for a name
     that is no field, or a value out of its range.
     """
     if overrides is None:
@@ -111,6 +112,6 @@ def override(params: SamplingParams, overrides: Overrides) -> SamplingParams:
                 value=overrides[name],
                 fix=nearest(name, FIELDS),
             )
-    if any(overrides.get(name) is not None for name in SCHEDULED):
-        params = replace(params, threshold=None, entropy_bound=None)
+    if any(overrides.get(name) is not None for name in SCHEDULE):
+        params = params.scheduled()
     return replace(params, **overrides)
