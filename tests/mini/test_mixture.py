@@ -13,6 +13,7 @@ from omni_diffusion.errors import DataError
 from omni_diffusion.mini import scenes, speech_plan
 from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
 from omni_diffusion.mini.mixture import WRITTEN, SceneMixture
+from omni_diffusion.mini.phrases import PHRASES, join_phrases
 from omni_diffusion.tasks.catalog import DESCRIBE, DRAW, HEAR, SPEAK, task
 from omni_diffusion.tasks.read import image_ids, speech_ids, text_ids
 from omni_diffusion.tasks.task import AnswerKinds
@@ -26,7 +27,7 @@ EVERY = scenes.every_scene()
 SCENES = SceneCodes(torch.arange(len(EVERY))[:, None] // 16 ** torch.arange(4) % 16)
 TAIL = 5
 PICTURES = ("t2i", "caption", "vqa", "presence", "chat")
-SPOKEN = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence")
+SPOKEN = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence", "spoken_relation")
 
 
 def bank(lines: list[speech_plan.Utterance]) -> EncodedSpeech:
@@ -151,11 +152,17 @@ def test_questions_of_presence_have_a_share_of_their_own() -> None:
     assert set(answers) == {"yes", "no"}
     assert min(answers.values()) > 40
 
-    for sample in samples("spoken_presence"):
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("spoken_presence", "is there "), ("spoken_relation", "what is ")]
+)
+def test_spoken_questions_of_a_kind_have_a_share_of_their_own(name: str, begins: str) -> None:
+    for sample in samples(name):
         assert sample.prompt == system("svqa") + user("\n")
         assert sample.heard is not None
         assert sample.seen is not None
-        assert sample.heard.text.startswith("is there ")
+        assert sample.heard.text.startswith(begins)
+        assert sample.seen.uniform is False or name == "spoken_presence"
         assert sample.text == sample.said == truth(sample.seen, sample.heard.text)[1]
 
 
@@ -228,6 +235,27 @@ def test_every_way_a_line_was_heard_is_used() -> None:
     rng = random.Random(0)
     frames = [WORLD.sample("asr", rng).slots[0].frames[0, 0] for _ in range(60)]
     assert {float(value % 1) for value in frames} == {0.0, 0.5}
+
+
+def test_with_phrases_a_text_is_always_said_with_the_same_codes() -> None:
+    takes = {phrase: torch.tensor([i // 32, i % 32]) for i, phrase in enumerate(PHRASES)}
+    shares = [TaskShare(name, 1) for name in ("tts", "sqa", "svqa")]
+    mix = SceneMixture(shares, VOCABULARY, TEXT, SCENES, BANK, tail=TAIL, phrases=takes)
+    rng = random.Random(0)
+    texts = set()
+    for name in ("tts", "sqa", "svqa"):
+        for _ in range(60):
+            canvas = mix.sample(name, rng)
+            answer = canvas.ids[slice(*canvas.answer)]
+            text = TEXT.decode(text_ids(answer, VOCABULARY))
+            if name == "tts":
+                asked = read(canvas).prompt.removeprefix(f"user\n{SPEAK}")
+                text = asked.removesuffix("\nassistant\n")
+            begins = int((answer == VOCABULARY.begin_of_audio).nonzero()[0])
+            codes = speech_ids(answer[begins:], VOCABULARY)
+            assert codes.tolist() == join_phrases(text, takes).tolist()
+            texts.add(text)
+    assert len(texts - {line.text for line in BANK.lines}) > 20  # sentences that nobody recorded
 
 
 # ------------------------------------------------------------------------------------------ drawing

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from omni_diffusion.errors import DataError, MediaError, MissingDependencyError
 from omni_diffusion.media import Waveform
 from omni_diffusion.mini import kokoro, scenes, speech_plan
+from omni_diffusion.mini.phrases import PHRASES
 from omni_diffusion.mini.speech_plan import ANSWER_VOICE, HELD_OUT_VOICES, VOICES, Utterance
 
 PLAN = speech_plan.plan(3, captions=120, rounds=2)
-NOUNS = PLAN[-len(speech_plan.noun_lines(4)) :]
-SHUFFLED = PLAN[: -len(NOUNS)]
+ALONE = PLAN[-len(PHRASES) :]
+SENTENCES = PLAN[: -len(ALONE)]
+NOUNS = SENTENCES[-len(speech_plan.noun_lines(4)) :]
+SHUFFLED = SENTENCES[: -len(NOUNS)]
 ASKED, SAID = set(speech_plan.questions()), set(speech_plan.answers())
 
 
@@ -132,10 +135,18 @@ def test_every_noun_follows_in_every_voice_singular_and_plural() -> None:
 
 
 def test_nouns_leave_the_lines_before_them_and_are_fixed() -> None:
-    lines = [line.text for line in speech_plan.plan()[5646:]]
+    lines = [line.text for line in speech_plan.plan()[5646 : -len(PHRASES)]]
     assert len(lines) == 1840
     digest = hashlib.sha256("|".join(lines).encode()).hexdigest()
     assert digest.startswith("08468b28d4e70ee1")
+
+
+def test_phrases_are_last_each_alone_in_the_answer_voice() -> None:
+    assert [line.text for line in ALONE] == [f"{phrase}," for phrase in PHRASES]
+    assert {(line.role, line.split, line.voice) for line in ALONE} == {
+        ("phrase", "train", ANSWER_VOICE)
+    }
+    assert not any(line.role == "phrase" for line in SENTENCES)
 
 
 def test_a_plan_there_and_back(tmp_path: Path) -> None:

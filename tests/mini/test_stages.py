@@ -8,7 +8,7 @@ from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.io.config import from_dict, to_dict
 from omni_diffusion.io.weights import write_tensors
 from omni_diffusion.mini import recipe
-from omni_diffusion.mini.mixture import PRESENCE
+from omni_diffusion.mini.mixture import OF_ONE_KIND
 from omni_diffusion.mini.recipe import MiniStage, make_stage
 from omni_diffusion.models.omni import SMALL_MODEL, OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
@@ -31,21 +31,22 @@ def test_a_stage_says_how_it_is_run() -> None:
 
 
 def test_each_stage_adds_to_the_one_before() -> None:
-    pictures, joint, interaction, listening, presence, *spoken = map(tasks, STAGES)
+    pictures, joint, interaction, listening, presence, *spoken, phrases = map(tasks, STAGES)
     assert pictures < joint < interaction
     assert joint - pictures == {"asr", "tts"}
     assert interaction - joint == {"s2i", "sqa", "svqa", "spoken_presence"}
     assert listening == interaction
     assert presence - interaction == {"text_presence"}
-    assert all(each == presence | interaction for each in spoken)
+    assert all(each == (presence | interaction) - {"spoken_presence"} for each in spoken)
+    assert phrases - interaction == {"text_presence", "spoken_relation"}
 
 
 def test_every_stage_has_a_name_and_tasks_that_exist() -> None:
     for one in STAGES:
-        assert tasks(one) <= CATALOG.keys() | PRESENCE.keys()
+        assert tasks(one) <= CATALOG.keys() | OF_ONE_KIND.keys()
         assert len(tasks(one)) == len(one.shares)
         assert all(share.samples > 0 and share.weight > 0 for share in one.shares)
-    assert len({one.name for one in STAGES}) == 8
+    assert len({one.name for one in STAGES}) == len(STAGES)
 
 
 def test_a_stage_is_data() -> None:

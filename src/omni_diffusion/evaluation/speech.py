@@ -69,26 +69,6 @@ def word_errors(reference: str, hypothesis: str) -> Score:
     return Score(errors, len(expected))
 
 
-def missed_words(reference: Sequence[str], hypothesis: str) -> list[bool]:
-    """For each word of `reference`, whether it is substituted or deleted in `hypothesis`.
-
-    Words are normalized one by one; a word that normalization removes is not missed.
-    """
-    require_packages(*SCORING_PACKAGES)
-    import jiwer
-
-    owners = [(i, part) for i, word in enumerate(reference) for part in _normalized_words(word)]
-    missed = [False] * len(reference)
-    if owners:
-        expected = " ".join(part for _, part in owners)
-        counts = jiwer.process_words(expected, " ".join(_normalized_words(hypothesis)))
-        for chunk in counts.alignments[0]:
-            if chunk.type != "equal":
-                for i, _ in owners[chunk.ref_start_idx : chunk.ref_end_idx]:
-                    missed[i] = True
-    return missed
-
-
 def _normalized_words(text: str) -> list[str]:
     # Whisper's normalizer leaves "one" in most positions, but turns the other numbers into digits.
     return ["1" if word == "one" else word for word in _normalizer()(text).split()]

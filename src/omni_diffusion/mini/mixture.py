@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from omni_diffusion.conversation import Codes, EncodedPart, Frames, Text, Turn
 from omni_diffusion.data.mixture import DrawnCanvas, TaskGroup, TaskShare, sample_slots
 from omni_diffusion.errors import DataError
 from omni_diffusion.mini import scenes, speech_plan
-from omni_diffusion.mini.code_selection import CodeSelector
 from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
+from omni_diffusion.mini.phrases import join_phrases
 from omni_diffusion.tasks import catalog
 from omni_diffusion.tasks.defaults import answer_length
 from omni_diffusion.tasks.render import layout_training
@@ -31,10 +32,13 @@ WRITTEN = 0.5  # fraction of text-and-image answers whose text is given and the 
 LOST = 0.05  # fraction of speech frames that are dropped
 GAP, GAPS = 4, 0.5  # longest gap in frames, fraction of recordings with one
 NOISE = 0.15  # highest noise level, relative to the standard deviation of the frames
-# Further questions whether an object is there, as shares of their own: they are learned last, and
-# their loss and accuracy are reported apart.
+# Further questions of one kind, as shares of their own: they are learned last, and their loss and
+# accuracy are reported apart.
 # In text, a caption stands for the picture: comparing nouns is learned there with fewer tokens.
-PRESENCE = {"presence": "vqa", "spoken_presence": "svqa", "text_presence": "chat"}
+OF_ONE_KIND = {
+    **{"presence": "vqa", "spoken_presence": "svqa", "text_presence": "chat"},
+    "spoken_relation": "svqa",
+}
 
 
 class SceneMixture:
@@ -45,8 +49,8 @@ class SceneMixture:
     fits gets as many here, give or take half a tail. answers: by task, what an answer is made of
     where it differs from the task's own. null: share of the drawn pictures that are
     asked for with the null prompt, which guidance needs. augment: change what is heard a little
-    each time, so that lines are not known by their sound. selector: what gives spoken answers
-    their codes (default: the codes of recordings and spliced sentences).
+    each time, so that lines are not known by their sound. phrases: by phrase, the codes from which
+    spoken answers are joined (default: the codes of recordings and spliced sentences).
     """
 
     def __init__(
@@ -62,28 +66,29 @@ class SceneMixture:
         answers: Mapping[str, AnswerKinds] | None = None,
         null: float = 0.1,
         augment: bool = False,
-        selector: CodeSelector | None = None,
+        phrases: Mapping[str, Tensor] | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.shares, self.vocabulary, self.text = tuple(shares), vocabulary, text
         self.scene_codes, self.spoken, self.tail, self.null = scene_codes, spoken, tail, null
         self.lengths, self.answers = dict(lengths or {}), dict(answers or {})
-        self.augment, self.selector, self.rank, self.ranks = augment, selector, rank, ranks
+        self.augment, self.phrases, self.rank, self.ranks = augment, phrases, rank, ranks
         self._makers: dict[
             str, Callable[[random.Random], tuple[list[EncodedPart], list[EncodedPart]]]
         ] = {
             "t2i": self._t2i,
             "caption": self._caption,
             "vqa": self._vqa,
-            "presence": self._presence,
+            "presence": partial(self._vqa, kind="presence"),
             "chat": self._chat,
             "asr": self._asr,
             "tts": self._tts,
             "s2i": self._s2i,
             "sqa": self._sqa,
             "svqa": self._svqa,
-            "spoken_presence": self._spoken_presence,
+            "spoken_presence": partial(self._svqa, kind="presence"),
+            "spoken_relation": partial(self._svqa, kind="relation"),
             "text_presence": self._text_presence,
         }
         for share in shares:
@@ -93,7 +98,7 @@ class SceneMixture:
                     field="shares",
                     value=share.task,
                 )
-        speech = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence")
+        speech = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence", "spoken_relation")
         if spoken is None and any(share.task in speech for share in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
         self._facts = scenes.facts()
@@ -122,7 +127,7 @@ class SceneMixture:
 
     def sample(self, name: str, rng: random.Random) -> Canvas:
         """One sample of a share as a canvas whose answer is given."""
-        task = catalog.task(PRESENCE.get(name, name)).answering(self.answers)
+        task = catalog.task(OF_ONE_KIND.get(name, name)).answering(self.answers)
         double = task.answer == ("text", "image")
         written = double and rng.random() < WRITTEN
         asked, answered = self._written(rng) if written else self._makers[name](rng)
@@ -169,14 +174,11 @@ class SceneMixture:
         return [self._picture(scene)], [Text(scenes.caption(scene))]
 
     def _vqa(
-        self, rng: random.Random, *, presence: bool = False
+        self, rng: random.Random, *, kind: str | None = None
     ) -> tuple[list[EncodedPart], list[EncodedPart]]:
         scene = scenes.sample_scene(rng)
-        question = rng.choice(_questions(scene, rng, presence))
+        question = rng.choice(_questions(scene, rng, kind))
         return [Text(question.text), self._picture(scene)], [Text(question.answer)]
-
-    def _presence(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
-        return self._vqa(rng, presence=True)
 
     def _chat(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         question = rng.choice(self._facts)
@@ -184,7 +186,7 @@ class SceneMixture:
 
     def _text_presence(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         scene = scenes.sample_scene(rng)
-        question = rng.choice(_questions(scene, rng, presence=True))
+        question = rng.choice(_questions(scene, rng, "presence"))
         caption = rng.choice(scenes.captions(scene))
         return [Text(f"{question.text} {caption}")], [Text(question.answer)]
 
@@ -231,23 +233,20 @@ class SceneMixture:
         return Frames(_augmented(frames, rng) if self.augment else frames)
 
     def _codes(self, line: int) -> Codes:
-        """The codes of a line's text by the selector, else of the line."""
+        """The codes of a line's text joined from phrases, else of the line."""
         bank = self._bank()
-        selected = self.selector.codes(bank.lines[line].text) if self.selector else None
-        return Codes("speech", bank.codes[line] if selected is None else selected)
+        if self.phrases:
+            return Codes("speech", join_phrases(bank.lines[line].text, self.phrases))
+        return Codes("speech", bank.codes[line])
 
     def _asr(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
         line = rng.choice(self._heard)
         return [self._frames(line, rng)], [Text(self._bank().lines[line].text)]
 
     def _tts(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
-        if self.selector:
-            for _ in range(TRIES):
-                text = speech_plan.sentence(rng)
-                codes = self.selector.codes(text)
-                if codes is not None:
-                    return [Text(text)], [Codes("speech", codes)]
-            raise _unspoken("tts")
+        if self.phrases:
+            text = speech_plan.sentence(rng)
+            return [Text(text)], [Codes("speech", join_phrases(text, self.phrases))]
         line = rng.choice(self._said)
         return [Text(self._bank().lines[line].text)], [self._codes(line)]
 
@@ -278,24 +277,21 @@ class SceneMixture:
         return [asked], answered
 
     def _svqa(
-        self, rng: random.Random, *, presence: bool = False
+        self, rng: random.Random, *, kind: str | None = None
     ) -> tuple[list[EncodedPart], list[EncodedPart]]:
         for _ in range(TRIES):
             scene = scenes.sample_scene(rng)
-            found = [q for q in _questions(scene, rng, presence) if self._speakable(q)]
+            found = [q for q in _questions(scene, rng, kind) if self._speakable(q)]
             if found:
                 asked, answered = self._spoken_pair(rng.choice(found), rng)
                 return [asked, self._picture(scene)], answered
-        raise _unspoken("spoken_presence" if presence else "svqa")
-
-    def _spoken_presence(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
-        return self._svqa(rng, presence=True)
+        raise _unspoken(f"spoken_{kind}" if kind else "svqa")
 
 
-def _questions(scene: scenes.Scene, rng: random.Random, presence: bool) -> list[scenes.Question]:
-    """Questions about a scene: of all kinds, or only whether an object is there."""
+def _questions(scene: scenes.Scene, rng: random.Random, kind: str | None) -> list[scenes.Question]:
+    """Questions about a scene: of all kinds, or those of one, if it has any."""
     every = scenes.questions(scene, rng)
-    return [question for question in every if question.kind == "presence" or not presence]
+    return [question for question in every if question.kind == kind or kind is None]
 
 
 def _augmented(frames: Tensor, rng: random.Random) -> Tensor:

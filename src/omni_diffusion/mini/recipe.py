@@ -7,6 +7,7 @@ from them, and is skipped once its result is written. The speech has to be recor
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,13 +34,12 @@ from omni_diffusion.diffusion.params import SamplingParams
 from omni_diffusion.errors import DataError
 from omni_diffusion.evaluation.speech import WhisperJudge
 from omni_diffusion.io import files, weights
-from omni_diffusion.media import SPEECH_RATE, Waveform
-from omni_diffusion.mini import code_selection, speech_plan, unit_selection
-from omni_diffusion.mini.audition import Audition
-from omni_diffusion.mini.code_selection import CodeSelector, CutLine, Phrase
+from omni_diffusion.media import Waveform
+from omni_diffusion.mini import speech_plan, unit_selection
 from omni_diffusion.mini.codecs import ctc, speech_codec, speech_encoder, speech_flow
 from omni_diffusion.mini.codecs.ctc import Clip, Words, recorded_lines
 from omni_diffusion.mini.codecs.image_codec import ImageCodecConfig, ImageCodecObjective
+from omni_diffusion.mini.codecs.speech_flow import FlowClip
 from omni_diffusion.mini.encoded import (
     SPEEDS,
     EncodedSpeech,
@@ -48,7 +48,9 @@ from omni_diffusion.mini.encoded import (
     encode_speech,
     texts,
 )
+from omni_diffusion.mini.kokoro import trim
 from omni_diffusion.mini.mixture import SceneMixture
+from omni_diffusion.mini.phrases import PAUSE
 from omni_diffusion.models.omni import ModelConfig, OmniModel
 from omni_diffusion.tasks.defaults import GenerationConfig
 from omni_diffusion.tasks.task import AnswerKinds
@@ -80,7 +82,7 @@ BLOCK_LENGTH = 24  # tokens of a block, in the training of these tasks
 # Room for nearly every answer; training canvases follow the same rule.
 LENGTHS: dict[str, tuple[float, int]] = {
     "asr": (0.35, 8),
-    "tts": (6.3, 26),
+    "tts": (6.3, 42),
     "caption": (0.0, 24),
     "vqa": (0.0, 12),
     "chat": (0.0, 18),
@@ -93,8 +95,7 @@ AVERAGED = {  # stages whose mean is shipped
     **{"listening": 0.06, "speaking": 0.06},
     **{"rehearsal": 0.18, "answering": 0.7},
 }
-CLARITY_EVERY = 50  # takes between two savings of their clarity
-WINDOWS, SAVE_EVERY = 400, 20  # of 30 s in which takes are heard; windows between two savings
+JOINED = 4000  # sentences joined from phrases that the flow decoder learns from
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
 ENCODER_SPLICES = {"captions": 5500, "questions": 2500, "said": 1000}
@@ -122,7 +123,7 @@ SAMPLING: dict[str, SamplingParams] = {
 class MiniStage:
     """A training stage of the small model: the tasks of a step, the loop and the objective.
 
-    selected_codes: what is spoken has one sequence of codes for each text (`Mini.selector`).
+    phrase_codes: what is spoken is joined from phrases that are recorded alone (`mini.phrases`).
     start: the stages whose averaged weights it starts from, with their shares; none = the stage
     before.
     """
@@ -131,7 +132,7 @@ class MiniStage:
     shares: tuple[TaskShare, ...]
     loop: LoopConfig
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
-    selected_codes: bool = False
+    phrase_codes: bool = False
     start: dict[str, float] = field(default_factory=dict)
 
 
@@ -196,21 +197,29 @@ SHARES: dict[str, tuple[TaskShare, ...]] = {  # of the samples and the loss of a
         *(TaskShare("presence", 6, 1.0), TaskShare("chat", 0.5, 0.1)),
         *(TaskShare("text_presence", 1.5, 0.1), TaskShare("asr", 4, 0.8)),
         *(TaskShare("tts", 36, 3.5), TaskShare("s2i", 3, 0.8), TaskShare("sqa", 1, 0.3)),
-        *(TaskShare("svqa", 4, 0.9), TaskShare("spoken_presence", 5, 1.1)),
+        TaskShare("svqa", 9, 2.0),
     ),
     "rehearsal": (
         *(TaskShare("t2i", 2, 0.7), TaskShare("caption", 6), TaskShare("vqa", 1.8, 0.36)),
         *(TaskShare("presence", 4.2, 0.84), TaskShare("chat", 0.2, 0.02)),
         *(TaskShare("text_presence", 0.8, 0.08), TaskShare("asr", 9, 1.3)),
         *(TaskShare("tts", 30, 3.2), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
-        *(TaskShare("svqa", 3, 0.66), TaskShare("spoken_presence", 7, 1.54)),
+        TaskShare("svqa", 10, 2.2),
     ),
     "answering": (
         *(TaskShare("t2i", 2, 0.7), TaskShare("caption", 3, 0.7), TaskShare("vqa", 1.5, 0.3)),
         *(TaskShare("presence", 3.5, 0.7), TaskShare("chat", 0.2, 0.02)),
         *(TaskShare("text_presence", 0.8, 0.08), TaskShare("asr", 7, 1.2)),
         *(TaskShare("tts", 34, 3.4), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
-        *(TaskShare("svqa", 4.2, 0.78), TaskShare("spoken_presence", 9.8, 1.82)),
+        TaskShare("svqa", 14, 2.6),
+    ),
+    "phrases": (
+        *(TaskShare("t2i", 4, 1.2), TaskShare("caption", 3, 0.7), TaskShare("vqa", 2, 0.4)),
+        *(TaskShare("presence", 3, 0.6), TaskShare("chat", 0.15, 0.015)),
+        *(TaskShare("text_presence", 0.85, 0.085), TaskShare("asr", 7, 1.2)),
+        *(TaskShare("tts", 28, 3.2), TaskShare("s2i", 4), TaskShare("sqa", 2, 0.5)),
+        *(TaskShare("svqa", 10, 1.64), TaskShare("spoken_presence", 5, 0.82)),
+        TaskShare("spoken_relation", 7, 1.14),
     ),
 }
 
@@ -219,8 +228,8 @@ def stages() -> tuple[MiniStage, ...]:
     """The paper's three stages, and the third again with more of what is learned last.
 
     They are images and text; with speech; speech-driven visual interaction; then recognition,
-    whether an object is there, speech with one sequence of codes for each text, all again, and
-    again with more speech in the answers.
+    whether an object is there, speech with one sequence of codes for each text, all again, again
+    with more speech in the answers, and with more questions that are spoken.
     """
     return (
         make_stage("pictures", SHARES["pictures"], steps=2400, lr=1.5e-3, seed=1, floor=0.3),
@@ -230,17 +239,22 @@ def stages() -> tuple[MiniStage, ...]:
         make_stage("presence", SHARES["presence"], steps=500, lr=8e-4, seed=21, warmup=30),
         replace(
             make_stage("speaking", SHARES["speaking"], steps=700, lr=1.2e-3, seed=21, warmup=30),
-            selected_codes=True,
+            phrase_codes=True,
         ),
         replace(
             make_stage("rehearsal", SHARES["rehearsal"], steps=720, lr=1.2e-3, seed=33, warmup=30),
-            selected_codes=True,
+            phrase_codes=True,
             start={"listening": 0.5, "speaking": 0.5},
         ),
         replace(
             make_stage("answering", SHARES["answering"], steps=820, lr=1.2e-3, seed=47, warmup=30),
-            selected_codes=True,
+            phrase_codes=True,
             start={"listening": 0.2, "speaking": 0.2, "rehearsal": 0.6},
+        ),
+        replace(
+            make_stage("phrases", SHARES["phrases"], steps=950, lr=1.2e-3, seed=61, warmup=30),
+            phrase_codes=True,
+            start={"listening": 0.06, "speaking": 0.06, "rehearsal": 0.18, "answering": 0.7},
         ),
     )
 
@@ -375,18 +389,33 @@ class Mini:
         return tokenizer.eval()
 
     def flow(self, tokenizer: SpeechTokenizer) -> Flow:
-        """The flow decoder from codes to mel, trained on the answer voice."""
+        """The flow decoder from codes to mel of the answer voice.
+
+        It is trained on recordings, and again on them and on sentences joined from phrases.
+        """
         flow = self._new(lambda: Flow(FlowConfig.mini()))
 
-        def objective() -> Objective:
+        def recorded() -> list[FlowClip]:
             lines = [u for u in self._plan() if u.voice == speech_plan.ANSWER_VOICE]
             waves = (wave for _, wave in recorded_lines(lines, self.bank / "audio"))
-            clips = speech_flow.flow_clips(waves, tokenizer, flow)
+            return speech_flow.flow_clips(waves, tokenizer, flow)
+
+        def objective() -> Objective:
+            clips = recorded()
             speech_flow.start_at_mean(flow, clips)
+            return speech_flow.FlowObjective(flow, clips, speech_flow.FlowTrainingConfig())
+
+        def with_phrases() -> Objective:
+            rng = random.Random(SEED)
+            sentences = [speech_plan.sentence(rng) for _ in range(JOINED)]
+            joined = speech_flow.joined_clips(sentences, dict(self._takes()), tokenizer, flow)
+            clips = [*recorded(), *joined]
             return speech_flow.FlowObjective(flow, clips, speech_flow.FlowTrainingConfig())
 
         loop = LoopConfig(2500, SEED, OptimConfig(lr=1e-3, warmup=200), ema_decay=0.998)
         self._run("speech_flow", objective, flow, loop)
+        optim = OptimConfig(lr=8e-4, warmup=30, floor=0.05)
+        self._run("phrase_flow", with_phrases, flow, LoopConfig(2400, SEED, optim, ema_decay=0.998))
         return flow.eval()
 
     def _speech(self) -> GlmVoice:
@@ -419,71 +448,15 @@ class Mini:
         spoken, spliced = (EncodedSpeech.open(self.out / n) for n in (SPOKEN_LINES, SPLICED_LINES))
         return spoken + spliced
 
-    def selector(self) -> CodeSelector:
-        """Codes of any sentence of the world, from the clearest takes of the answer voice.
+    def phrases(self) -> dict[str, Tensor]:
+        """The codes of each phrase's recording."""
+        tokenizer = self.speech_tokenizer()
+        return {phrase: tokenizer.encode(wave) for phrase, wave in self._takes()}
 
-        The recognizer proposes takes, and Whisper hears them in new sentences.
-        """
-        spoken = EncodedSpeech.open(self.out / SPOKEN_LINES)
-        cuts = unit_selection.load_cuts(self.out / "cuts.jsonl")
-        codes = {
-            line.index: row
-            for line, row in zip(spoken.lines, spoken.codes, strict=True)
-            if len(row)
-        }
-        recorded = recorded_lines(
-            [line for line in spoken.lines if line.index in codes], self.bank / "audio"
-        )
-        lines = []
-        for line, wave in recorded:
-            samples = wave.mono().resample(SPEECH_RATE).samples[0]
-            quiet = unit_selection.quiet_cuts(samples, cuts[line.index])
-            lines.append((line, codes[line.index], [cut / SPEECH_RATE for cut in quiet]))
-        clarity = self._clarity(lines)
-        selector = CodeSelector(
-            CutLine.of(line, row, starts, clarity[line.index]) for line, row, starts in lines
-        )
-        selector.choices = self._auditioned(selector)
-        return selector
-
-    def _auditioned(self, selector: CodeSelector) -> dict[Phrase, int]:
-        """The take of each phrase that Whisper understands best; what was heard is continued."""
-        path = self.out / "audition.jsonl"
-        audition = Audition(selector)
-        if path.exists():
-            audition.load(path)
-        if audition.windows < WINDOWS:
-            judge, decode = WhisperJudge.open(), self._speech().decode
-        while audition.windows < WINDOWS:
-            rate = audition.listen(decode, judge, SEED)
-            if audition.windows % SAVE_EVERY == 0 or audition.windows == WINDOWS:
-                audition.save(path)
-                self._report("audition", audition.windows, WINDOWS, {"missed": rate})
-        return audition.choices()
-
-    def _clarity(
-        self, lines: Sequence[tuple[speech_plan.Utterance, Tensor, list[float]]]
-    ) -> code_selection.Clarity:
-        """How clearly each word of each line is heard; what is measured is kept and continued."""
-        path = self.out / "clarity.jsonl"
-        known = code_selection.load_clarity(path) if path.exists() else {}
-        missing = [each for each in lines if each[0].index not in known]
-        if missing:
-            words, recognizer, speech = self._words(), self.recognizer(), self._speech()
-        for number, (line, row, starts) in enumerate(missing, 1):
-            features = speech_encoder.kaldi_log_mel(speech.decode(row))
-            with torch.no_grad():
-                logits, counts = speech_encoder.word_logits(recognizer, [features])
-            known[line.index] = code_selection.word_clarity(
-                logits[0, : counts[0]].log_softmax(-1),
-                words.encode(line.text),
-                starts,
-                len(row) / code_selection.CODES_A_SECOND,
-            )
-            if number % CLARITY_EVERY == 0 or number == len(missing):
-                code_selection.save_clarity(known, path)
-                self._report_count("clarity of takes", len(missing), number)
-        return known
+    def _takes(self) -> Iterable[tuple[str, Waveform]]:
+        lines = [line for line in self._every_line() if line.role == "phrase"]
+        for line, wave in recorded_lines(lines, self.bank / "audio"):
+            yield line.text.removesuffix(","), trim(wave, margin=PAUSE)
 
     def _spliced_lines(self, counts: Mapping[str, int], seed: int) -> RecordedLines:
         """Sentences spliced from recorded words; Whisper aligns the words once."""
@@ -527,7 +500,7 @@ class Mini:
                 lengths=LENGTHS,
                 answers=ANSWERS,
                 augment=True,
-                selector=self.selector() if one.selected_codes else None,
+                phrases=self.phrases() if one.phrase_codes else None,
             )
             return DenoisingObjective(backbone, vocabulary, mixture, one.denoising)
 
@@ -578,6 +551,10 @@ class Mini:
         return DreamConfig.mini(vocabulary.size, SenseVoiceConfig.mini().dim)
 
     def _plan(self) -> Sequence[speech_plan.Utterance]:
+        """The sentences."""
+        return [line for line in self._every_line() if line.role != "phrase"]
+
+    def _every_line(self) -> Sequence[speech_plan.Utterance]:
         path = self.bank / "plan.jsonl"
         if not path.exists():
             raise DataError(

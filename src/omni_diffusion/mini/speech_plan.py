@@ -17,6 +17,7 @@ from omni_diffusion.errors import DataError
 from omni_diffusion.io import files
 from omni_diffusion.media import Waveform
 from omni_diffusion.mini import scenes
+from omni_diffusion.mini.phrases import PHRASES
 from omni_diffusion.mini.scenes import Scene
 
 ANSWER_VOICE = "af_heart"  # every spoken answer, as in the paper one fixed voice
@@ -33,9 +34,9 @@ VOICES = (
 class Utterance:
     """One line of the plan.
 
-    index: number of the line and of its file. role: "caption" or "question" (spoken by users) or
-    "answer" (spoken in the answer voice). split: "train" or "test". voice: its name. text: the
-    sentence.
+    index: number of the line and of its file. role: "caption" or "question" (spoken by users),
+    "answer" or "phrase" (spoken in the answer voice; sentences are joined from phrases). split:
+    "train" or "test". voice: its name. text: the sentence.
     """
 
     index: int
@@ -88,7 +89,7 @@ def plan(seed: int = 0, *, captions: int = 3000, rounds: int = 4) -> list[Uttera
     captions: number of captions of training scenes, in all voices and every third in the answer
     voice; a tenth as many captions of held-out scenes are added. rounds: number of voices that ask
     each question. Each answer is spoken once. Some questions are asked in another voice for tests.
-    After the shuffled lines follow `noun_lines`.
+    After the shuffled lines follow `noun_lines` and the phrases of `phrases.PHRASES`.
     """
     rng = random.Random(seed)
     lines: list[tuple[str, str, str, str]] = []
@@ -110,6 +111,8 @@ def plan(seed: int = 0, *, captions: int = 3000, rounds: int = 4) -> list[Uttera
         lines.append(("question", "test", rng.choice([*free, *HELD_OUT_VOICES]), text))
     rng.shuffle(lines)
     lines += noun_lines(seed + 1)
+    # With a comma the synthesizer speaks neither a question nor the end of a sentence.
+    lines += [("phrase", "train", ANSWER_VOICE, f"{phrase},") for phrase in PHRASES]
     return [Utterance(i, *line) for i, line in enumerate(lines)]
 
 

@@ -53,7 +53,8 @@ class RecordedLine:
                 value=len(cuts),
             )
         samples = wave.mono().resample(SPEECH_RATE).samples[0]
-        bounds = [0, *quiet_cuts(samples, cuts)[1:], len(samples)]
+        inner = [_quietest(samples, second) for second in cuts[1:]]
+        bounds = [0, *inner, len(samples)]
         pieces = [samples[a:b] for a, b in itertools.pairwise(bounds)]
         return cls((EDGE, *words, EDGE), tuple(pieces))
 
@@ -139,27 +140,19 @@ def split_words(text: str) -> list[str]:
 
 def save_cuts(cuts: Cuts, path: Path) -> None:
     """Write cuts as JSON lines."""
-    save_by_word(cuts, path, digits=2)
+    rows = (json.dumps([index, *(round(s, 2) for s in cuts[index])]) for index in sorted(cuts))
+    files.write_text(path, "".join(row + "\n" for row in rows))
 
 
 def load_cuts(path: Path) -> dict[int, list[float]]:
     """Read what `save_cuts` wrote. Raises DataError for another file."""
-    return load_by_word(path, "cuts", "align the lines again")
-
-
-def save_by_word(numbers: Mapping[int, Sequence[float]], path: Path, *, digits: int) -> None:
-    """Write a number for each word, by the line's index, as JSON lines."""
-    rows = (json.dumps([i, *(round(n, digits) for n in numbers[i])]) for i in sorted(numbers))
-    files.write_text(path, "".join(row + "\n" for row in rows))
-
-
-def load_by_word(path: Path, what: str, fix: str) -> dict[int, list[float]]:
-    """Read what `save_by_word` wrote. Raises DataError, with `what` and `fix`, for another file."""
     try:
         rows = [json.loads(row) for row in files.text_lines(path)]
-        return {int(index): [float(n) for n in numbers] for index, *numbers in rows}
+        return {int(index): [float(s) for s in seconds] for index, *seconds in rows}
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} has no {what} ({error}); {fix}", value=path) from error
+        raise DataError(
+            f"{path} has no cuts ({error}); align the lines again", value=path
+        ) from error
 
 
 def _match(have: Sequence[str], wanted: Sequence[str]) -> int:
@@ -170,11 +163,6 @@ def _match(have: Sequence[str], wanted: Sequence[str]) -> int:
             break
         count += 1
     return count
-
-
-def quiet_cuts(samples: Tensor, cuts: Sequence[float]) -> list[int]:
-    """Cuts in seconds as indices into samples [n], each at the quietest moment nearby."""
-    return [_quietest(samples, second) for second in cuts]
 
 
 def _quietest(samples: Tensor, second: float) -> int:

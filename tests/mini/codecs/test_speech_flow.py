@@ -21,16 +21,20 @@ TINY = FlowConfig(
 )
 
 
-def objective(seed: int = 0) -> FlowObjective:
+def tokenizer() -> SpeechTokenizer:
     torch.manual_seed(5)
-    tokenizer = SpeechTokenizer(
+    return SpeechTokenizer(
         SpeechTokenizerConfig(
             d_model=16, heads=2, ffn=16, layers=1, n_mels=80, max_positions=200, codebook_size=16
         )
     )
+
+
+def objective(seed: int = 0) -> FlowObjective:
+    encoder = tokenizer()
     torch.manual_seed(seed)
     flow = Flow(TINY)
-    clips = speech_flow.flow_clips((wave for _, wave in recorded(6)), tokenizer, flow)
+    clips = speech_flow.flow_clips((wave for _, wave in recorded(6)), encoder, flow)
     speech_flow.start_at_mean(flow, clips)
     return FlowObjective(flow, clips, FlowTrainingConfig(batch=4))
 
@@ -45,6 +49,21 @@ def test_no_clip_is_an_error() -> None:
     speak = objective()
     with pytest.raises(DataError, match="answer voice"):
         speech_flow.flow_clips([], SpeechTokenizer(SpeechTokenizerConfig.mini()), speak.flow)
+
+
+def test_joined_sentences_have_the_codes_and_sounds_of_their_phrases() -> None:
+    speak = objective()
+    encoder = tokenizer().eval()
+    (_, cat), (_, blue), *_ = recorded(6)
+    takes = {"a cat": cat, "on blue": blue}
+    apart = speech_flow.flow_clips(takes.values(), encoder, speak.flow)
+    joined = speech_flow.joined_clips(["a cat on blue"], takes, encoder, speak.flow)[0]
+    assert torch.equal(joined.codes, torch.cat([clip.codes for clip in apart]))
+    assert joined.mel.shape == (80, speak.flow.lengths(len(joined.codes)))
+    first = apart[0].mel.shape[1] - 8  # frames that see nothing of the second phrase
+    torch.testing.assert_close(joined.mel[:, :first], apart[0].mel[:, :first])
+    with pytest.raises(DataError, match="no take of 'on pink'"):
+        speech_flow.joined_clips(["a cat on pink"], takes, encoder, speak.flow)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ C mel bins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from omni_diffusion.codecs.glm_voice.tokenizer import SpeechTokenizer
 from omni_diffusion.errors import DataError
 from omni_diffusion.media import SPEECH_RATE, Waveform
 from omni_diffusion.mini.codecs import ctc
+from omni_diffusion.mini.phrases import join_phrases
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,37 @@ def flow_clips(waves: Iterable[Waveform], tokenizer: SpeechTokenizer, flow: Flow
 
     Raises DataError if there is no recording.
     """
-    step = tokenizer.config.samples_per_code * VOICE_RATE // SPEECH_RATE
-    clips = []
-    for wave in waves:
-        codes = tokenizer.encode(wave)
-        samples = wave.first_channel().resample(VOICE_RATE).samples[0]
-        filled = F.pad(samples, (0, len(codes) * step - len(samples)))
-        mel = voice_log_mel(filled, flow.config.mel_bins)[:, : flow.lengths(len(codes))]
-        clips.append(FlowClip(codes, mel))
+    clips = [_clip(*_encoded(wave, tokenizer), flow) for wave in waves]
     if not clips:
         raise DataError("no recording of the answer voice; record the speech first", field="waves")
     return clips
+
+
+@torch.no_grad()
+def joined_clips(
+    texts: Iterable[str], takes: Mapping[str, Waveform], tokenizer: SpeechTokenizer, flow: Flow
+) -> list[FlowClip]:
+    """Codes and mels of sentences that are joined from recorded phrases.
+
+    takes: by phrase, its recording. Raises DataError for a sentence with another phrase.
+    """
+    encoded = {phrase: _encoded(wave, tokenizer) for phrase, wave in takes.items()}
+    codes = {phrase: one for phrase, (one, _) in encoded.items()}
+    samples = {phrase: one for phrase, (_, one) in encoded.items()}
+    return [_clip(join_phrases(text, codes), join_phrases(text, samples), flow) for text in texts]
+
+
+def _encoded(wave: Waveform, tokenizer: SpeechTokenizer) -> tuple[Tensor, Tensor]:
+    """Codes [n] and the samples of as many codes, at VOICE_RATE."""
+    codes = tokenizer.encode(wave)
+    samples = wave.first_channel().resample(VOICE_RATE).samples[0]
+    step = tokenizer.config.samples_per_code * VOICE_RATE // SPEECH_RATE
+    return codes, F.pad(samples, (0, len(codes) * step - len(samples)))
+
+
+def _clip(codes: Tensor, samples: Tensor, flow: Flow) -> FlowClip:
+    mel = voice_log_mel(samples, flow.config.mel_bins)
+    return FlowClip(codes, mel[:, : flow.lengths(len(codes))])
 
 
 class FlowObjective:
