@@ -17,6 +17,7 @@ LINES = [
     Utterance(4, "caption", "test", "am_puck", "a car, pink background"),
     Utterance(9, "question", "test", "am_puck", "is there a dog?"),
     Utterance(11, "answer", "test", ANSWER_VOICE, "a key on a blue background"),
+    Utterance(12, "phrase", "train", ANSWER_VOICE, "a key,"),
 ]
 
 
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_sentence_comes_back_in_its_own_voice_and_at_its_own_place(folder: Path) -> None:
     opened = Bank.open(folder)
     found = opened.sample("caption", 0) + opened.sample("caption", 0, voices="held_out")
-    found += opened.sample("question", 0) + opened.sample("answer", 0)
+    found += [one for role in ("question", "answer", "phrase") for one in opened.sample(role, 0)]
     by_text = {line.text: line for line in LINES}
     assert {r.text for r in found} == set(by_text)
     for recording in found:

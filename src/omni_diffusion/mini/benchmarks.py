@@ -1,7 +1,8 @@
 """The eight benchmarks of the small model: held-out samples, and how each answer is scored.
 
 A ceiling is the score of the same judge if only the codecs are at work: no model generates better
-images than the image codec can show, or better speech than the speech codec.
+images than the image codec can show. That of speech is of recorded sentences; phrases that are
+recorded alone pass the codec better, and a model that learned from them can score above it.
 """
 
 from __future__ import annotations

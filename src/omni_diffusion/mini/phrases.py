@@ -25,8 +25,7 @@ def _phrases() -> tuple[str, ...]:
     for noun in scenes.OBJECTS:
         many = (f"{number} {scenes.plural(noun)}" for number in scenes.NUMBERS[2:])
         found += [scenes.article(noun), noun, f"one {noun}", *many]
-    for color in sorted({*scenes.BACKGROUNDS, *scenes.COLORS.values()}):
-        found.append(f"is {color}")
+    found += [f"is {color}" for color in sorted(set(scenes.COLORS.values()))]
     for color in scenes.BACKGROUNDS:
         found += [f"on a {color} background", f"{color} background", f"on {color}"]
         found.append(f"the background is {color}")

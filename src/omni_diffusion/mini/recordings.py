@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import soundfile
 import torch
@@ -25,7 +25,7 @@ from omni_diffusion.mini import scenes
 from omni_diffusion.mini.speech_plan import ANSWER_VOICE, HELD_OUT_VOICES, VOICES, Utterance
 from omni_diffusion.mini.speech_plan import questions as all_questions
 
-Role: TypeAlias = Literal["caption", "question", "answer"]
+Role: TypeAlias = Literal["caption", "question", "answer", "phrase"]
 VoiceGroup: TypeAlias = Literal["seen", "held_out"]
 
 SOUND_FILE = "sounds.ogg"
@@ -60,7 +60,7 @@ class Recording:
 class BankEntry:
     """A line of the manifest: the sentence is samples start..stop-1 of the sound file.
 
-    role: a user's caption or question, or an answer.
+    role: a user's caption or question, an answer or a phrase.
     """
 
     role: Role
@@ -181,7 +181,7 @@ def _voice_group(voice: str) -> VoiceGroup:
 
 
 def _role(line: Utterance) -> Role:
-    roles: dict[str, Role] = {"caption": "caption", "question": "question", "answer": "answer"}
+    roles: dict[str, Role] = {role: role for role in get_args(Role)}
     return roles[line.role]
 
 
