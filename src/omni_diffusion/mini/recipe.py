@@ -91,10 +91,6 @@ LENGTHS: dict[str, tuple[float, int]] = {
     "s2i": (0.0, 24),
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
-AVERAGED = {  # stages whose mean is shipped
-    **{"listening": 0.06, "speaking": 0.06},
-    **{"rehearsal": 0.18, "answering": 0.7},
-}
 JOINED = 4000  # sentences joined from phrases that the flow decoder learns from
 SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
@@ -145,6 +141,7 @@ def make_stage(
     seed: int,
     warmup: int = 100,
     floor: float = 0.05,
+    ema_decay: float = 0.999,
 ) -> MiniStage:
     """A stage with the small model's masking.
 
@@ -159,7 +156,7 @@ def make_stage(
     return MiniStage(
         name,
         shares,
-        LoopConfig(steps=steps, seed=seed, optim=OptimConfig(lr=lr, warmup=warmup, floor=floor)),
+        LoopConfig(steps, seed, OptimConfig(lr=lr, warmup=warmup, floor=floor), ema_decay),
         DenoisingConfig(masking, precision="bfloat16", by_task=dict.fromkeys(SPOKEN, spoken)),
     )
 
@@ -214,8 +211,8 @@ SHARES: dict[str, tuple[TaskShare, ...]] = {  # of the samples and the loss of a
         TaskShare("svqa", 14, 2.6),
     ),
     "phrases": (
-        *(TaskShare("t2i", 4, 1.2), TaskShare("caption", 3, 0.7), TaskShare("vqa", 2, 0.4)),
-        *(TaskShare("presence", 3, 0.6), TaskShare("chat", 0.15, 0.015)),
+        *(TaskShare("t2i", 4, 1.2), TaskShare("caption", 3, 0.7), TaskShare("vqa", 2.4, 0.48)),
+        *(TaskShare("presence", 5.6, 1.12), TaskShare("chat", 0.15, 0.015)),
         *(TaskShare("text_presence", 0.85, 0.085), TaskShare("asr", 7, 1.2)),
         *(TaskShare("tts", 28, 3.2), TaskShare("s2i", 4), TaskShare("sqa", 2, 0.5)),
         *(TaskShare("svqa", 10, 1.64), TaskShare("spoken_presence", 5, 0.82)),
@@ -231,28 +228,29 @@ def stages() -> tuple[MiniStage, ...]:
     whether an object is there, speech with one sequence of codes for each text, all again, again
     with more speech in the answers, and with more questions that are spoken.
     """
+    later = partial(make_stage, warmup=30, ema_decay=0.99)
     return (
         make_stage("pictures", SHARES["pictures"], steps=2400, lr=1.5e-3, seed=1, floor=0.3),
         make_stage("joint", SHARES["joint"], steps=450, lr=1.2e-3, seed=2, warmup=50, floor=0.7),
         make_stage("interaction", SHARES["interaction"], steps=2000, lr=1e-3, seed=3, warmup=50),
-        make_stage("listening", SHARES["listening"], steps=700, lr=8e-4, seed=13, warmup=30),
-        make_stage("presence", SHARES["presence"], steps=500, lr=8e-4, seed=21, warmup=30),
+        later("listening", SHARES["listening"], steps=700, lr=8e-4, seed=13),
+        later("presence", SHARES["presence"], steps=500, lr=8e-4, seed=21),
         replace(
-            make_stage("speaking", SHARES["speaking"], steps=700, lr=1.2e-3, seed=21, warmup=30),
+            later("speaking", SHARES["speaking"], steps=700, lr=1.2e-3, seed=21),
             phrase_codes=True,
         ),
         replace(
-            make_stage("rehearsal", SHARES["rehearsal"], steps=720, lr=1.2e-3, seed=33, warmup=30),
+            later("rehearsal", SHARES["rehearsal"], steps=720, lr=1.2e-3, seed=33),
             phrase_codes=True,
             start={"listening": 0.5, "speaking": 0.5},
         ),
         replace(
-            make_stage("answering", SHARES["answering"], steps=820, lr=1.2e-3, seed=47, warmup=30),
+            later("answering", SHARES["answering"], steps=820, lr=1.2e-3, seed=47),
             phrase_codes=True,
             start={"listening": 0.2, "speaking": 0.2, "rehearsal": 0.6},
         ),
         replace(
-            make_stage("phrases", SHARES["phrases"], steps=950, lr=1.2e-3, seed=61, warmup=30),
+            later("phrases", SHARES["phrases"], steps=750, lr=1.2e-3, seed=61),
             phrase_codes=True,
             start={"listening": 0.06, "speaking": 0.06, "rehearsal": 0.18, "answering": 0.7},
         ),
@@ -535,7 +533,7 @@ class Mini:
             suite.config,
             GenerationConfig(LENGTHS, SAMPLING, ANSWERS, LONGEST),
         )
-        model = OmniModel(config, suite, self.averaged(AVERAGED))
+        model = OmniModel(config, suite, self.averaged({stages()[-1].name: 1.0}))
         model.save(self.out / "model", torch.float16)
         return model
 
