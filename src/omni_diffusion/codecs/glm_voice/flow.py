@@ -83,6 +83,7 @@ class FlowConfig:
             vocab_size=1024,
             code_rate=25.0,
             temperature=0.4,
+            steps=4,
             encoder=TokenEncoderConfig(
                 input_size=128, width=128, heads=4, ffn=256, blocks=2, block_size=20
             ),

@@ -31,9 +31,9 @@ PEAK = 0.99
 class GriffinLim:
     """Fast Griffin-Lim (Perraudin, Balazs and Sondergaard 2013); it is its own config."""
 
-    iterations: int = 60
+    iterations: int = 30
     momentum: float = 0.99
-    mel_iterations: int = 100
+    mel_iterations: int = 50
 
     def __post_init__(self) -> None:
         configs.check_ranges(
