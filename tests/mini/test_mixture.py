@@ -256,6 +256,9 @@ def test_with_phrases_a_text_is_always_said_with_the_same_codes() -> None:
             assert codes.tolist() == join_phrases(text, takes).tolist()
             texts.add(text)
     assert len(texts - {line.text for line in BANK.lines}) > 20  # sentences that nobody recorded
+    mix.phrases = {}  # a plan without phrases is no reason to speak from recordings
+    with pytest.raises(DataError, match="record the phrases"):
+        mix.sample("sqa", rng)
 
 
 # ------------------------------------------------------------------------------------------ drawing

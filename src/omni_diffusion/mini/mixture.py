@@ -36,8 +36,10 @@ NOISE = 0.15  # highest noise level, relative to the standard deviation of the f
 # accuracy are reported apart.
 # In text, a caption stands for the picture: comparing nouns is learned there with fewer tokens.
 OF_ONE_KIND = {
-    **{"presence": "vqa", "spoken_presence": "svqa", "text_presence": "chat"},
+    "presence": "vqa",
+    "spoken_presence": "svqa",
     "spoken_relation": "svqa",
+    "text_presence": "chat",
 }
 
 
@@ -235,7 +237,7 @@ class SceneMixture:
     def _codes(self, line: int) -> Codes:
         """The codes of a line's text joined from phrases, else of the line."""
         bank = self._bank()
-        if self.phrases:
+        if self.phrases is not None:
             return Codes("speech", join_phrases(bank.lines[line].text, self.phrases))
         return Codes("speech", bank.codes[line])
 
@@ -244,7 +246,7 @@ class SceneMixture:
         return [self._frames(line, rng)], [Text(self._bank().lines[line].text)]
 
     def _tts(self, rng: random.Random) -> tuple[list[EncodedPart], list[EncodedPart]]:
-        if self.phrases:
+        if self.phrases is not None:
             text = speech_plan.sentence(rng)
             return [Text(text)], [Codes("speech", join_phrases(text, self.phrases))]
         line = rng.choice(self._said)

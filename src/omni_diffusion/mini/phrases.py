@@ -34,6 +34,7 @@ def _phrases() -> tuple[str, ...]:
 
 
 PHRASES = _phrases()
+_KNOWN = frozenset(PHRASES)
 _LONGEST = max(len(phrase.split()) for phrase in PHRASES)
 
 
@@ -43,11 +44,10 @@ def split_phrases(text: str) -> list[str]:
     Raises DataError for a text with other words.
     """
     words = text.lower().rstrip("?.").replace(",", "").split()
-    known = frozenset(PHRASES)
     found: list[str] = []
     while words:
         starts = (" ".join(words[:n]) for n in range(min(_LONGEST, len(words)), 0, -1))
-        phrase = next((start for start in starts if start in known), None)
+        phrase = next((start for start in starts if start in _KNOWN), None)
         if phrase is None:
             raise DataError(
                 f"no phrase begins with {words[0]!r} in {text!r}; give a sentence about scenes",
@@ -69,6 +69,7 @@ def join_phrases(text: str, takes: Mapping[str, Tensor]) -> Tensor:
     missing = [phrase for phrase in phrases if phrase not in takes]
     if missing:
         raise DataError(
-            f"no take of {missing[0]!r}; record the phrases (`make voices`)", value=missing[0]
+            f"no take of {missing[0]!r}; delete plan.jsonl and record the phrases (`make voices`)",
+            value=missing[0],
         )
     return torch.cat([takes[phrase] for phrase in phrases])
