@@ -12,7 +12,7 @@ from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.errors import DataError
 from omni_diffusion.mini import scenes, speech_plan
 from omni_diffusion.mini.encoded import EncodedSpeech, SceneCodes
-from omni_diffusion.mini.mixture import WRITTEN, SceneMixture
+from omni_diffusion.mini.mixture import TEXT_ALONE, WRITTEN, SceneMixture
 from omni_diffusion.mini.phrases import PHRASES, join_phrases
 from omni_diffusion.tasks.catalog import DESCRIBE, DRAW, HEAR, SPEAK, task
 from omni_diffusion.tasks.read import image_ids, speech_ids, text_ids
@@ -164,6 +164,24 @@ def test_spoken_questions_of_a_kind_have_a_share_of_their_own(name: str, begins:
         assert sample.heard.text.startswith(begins)
         assert sample.seen.uniform is False or name == "spoken_presence"
         assert sample.text == sample.said == truth(sample.seen, sample.heard.text)[1]
+
+
+def test_the_text_of_a_spoken_answer_can_be_trained_alone() -> None:
+    world, rng = mixture(*TEXT_ALONE), random.Random(0)
+    for name in TEXT_ALONE:
+        for _ in range(20):
+            canvas = world.sample(name, rng)
+            start, stop = canvas.answer
+            assert canvas.ids[stop] == VOCABULARY.begin_of_audio
+            assert set(canvas.ids[stop + 1 :].tolist()) == {VOCABULARY.mask}
+            sample = read(canvas)
+            assert sample.heard is not None
+            assert sample.seen is not None
+            text = TEXT.decode(text_ids(canvas.ids[start:stop], VOCABULARY))
+            assert text == truth(sample.seen, sample.heard.text)[1]
+            kind = name.removeprefix("svqa_text").removeprefix("_")
+            begins = {"presence": "is there ", "relation": "what is "}.get(kind, "")
+            assert sample.heard.text.startswith(begins)
 
 
 def test_chat_tells_facts() -> None:

@@ -40,7 +40,13 @@ OF_ONE_KIND = {
     "spoken_presence": "svqa",
     "spoken_relation": "svqa",
     "text_presence": "chat",
+    "svqa_text": "svqa",
+    "svqa_text_presence": "svqa",
+    "svqa_text_relation": "svqa",
 }
+# Of these only the text is trained, with the speech masked: it decides whether the answer is right,
+# and is a tenth of its tokens.
+TEXT_ALONE = ("svqa_text", "svqa_text_presence", "svqa_text_relation")
 
 
 class SceneMixture:
@@ -91,6 +97,9 @@ class SceneMixture:
             "svqa": self._svqa,
             "spoken_presence": partial(self._svqa, kind="presence"),
             "spoken_relation": partial(self._svqa, kind="relation"),
+            "svqa_text": self._svqa,
+            "svqa_text_presence": partial(self._svqa, kind="presence"),
+            "svqa_text_relation": partial(self._svqa, kind="relation"),
             "text_presence": self._text_presence,
         }
         for share in shares:
@@ -101,6 +110,7 @@ class SceneMixture:
                     value=share.task,
                 )
         speech = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence", "spoken_relation")
+        speech += TEXT_ALONE
         if spoken is None and any(share.task in speech for share in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
         self._facts = scenes.facts()
@@ -148,7 +158,20 @@ class SceneMixture:
             min_length=min_length,
             null=picture and rng.random() < self.null,
         )
+        if name in TEXT_ALONE:
+            return self._text_alone(canvas)
         return self._half(canvas, written) if double else canvas
+
+    def _text_alone(self, canvas: Canvas) -> Canvas:
+        """Train the text of a text-and-speech answer, with its speech masked as when it is written.
+
+        The opener of the speech stays visible, because inference places it beforehand.
+        """
+        start, stop = canvas.answer
+        opener = int((canvas.ids == self.vocabulary.begin_of_audio).nonzero()[-1])
+        ids = canvas.ids.clone()
+        ids[opener + 1 : stop] = self.vocabulary.mask
+        return replace(canvas, ids=ids, answer=(start, opener))
 
     def _half(self, canvas: Canvas, written: bool) -> Canvas:
         """Train one half of a text-and-image answer: the image, or the text with the image masked.
