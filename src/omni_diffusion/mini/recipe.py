@@ -92,7 +92,7 @@ LENGTHS: dict[str, tuple[float, int]] = {
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
 JOINED = 4000  # sentences joined from phrases that the flow decoder learns from
-SPLICES = {"captions": 8000, "questions": 2500, "said": 2500}
+SPLICES = {"captions": 16000, "questions": 24000, "said": 900}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
 ENCODER_SPLICES = {"captions": 5500, "questions": 2500, "said": 1000}
 LONGEST = 224  # tokens of a spoken sentence with its prompt; few are longer

@@ -115,8 +115,10 @@ def plan_spliced(
 ) -> Iterable[tuple[Utterance, Waveform]]:
     """New training lines with their recordings, numbered from `first`.
 
-    captions, questions: numbers of lines in users' voices. said: number of lines in the answer
-    voice, two captions for each answer. Sentences with words that a voice lacks are skipped.
+    captions, questions: numbers of lines in users' voices; half of the questions are drawn as they
+    are asked about scenes, so that those that fit every scene are said in many ways. said: number
+    of lines in the answer voice, two captions for each answer. Sentences with words that a voice
+    lacks are skipped.
     """
     rng = random.Random(seed)
     every = {"question": speech_plan.questions(), "answer": speech_plan.answers()}
@@ -126,7 +128,10 @@ def plan_spliced(
     for number, (role, is_answer) in enumerate(lines):
         for _ in range(TRIES):
             voice = speech_plan.ANSWER_VOICE if is_answer else rng.choice(users)
-            text = rng.choice(every.get(role) or scenes.captions(scenes.sample_scene(rng)))
+            scene = scenes.sample_scene(rng)
+            asked = [question.text for question in scenes.questions(scene, rng)]
+            drawn = asked if role == "question" and number % 2 else every.get(role)
+            text = rng.choice(drawn or scenes.captions(scene))
             wave = selector.synthesize(text, voice, rng)
             if wave is not None:
                 yield Utterance(first + number, role, "train", voice, text), wave
