@@ -1,9 +1,9 @@
 """One denoising step, side by side: the published loop, a tuned eager loop, and the engine's path.
 
 Hidden 512 x 8 layers, 176,264 ids, a prompt of 60 tokens and an answer of 260, greedy, random
-weights in float32 and, of the engine's path, in bfloat16. All loops run in one process on the same canvases, in turn, so that what else the
-machine does meets all of them; the least of the repeats counts. Also measured: the small model's
-requests per second alone and in a batch.
+weights in float32 and, of the engine's path, in bfloat16. All loops run in one process on the same
+canvases, in turn, so that what else the machine does meets all of them; the least of the repeats
+counts. Also measured: the small model's requests per second alone and in a batch.
 
     python benchmarks/denoising_step.py                 # benchmarks/results/denoising-step.json
     python benchmarks/denoising_step.py --tiny --out x  # seconds, to see that it runs

@@ -8,12 +8,13 @@ from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.io.config import from_dict, to_dict
 from omni_diffusion.io.weights import write_tensors
 from omni_diffusion.mini import recipe
-from omni_diffusion.mini.mixture import OF_ONE_KIND
+from omni_diffusion.mini.mixture import OF_ONE_KIND, TEXT_ALONE
 from omni_diffusion.mini.recipe import MiniStage, make_stage
 from omni_diffusion.models.omni import SMALL_MODEL, OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
 
 STAGES = recipe.stages()
+PHRASES = next(one for one in STAGES if one.name == "phrases")
 
 
 def tasks(one: MiniStage) -> set[str]:
@@ -31,7 +32,7 @@ def test_a_stage_says_how_it_is_run() -> None:
 
 
 def test_each_stage_adds_to_the_one_before() -> None:
-    pictures, joint, interaction, listening, presence, *spoken, phrases = map(tasks, STAGES)
+    pictures, joint, interaction, listening, presence, *spoken, phrases, last = map(tasks, STAGES)
     assert pictures < joint < interaction
     assert joint - pictures == {"asr", "tts"}
     assert interaction - joint == {"s2i", "sqa", "svqa", "spoken_presence"}
@@ -39,6 +40,8 @@ def test_each_stage_adds_to_the_one_before() -> None:
     assert presence - interaction == {"text_presence"}
     assert all(each == (presence | interaction) - {"spoken_presence"} for each in spoken)
     assert phrases - interaction == {"text_presence", "spoken_relation"}
+    assert last - phrases == {*TEXT_ALONE}
+    assert phrases - last == {"spoken_presence", "spoken_relation"}
 
 
 def test_every_stage_has_a_name_and_tasks_that_exist() -> None:
@@ -54,14 +57,14 @@ def test_a_stage_is_data() -> None:
         assert from_dict(MiniStage, to_dict(one)) == one
 
 
-def test_the_last_stage_starts_from_the_mean_of_four_stages(tmp_path: Path) -> None:
+def test_a_stage_starts_from_the_mean_of_four_stages(tmp_path: Path) -> None:
     shutil.copy(SMALL_MODEL / "tokenizer.json", tmp_path)
     shipped = OmniModel.open().backbone.state_dict()
-    for factor, name in zip((1.0, 3.0, 2.0, 2.0), STAGES[-1].start, strict=True):
+    for factor, name in zip((1.0, 3.0, 2.0, 2.0), PHRASES.start, strict=True):
         tensors = {key: factor * tensor for key, tensor in shipped.items()}
         (tmp_path / name).mkdir()
         write_tensors(tensors, tmp_path / name / "weights.safetensors")
-    mean = recipe.Mini(tmp_path, tmp_path).averaged(STAGES[-1].start).state_dict()
+    mean = recipe.Mini(tmp_path, tmp_path).averaged(PHRASES.start).state_dict()
     for key, tensor in shipped.items():
         torch.testing.assert_close(mean[key], 2 * tensor)
 

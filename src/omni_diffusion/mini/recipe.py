@@ -218,6 +218,14 @@ SHARES: dict[str, tuple[TaskShare, ...]] = {  # of the samples and the loss of a
         *(TaskShare("svqa", 10, 1.64), TaskShare("spoken_presence", 5, 0.82)),
         TaskShare("spoken_relation", 7, 1.14),
     ),
+    "questions": (
+        *(TaskShare("t2i", 5, 1.2), TaskShare("caption", 6), TaskShare("vqa", 4, 0.7)),
+        *(TaskShare("presence", 4, 0.8), TaskShare("chat", 0.2, 0.02)),
+        *(TaskShare("text_presence", 0.8, 0.08), TaskShare("asr", 20, 2.0)),
+        *(TaskShare("tts", 14, 2.0), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
+        *(TaskShare("svqa", 5, 0.8), TaskShare("svqa_text", 8, 1.2)),
+        *(TaskShare("svqa_text_presence", 10, 1.5), TaskShare("svqa_text_relation", 10, 1.5)),
+    ),
 }
 
 
@@ -226,7 +234,8 @@ def stages() -> tuple[MiniStage, ...]:
 
     They are images and text; with speech; speech-driven visual interaction; then recognition,
     whether an object is there, speech with one sequence of codes for each text, all again, again
-    with more speech in the answers, and with more questions that are spoken.
+    with more speech in the answers, with more questions that are spoken, and with what is answered
+    to them in text.
     """
     later = partial(make_stage, warmup=30, ema_decay=0.99)
     return (
@@ -253,6 +262,12 @@ def stages() -> tuple[MiniStage, ...]:
             later("phrases", SHARES["phrases"], steps=750, lr=1.2e-3, seed=61),
             phrase_codes=True,
             start={"listening": 0.06, "speaking": 0.06, "rehearsal": 0.18, "answering": 0.7},
+        ),
+        replace(
+            later(
+                "questions", SHARES["questions"], steps=1300, lr=1.2e-3, seed=71, ema_decay=0.995
+            ),
+            phrase_codes=True,
         ),
     )
 
