@@ -92,7 +92,7 @@ LENGTHS: dict[str, tuple[float, int]] = {
 }
 SPOKEN_LINES, SPLICED_LINES = "spoken", "spliced"
 JOINED = 4000  # sentences joined from phrases that the flow decoder learns from
-SPLICES = {"captions": 16000, "questions": 24000, "said": 900}
+SPLICES = {"captions": 16000, "questions": 30000, "said": 900}
 # The speech encoder hears every recording twice as often as a splice, in which words meet abruptly.
 ENCODER_SPLICES = {"captions": 5500, "questions": 2500, "said": 1000}
 LONGEST = 224  # tokens of a spoken sentence with its prompt; few are longer
@@ -104,6 +104,7 @@ ANSWERS: dict[str, AnswerKinds] = {"s2i": ("text", "image")}
 # steps.
 SURE = 0.1  # nats, of text
 LIKELY = 1.0  # nats, of images and speech
+BOTH = 0.3  # nats, of text with its speech: "yes" and "no dog" must not be committed at once
 SAMPLING: dict[str, SamplingParams] = {
     **dict.fromkeys(("chat", "asr", "caption", "vqa"), SamplingParams(entropy_bound=SURE)),
     "t2i": SamplingParams(guidance=1.0, entropy_bound=LIKELY),
@@ -111,7 +112,8 @@ SAMPLING: dict[str, SamplingParams] = {
     # The first block is the text, so it is complete before the image begins.
     "s2i": SamplingParams(block_length=LENGTHS["s2i"][1], entropy_bound=LIKELY),
     # Trained in blocks, so decoded in blocks.
-    **dict.fromkeys(SPOKEN, SamplingParams(block_length=16, entropy_bound=LIKELY)),
+    "tts": SamplingParams(block_length=16, entropy_bound=LIKELY),
+    **dict.fromkeys(("sqa", "svqa"), SamplingParams(block_length=16, entropy_bound=BOTH)),
 }
 
 
@@ -220,11 +222,11 @@ SHARES: dict[str, tuple[TaskShare, ...]] = {  # of the samples and the loss of a
     ),
     "questions": (
         *(TaskShare("t2i", 5, 1.2), TaskShare("caption", 6), TaskShare("vqa", 4, 0.7)),
-        *(TaskShare("presence", 4, 0.8), TaskShare("chat", 0.2, 0.02)),
-        *(TaskShare("text_presence", 0.8, 0.08), TaskShare("asr", 20, 2.0)),
-        *(TaskShare("tts", 14, 2.0), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
-        *(TaskShare("svqa", 5, 0.8), TaskShare("svqa_text", 8, 1.2)),
-        *(TaskShare("svqa_text_presence", 10, 1.5), TaskShare("svqa_text_relation", 10, 1.5)),
+        *(TaskShare("presence", 5), TaskShare("chat", 0.2, 0.02)),
+        *(TaskShare("text_presence", 0.5, 0.05), TaskShare("asr", 14, 1.6)),
+        *(TaskShare("tts", 10, 1.6), TaskShare("s2i", 5), TaskShare("sqa", 1, 0.3)),
+        *(TaskShare("svqa", 4, 0.8), TaskShare("svqa_text", 20, 3.2)),
+        *(TaskShare("svqa_text_presence", 16, 2.4), TaskShare("svqa_text_relation", 5, 0.8)),
     ),
 }
 
@@ -265,7 +267,7 @@ def stages() -> tuple[MiniStage, ...]:
         ),
         replace(
             later(
-                "questions", SHARES["questions"], steps=1300, lr=1.2e-3, seed=71, ema_decay=0.995
+                "questions", SHARES["questions"], steps=1400, lr=1.2e-3, seed=71, ema_decay=0.995
             ),
             phrase_codes=True,
         ),
