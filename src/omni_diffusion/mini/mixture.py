@@ -109,9 +109,17 @@ class SceneMixture:
                     field="shares",
                     value=share.task,
                 )
-        speech = ("asr", "tts", "s2i", "sqa", "svqa", "spoken_presence", "spoken_relation")
-        speech += TEXT_ALONE
-        if spoken is None and any(share.task in speech for share in shares):
+        heard = {
+            *TEXT_ALONE,
+            "asr",
+            "tts",
+            "s2i",
+            "sqa",
+            "svqa",
+            "spoken_presence",
+            "spoken_relation",
+        }
+        if spoken is None and any(share.task in heard for share in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
         self._facts = scenes.facts()
         if spoken is not None:
