@@ -27,6 +27,7 @@ from omni_diffusion.tasks.render import layout_training
 from omni_diffusion.tasks.task import AnswerKinds
 from omni_diffusion.vocab import Vocabulary
 
+SPEECH = ("asr", "tts", "s2i", "sqa", "svqa")  # tasks that need recordings
 TRIES = 1000  # scenes drawn in search of one with a recorded question
 WRITTEN = 0.5  # fraction of text-and-image answers whose text is given and the image masked
 LOST = 0.05  # fraction of speech frames that are dropped
@@ -109,17 +110,7 @@ class SceneMixture:
                     field="shares",
                     value=share.task,
                 )
-        heard = {
-            *TEXT_ALONE,
-            "asr",
-            "tts",
-            "s2i",
-            "sqa",
-            "svqa",
-            "spoken_presence",
-            "spoken_relation",
-        }
-        if spoken is None and any(share.task in heard for share in shares):
+        if spoken is None and any(OF_ONE_KIND.get(s.task, s.task) in SPEECH for s in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
         self._facts = scenes.facts()
         if spoken is not None:
