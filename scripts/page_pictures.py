@@ -22,7 +22,7 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync"
 ).split()
-PATIENCE = 120_000  # milliseconds for an answer
+PATIENCE = 60_000  # milliseconds for an answer
 
 
 def open_page(browser: Browser, url: str, size: tuple[int, int], scheme: Any) -> Any:
@@ -65,8 +65,13 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = open_page(browser, url, (1100, 1000), "light")
-        example(page, "Text to image")
-        page.locator(".replay output:has-text('step 44')").wait_for()
+        page.click("button:has-text('Settings')")
+        page.fill("input[name=steps]", "64")  # by default the picture is there in a few steps
+        page.click("button:has-text('Settings')")
+        page.fill("textarea", "a bus to the left of a penguin on a yellow background")
+        page.click("button:has-text('Send')")
+        answered(page, 1)
+        page.fill(".replay input[type=range]", "44")
         photograph(page, "page-wide-light")
         page = open_page(browser, url, (1100, 1000), "dark")
         example(page, "Spoken description to image")
@@ -74,7 +79,7 @@ def main() -> None:
         photograph(page, "page-wide-dark")
         photograph(open_page(browser, url, (390, 780), "light"), "page-narrow-light")
         page = open_page(browser, url, (390, 780), "dark")
-        example(page, "A spoken question, answered in text and speech")
+        example(page, "A spoken question about an image, answered in text and speech")
         answered(page, 1)
         photograph(page, "page-narrow-dark")
         browser.close()
