@@ -48,7 +48,9 @@ def test_the_page_holds_everything_and_the_papers_figures(runs: Path, tmp_path: 
     assert text.count("data:image/png;base64,") >= 3
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
     assert "<script" not in text
-    assert len(find_records([runs])) == 4
+    found = [record.settings for record in find_records([runs]).values()]
+    assert [each.benchmark for each in found] == [*["coco-t2i"] * 3, "libritts"]
+    assert [each.overrides["steps"] for each in found[:3]] == [10, 50, 256]
     for figure in ("3.07", "2.22", "0.235", "0.2354", "0.226"):
         assert figure in tables, figure
     row = next(line for line in tables.splitlines() if "steps 10" in line)

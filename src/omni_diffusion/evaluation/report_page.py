@@ -31,8 +31,9 @@ REPORT_PAGE = Template("""<!doctype html>
 <title>Evaluation</title>
 <style>
 $style
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
+th, td { padding: .3rem .45rem; border-bottom: 1px solid var(--line); text-align: right; }
+td { white-space: nowrap; }
 th { color: var(--quiet); font-weight: 600; }
 th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
 .scroll { overflow-x: auto; }

@@ -136,10 +136,19 @@ def read_record(path: Path) -> EvaluationRecord:
 
 
 def find_records(roots: Iterable[Path]) -> dict[Path, EvaluationRecord]:
-    """All finished evaluations at or below `roots`, by folder, in the order of their paths."""
+    """All finished evaluations at or below `roots`, by folder, in the order of their paths.
+
+    Those of one benchmark stand in the order of their steps, the default first.
+    """
     found = {path.parent for root in roots for path in Path(root).rglob(RECORD)}
-    records = {folder: read_record(folder) for folder in sorted(found)}
-    return {folder: each for folder, each in records.items() if each.result is not None}
+    records = [(folder, read_record(folder)) for folder in sorted(found)]
+
+    def place(item: tuple[Path, EvaluationRecord]) -> tuple[Path, str, int]:
+        folder, record = item
+        settings = record.settings
+        return folder.parent, settings.benchmark, int(settings.overrides.get("steps") or 0)
+
+    return {folder: each for folder, each in sorted(records, key=place) if each.result is not None}
 
 
 def kept_predictions(folder: Path) -> list[Prediction]:
