@@ -8,7 +8,7 @@ from omni_diffusion.data.mixture import TaskShare
 from omni_diffusion.io.config import from_dict, to_dict
 from omni_diffusion.io.weights import write_tensors
 from omni_diffusion.mini import recipe
-from omni_diffusion.mini.mixture import OF_ONE_KIND, TEXT_ALONE
+from omni_diffusion.mini.mixture import TASK_OF_SHARE, TEXT_ALONE
 from omni_diffusion.mini.recipe import MiniStage, make_stage
 from omni_diffusion.models.omni import SMALL_MODEL, OmniModel
 from omni_diffusion.tasks.catalog import CATALOG
@@ -46,7 +46,7 @@ def test_each_stage_adds_to_the_one_before() -> None:
 
 def test_every_stage_has_a_name_and_tasks_that_exist() -> None:
     for one in STAGES:
-        assert tasks(one) <= CATALOG.keys() | OF_ONE_KIND.keys()
+        assert tasks(one) <= CATALOG.keys() | TASK_OF_SHARE.keys()
         assert len(tasks(one)) == len(one.shares)
         assert all(share.samples > 0 and share.weight > 0 for share in one.shares)
     assert len({one.name for one in STAGES}) == len(STAGES)

@@ -33,10 +33,10 @@ WRITTEN = 0.5  # fraction of text-and-image answers whose text is given and the 
 LOST = 0.05  # fraction of speech frames that are dropped
 GAP, GAPS = 4, 0.5  # longest gap in frames, fraction of recordings with one
 NOISE = 0.15  # highest noise level, relative to the standard deviation of the frames
-# Further questions of one kind, as shares of their own: they are learned last, and their loss and
-# accuracy are reported apart.
+# Parts of a task as shares of their own, such as questions of one kind: they are learned last, and
+# their loss and accuracy are reported apart.
 # In text, a caption stands for the picture: comparing nouns is learned there with fewer tokens.
-OF_ONE_KIND = {
+TASK_OF_SHARE = {
     "presence": "vqa",
     "spoken_presence": "svqa",
     "spoken_relation": "svqa",
@@ -110,7 +110,7 @@ class SceneMixture:
                     field="shares",
                     value=share.task,
                 )
-        if spoken is None and any(OF_ONE_KIND.get(s.task, s.task) in SPEECH for s in shares):
+        if spoken is None and any(TASK_OF_SHARE.get(s.task, s.task) in SPEECH for s in shares):
             raise DataError("speech tasks need recordings; give `spoken`", field="spoken")
         self._facts = scenes.facts()
         if spoken is not None:
@@ -138,7 +138,7 @@ class SceneMixture:
 
     def sample(self, name: str, rng: random.Random) -> Canvas:
         """One sample of a share as a canvas whose answer is given."""
-        task = catalog.task(OF_ONE_KIND.get(name, name)).answering(self.answers)
+        task = catalog.task(TASK_OF_SHARE.get(name, name)).answering(self.answers)
         double = task.answer == ("text", "image")
         written = double and rng.random() < WRITTEN
         asked, answered = self._written(rng) if written else self._makers[name](rng)
