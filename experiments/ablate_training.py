@@ -417,14 +417,14 @@ def table(made: Mapping[str, Any], study: str) -> list[str]:
 
 
 def shares(made: Mapping[str, Any]) -> dict[str, dict[str, Mean]]:
-    """By title of a plot, the mean of every arm, for what is a share of the answers."""
+    """By title of a plot, the mean of every arm, for what is a share; not where all are zero."""
     found: dict[str, dict[str, Mean]] = {}
     for study in SHARES:
         for arm, row in averaged(made["runs"], study).items():
             for column, value in row.items():
-                if column.endswith(("right", "ended")):
+                if column.endswith(("right", "ended", "word errors")):
                     found.setdefault(f"{study}: {column}", {})[arm] = value
-    return found
+    return {title: arms for title, arms in found.items() if any(v.mean for v in arms.values())}
 
 
 def _share(value: float) -> Mean:
