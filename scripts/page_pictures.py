@@ -22,7 +22,7 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync"
 ).split()
-PATIENCE = 60_000  # milliseconds for an answer
+PATIENCE = 120_000  # milliseconds for an answer
 
 
 def open_page(browser: Browser, url: str, size: tuple[int, int], scheme: Any) -> Any:

@@ -158,32 +158,27 @@ class SceneMixture:
             null=picture and rng.random() < self.null,
         )
         if name in TEXT_ALONE:
-            return self._text_alone(canvas)
+            opener = _last(canvas, self.vocabulary.begin_of_audio)
+            # it stays visible, because inference places it beforehand
+            return self._text_alone(canvas, opener, opener + 1)
         return self._half(canvas, written) if double else canvas
-
-    def _text_alone(self, canvas: Canvas) -> Canvas:
-        """Train the text of a text-and-speech answer, with its speech masked as when it is written.
-
-        The opener of the speech stays visible, because inference places it beforehand.
-        """
-        start, stop = canvas.answer
-        opener = int((canvas.ids == self.vocabulary.begin_of_audio).nonzero()[-1])
-        ids = canvas.ids.clone()
-        ids[opener + 1 : stop] = self.vocabulary.mask
-        return replace(canvas, ids=ids, answer=(start, opener))
 
     def _half(self, canvas: Canvas, written: bool) -> Canvas:
         """Train one half of a text-and-image answer: the image, or the text with the image masked.
 
         A visible image would reveal the text, and the model would not listen to the speech.
         """
-        start, stop = canvas.answer
-        opener = int((canvas.ids == self.vocabulary.begin_of_image).nonzero()[-1])
+        opener = _last(canvas, self.vocabulary.begin_of_image)
         if written:
-            return replace(canvas, answer=(opener, stop))
+            return replace(canvas, answer=(opener, canvas.answer[1]))
+        return self._text_alone(canvas, opener, opener)
+
+    def _text_alone(self, canvas: Canvas, end: int, masked_from: int) -> Canvas:
+        """Train an answer up to `end` alone, masked from `masked_from` on as when it is written."""
+        start, stop = canvas.answer
         ids = canvas.ids.clone()
-        ids[opener:stop] = self.vocabulary.mask
-        return replace(canvas, ids=ids, answer=(start, opener))
+        ids[masked_from:stop] = self.vocabulary.mask
+        return replace(canvas, ids=ids, answer=(start, end))
 
     # ------------------------------------------------------------------------- text and pictures
     def _picture(self, scene: scenes.Scene) -> Codes:
@@ -310,6 +305,11 @@ class SceneMixture:
                 asked, answered = self._spoken_pair(rng.choice(found), rng)
                 return [asked, self._picture(scene)], answered
         raise _unspoken(f"spoken_{kind}" if kind else "svqa")
+
+
+def _last(canvas: Canvas, token: int) -> int:
+    """The last position of a token."""
+    return int((canvas.ids == token).nonzero()[-1])
 
 
 def _questions(scene: scenes.Scene, rng: random.Random, kind: str | None) -> list[scenes.Question]:
